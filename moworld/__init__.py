@@ -1,0 +1,1 @@
+"""MoWorld: the world model itself. Knows nothing of kfp, Kubernetes, MLflow or DVC."""
