@@ -1,0 +1,122 @@
+"""Clips: the manifest and its hashes, and videos that survive a round trip."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moworld.data.clips import Clip, carry, read_frames, read_manifest, verify, video_info, write_manifest, write_video
+from moworld.errors import InputError
+from moworld.files import sha256_file
+
+
+def moving_pattern(num_frames: int = 13, height: int = 48, width: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    frames = [np.stack([127 + 100 * np.sin((x + 2 * t) / 9), 127 + 100 * np.cos(y / 7), 40 + 2 * x], axis=-1) for t in range(num_frames)]
+    return np.stack(frames).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "clips"
+    write_video(path / "videos/a.mp4", moving_pattern(), fps=17.5)
+    (path / "cameras").mkdir()
+    (path / "cameras/a.txt").write_text("cameras")
+    clip = Clip("a", "game", "MAP01", "train", 13, 17.5, 48, 64, "videos/a.mp4", sha256_file(path / "videos/a.mp4"))
+    clip = replace(clip, camera="cameras/a.txt", camera_sha256=sha256_file(path / "cameras/a.txt"), translation_scale=432.0)
+    write_manifest(path, [replace(clip, clip_id="b"), clip])
+    return path
+
+
+def test_a_decoded_video_equals_what_was_written(tmp_path: Path):
+    frames = moving_pattern()
+    assert write_video(tmp_path / "v.mp4", frames, fps=17.5, crf=10) == 13
+    decoded = read_frames(tmp_path / "v.mp4")
+    assert decoded.shape == frames.shape and decoded.dtype == np.uint8
+    error = decoded.astype(float) - frames
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 35
+    assert np.array_equal(read_frames(tmp_path / "v.mp4", 3, 7), decoded[3:7])
+
+
+def test_the_header_says_size_rate_and_number_of_frames(tmp_path: Path):
+    write_video(tmp_path / "v.mp4", moving_pattern(), fps=17.5)
+    info = video_info(tmp_path / "v.mp4")
+    assert (info.num_frames, info.fps, info.height, info.width, info.codec) == (13, 17.5, 48, 64, "h264")
+
+
+def test_equal_frames_give_equal_bytes(tmp_path: Path):
+    for name in ("one", "two"):
+        write_video(tmp_path / name / "v.mp4", moving_pattern(), fps=24)
+    assert (tmp_path / "one/v.mp4").read_bytes() == (tmp_path / "two/v.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("frames", [[], np.zeros((2, 47, 64, 3), np.uint8), [np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]])
+def test_frames_that_make_no_video_leave_no_file(tmp_path: Path, frames):
+    with pytest.raises(InputError):
+        write_video(tmp_path / "v.mp4", frames, fps=24)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_and_cut_off_videos_are_refused_by_name(tmp_path: Path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
+    write_video(tmp_path / "whole.mp4", moving_pattern(), fps=24)
+    (tmp_path / "half.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:1500])
+    for name in ("empty.mp4", "noise.mp4", "half.mp4", "missing.mp4"):
+        with pytest.raises(InputError, match=name):
+            read_frames(tmp_path / name)
+
+
+def test_a_video_shorter_than_the_asked_window_is_refused(tmp_path: Path):
+    write_video(tmp_path / "v.mp4", moving_pattern(), fps=24)
+    with pytest.raises(InputError, match="13 frames"):
+        read_frames(tmp_path / "v.mp4", 5, 20)
+
+
+def test_a_manifest_keeps_every_column_in_the_order_of_ids(folder: Path):
+    clips = verify(folder)
+    assert [clip.clip_id for clip in clips] == ["a", "b"]
+    assert clips[0] == replace(clips[1], clip_id="a")
+    assert clips[0].translation_scale == 432.0 and clips[0].caption is None
+
+
+def test_a_changed_video_fails_its_hash(folder: Path):
+    (folder / "videos/a.mp4").write_bytes(b"other")
+    with pytest.raises(InputError, match="SHA-256"):
+        verify(folder)
+
+
+def test_a_missing_file_is_named(folder: Path):
+    (folder / "cameras/a.txt").unlink()
+    with pytest.raises(InputError, match=r"cameras/a\.txt"):
+        verify(folder)
+
+
+def test_two_clips_of_one_id_are_refused_and_the_old_manifest_stays(folder: Path):
+    clips = read_manifest(folder)
+    with pytest.raises(InputError, match="a twice"):
+        write_manifest(folder, [clips[0], clips[0]])
+    assert read_manifest(folder) == clips
+
+
+def test_a_foreign_parquet_and_a_broken_one_are_refused(tmp_path: Path):
+    import pyarrow
+    from pyarrow import parquet
+
+    with pytest.raises(InputError, match="no such file"):
+        read_manifest(tmp_path)
+    parquet.write_table(pyarrow.table({"clip_id": ["a"]}), tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match="no such column"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"manifest\.parquet"):
+        read_manifest(tmp_path)
+
+
+def test_carrying_a_clip_links_its_files(folder: Path, tmp_path: Path):
+    clip = read_manifest(folder)[0]
+    carry(clip, folder, tmp_path / "next")
+    for relative in clip.files():
+        assert (tmp_path / "next" / relative).read_bytes() == (folder / relative).read_bytes()
+    assert (tmp_path / "next/videos/a.mp4").stat().st_nlink == 2
