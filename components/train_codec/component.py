@@ -1,0 +1,24 @@
+"""The kfp face of `train_codec`; what it does stands in step.py."""
+
+from kfp import dsl
+
+from components.platform.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def train_codec(clips: dsl.Input[dsl.Dataset], codec: dsl.Output[dsl.Model], settings: str, seed: str) -> None:
+    """Train the small causal video autoencoder of profile `pocket`.
+
+    Args:
+        clips: captioned clips
+        codec: the codec's folder
+        settings: section `codec` of the profile, JSON
+        seed: seed of initialisation and sample order
+    """
+    from json import loads
+
+    from components.platform.steps import recorded
+    from components.train_codec.step import train_codec as step
+
+    with recorded(codec) as record:
+        record(step(clips=clips.path, out=codec.path, settings=loads(settings), seed=int(seed)))
