@@ -1,0 +1,111 @@
+"""Rollout^AR (eq. 13): chunk after chunk from a first frame, text and cameras. The one rollout: distillation trains on it, serving runs it.
+
+A chunk is a window whose first latent frame is the anchor, the overlapped last frame of the chunk before; the stitching rule drops it and
+appends the new frames to the history bank. `sample_window` is the teacher's counterpart: many Euler steps over one bidirectional window.
+"""
+
+import torch
+from torch import Tensor
+
+from moworld.model.experts import Experts
+from moworld.model.flow import add_noise, clean_from_velocity, sampling_schedule
+from moworld.model.history import HistoryBank, HistoryPolicy
+from moworld.model.latent_cameras import LatentCameras
+from moworld.model.window import Window, make_window, predict_velocity
+
+
+def seeded_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Gaussian noise drawn on the generator's device, then moved: the same numbers on every device."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(like)
+
+
+def denoise_few_steps(experts: Experts, window: Window, schedule: Tensor, generator: torch.Generator, exit_step: int | None = None) -> Tensor:
+    """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it afresh to the next level, again.
+
+    schedule:  (S,) descending noise levels, the first is 1
+    exit_step: index of the step whose prediction is returned; gradients pass through that step alone. None runs all steps.
+    """
+    last = len(schedule) - 1 if exit_step is None else exit_step
+    noisy = seeded_noise(window.shape, generator, window.condition)
+    for index in range(last + 1):
+        level = float(schedule[index])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and index == last):
+            levels = torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
+            clean = clean_from_velocity(noisy, predict_velocity(experts.at(level), noisy, levels, window), level)
+        if index < last:
+            noisy = add_noise(clean, seeded_noise(window.shape, generator, clean), schedule[index + 1].to(clean))
+    return clean
+
+
+class Rollout:
+    """The state of one autoregressive generation (of a batch of B worlds): the bank and the place in time.
+
+    first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, used where a chunk brings none of its own
+    schedule:     (S,) noise levels of the few-step sampler; chunk_latents: new latent frames per chunk
+    """
+
+    def __init__(
+        self,
+        experts: Experts,
+        first_latent: Tensor,
+        text: Tensor,
+        intrinsics: Tensor,
+        *,
+        schedule: Tensor,
+        policy: HistoryPolicy,
+        chunk_latents: int,
+        generator: torch.Generator,
+        first_pose: Tensor | None = None,
+    ) -> None:
+        self.experts, self.text, self.intrinsics = experts, text, intrinsics
+        self.schedule, self.policy, self.chunk_latents, self.generator = schedule, policy, chunk_latents, generator
+        batch = first_latent.shape[0]
+        pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
+        self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]))
+
+    def window(self, cameras: LatentCameras) -> Window:
+        """The window of the next chunk, whose new frames have these cameras: history from the bank, anchor, time ids."""
+        bank, batch = self.bank, self.text.shape[0]
+        indices = bank.select(cameras, self.policy)
+        start = torch.full((batch,), len(bank) - 1, device=indices.device)
+        anchor, anchor_camera = bank.latents[:, :, -1:], bank.cameras[-1:]
+        return make_window(anchor, anchor_camera.cat(cameras), start, self.text, bank.gather(indices), bank.cameras.gather(indices), indices)
+
+    def next_chunk(self, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
+        """Generate one chunk and write it back to the bank.
+
+        c2w:        (B, 4 * chunk_latents, 4, 4) poses of the new video frames in the world of the first frame, model units
+        intrinsics: (B, 4 * chunk_latents, 4) normalised, or None for those of the first frame
+        returns:    (B, C, chunk_latents, h, w); gradients as in `denoise_few_steps`
+        """
+        if intrinsics is None:
+            intrinsics = self.intrinsics[:, None].expand(-1, c2w.shape[1], -1)
+        cameras = LatentCameras.from_chunk(intrinsics, c2w.to(self.bank.latents))
+        window = self.window(cameras)
+        chunk = denoise_few_steps(self.experts, window, self.schedule, self.generator, exit_step)[:, :, 1:]  # the overlapped anchor is dropped
+        self.bank.append(chunk, cameras)
+        return chunk
+
+
+def roll_out(rollout: Rollout, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
+    """All chunks of a camera path (eq. 13).
+
+    c2w:     (B, T, 4, 4) of the frames after the first one, T a multiple of 4 * chunk_latents
+    returns: (B, C, 1 + T / 4, h, w) the first latent frame and everything generated after it
+    """
+    frames = 4 * rollout.chunk_latents
+    chunks = [rollout.bank.latents[:, :, :1]]
+    for start in range(0, c2w.shape[1], frames):
+        own = None if intrinsics is None else intrinsics[:, start : start + frames]
+        chunks.append(rollout.next_chunk(c2w[:, start : start + frames], own, exit_step))
+    return torch.cat(chunks, dim=2)
+
+
+def sample_window(experts: Experts, window: Window, num_steps: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Clean latents (B, C, F, h, w) of one window by Euler steps along the flow: how the bidirectional teacher is sampled."""
+    levels = sampling_schedule(num_steps, shift)
+    noisy = seeded_noise(window.shape, generator, window.condition)
+    for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        at = torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
+        noisy = noisy + (following - level) * predict_velocity(experts.at(level), noisy, at, window)
+    return noisy

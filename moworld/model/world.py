@@ -1,0 +1,144 @@
+"""A world model on disk and in memory: two experts, the codec, and the configuration that serving needs.
+
+The folder has Wan2.2's Diffusers layout: `transformer/` is the high-noise expert, `transformer_2/` the low-noise one, `vae/` the codec, and
+`model_index.json` holds the configuration. Weights are safetensors; nothing else is read.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moworld.errors import InputError
+from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json, write_json
+from moworld.model.experts import Experts
+from moworld.model.flow import few_step_schedule
+from moworld.model.history import HistoryPolicy
+from moworld.model.text import TextSettings
+from moworld.model.transformer import MoWorldTransformer3DModel
+from moworld.settings import Settings
+
+EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class ModelSettings(Settings):
+    """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    ffn_dim: int
+    freq_dim: int = 256
+    text_dim: int
+    latent_channels: int = 16
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    camera_gate: float = 0.0
+    boundary: float = 0.9
+    shift: float = 5.0
+    chunk_latents: int = 3
+    student_steps: int = 4
+    history: HistoryPolicy = HistoryPolicy()
+
+    def transformer(self) -> dict[str, Any]:
+        """The keyword arguments of `MoWorldTransformer3DModel`: noise, four mask channels and condition latents in, velocity out."""
+        return {
+            "patch_size": self.patch_size,
+            "num_attention_heads": self.num_attention_heads,
+            "attention_head_dim": self.attention_head_dim,
+            "in_channels": 2 * self.latent_channels + 4,
+            "out_channels": self.latent_channels,
+            "text_dim": self.text_dim,
+            "freq_dim": self.freq_dim,
+            "ffn_dim": self.ffn_dim,
+            "num_layers": self.num_layers,
+            "camera_gate": self.camera_gate,
+        }
+
+
+class WorldConfig(Settings):
+    """What a session needs to know of a model besides its weights."""
+
+    model: ModelSettings
+    text: TextSettings
+    height: int
+    width: int
+    fps: float
+    kind: Literal["teacher", "student"] = "teacher"
+    quantization: Literal["none", "w8a8"] = "none"
+    move_units: float = 1 / 54
+    yaw_degrees: float = 1.0
+    intrinsics: tuple[float, float, float, float] = (0.532139961, 0.946026558, 0.5, 0.5)
+
+    @property
+    def schedule(self) -> Tensor:
+        """The student's noise levels, (student_steps,)."""
+        return few_step_schedule(self.model.student_steps, self.model.shift)
+
+
+class WorldModel:
+    """Experts, configuration and, for models that are served, the codec's folder."""
+
+    def __init__(self, config: WorldConfig, experts: Experts, codec_folder: Path | None = None) -> None:
+        self.config, self.experts, self.codec_folder = config, experts, codec_folder
+
+    @staticmethod
+    def create(config: WorldConfig, seed: int) -> "WorldModel":
+        """A model with fresh weights, a pure function of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            high, low = (MoWorldTransformer3DModel(**config.model.transformer()) for _ in range(2))
+        return WorldModel(config, Experts(high, low, config.model.boundary))
+
+    @property
+    def codec(self) -> Any:
+        """The codec, loaded at each access: encoders and decoders are on demand (paper 5.2)."""
+        from moworld.model.codec import StreamingCodec
+
+        if self.codec_folder is None:
+            raise InputError("model", "vae", "no codec folder", "a model saved with its codec", "use a distilled or quantized model")
+        return StreamingCodec.from_pretrained(self.codec_folder)
+
+    def save(self, folder: Pathlike, **record: Any) -> None:
+        """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json."""
+        with atomic_folder(folder) as target:
+            for name, expert in self.experts.named_experts():
+                expert_folder = target / EXPERT_FOLDERS[name]
+                expert_folder.mkdir()
+                expert.save_config(expert_folder)
+                save_file({key: value.contiguous() for key, value in expert.state_dict().items()}, expert_folder / WEIGHTS)
+            if self.codec_folder is not None:
+                for path in sorted(self.codec_folder.glob("*")):
+                    link_or_copy(path, target / "vae" / path.name)
+            write_json(target / "model_index.json", {"_class_name": "WorldModel", **self.config.model_dump(mode="json")})
+            for name, value in record.items():
+                write_json(target / f"{name}.json", value)
+
+    @staticmethod
+    def load(folder: Pathlike) -> "WorldModel":
+        """Read a model folder. Raises InputError when it is missing or incomplete."""
+        root = Path(folder)
+        if not (root / "model_index.json").is_file():
+            raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
+        values = read_json(root / "model_index.json")
+        config = WorldConfig(**{key: value for key, value in values.items() if not key.startswith("_")})
+        high, low = (_load_expert(root / part, config) for part in EXPERT_FOLDERS.values())
+        codec = root / "vae"
+        return WorldModel(config, Experts(high, low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+
+
+def _load_expert(folder: Path, config: WorldConfig) -> MoWorldTransformer3DModel:
+    transformer = MoWorldTransformer3DModel(**config.model.transformer())
+    if config.quantization == "w8a8":
+        from moworld.model.int8 import quantize_structure
+
+        quantize_structure(transformer)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(folder, WEIGHTS, "no such file", "the weights of an expert", "copy the model folder again, whole")
+    missing, unexpected = transformer.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    if missing or unexpected:
+        found = f"{len(missing)} missing and {len(unexpected)} unknown keys, first {(missing + unexpected)[0]}"
+        raise InputError(folder / WEIGHTS, "keys", found, "the keys of the configured expert", "check num_layers and quantization in model_index.json")
+    return transformer

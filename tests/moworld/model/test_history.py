@@ -1,0 +1,53 @@
+"""History selection (paper 4.2)."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moworld.model.history import HistoryBank, HistoryPolicy, select_history
+from moworld.model.latent_cameras import LatentCameras
+
+
+@given(frames=st.integers(1, 40), recent=st.integers(0, 4), camera=st.integers(0, 4), seed=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_budget_is_fixed_and_first_and_recent_frames_are_always_there(frames: int, recent: int, camera: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    policy = HistoryPolicy(recent=recent, camera=camera)
+    chosen = select_history(torch.randn(2, frames, 7, generator=generator), torch.randn(2, 3, 7, generator=generator), policy)
+    assert chosen.shape == (2, policy.num_frames)
+    for row in chosen.tolist():
+        assert row == sorted(row) and row[0] == 0 and row[-1] < frames
+        assert set(range(max(1, frames - recent), frames)) <= set(row)
+        repeated = [index for index in row if row.count(index) > 1]
+        assert set(repeated) <= {0}, "only the first frame may fill up the budget"
+        assert len(set(row)) == min(frames, policy.num_frames)
+
+
+def test_camera_frames_are_the_nearest_to_the_mean_of_the_chunk() -> None:
+    latents = torch.arange(20.0).view(1, 20, 1)
+    chunk = torch.tensor([[[6.0], [7.0], [8.0]]])
+    assert select_history(latents, chunk, HistoryPolicy(recent=2, camera=3)).tolist() == [[0, 6, 7, 8, 18, 19]]
+
+
+def yaw_cameras(degrees: list[float]) -> LatentCameras:
+    angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(degrees), 1, 1)
+    c2w[:, 0, 0], c2w[:, 0, 2], c2w[:, 2, 0], c2w[:, 2, 2] = angle.cos(), angle.sin(), -angle.sin(), angle.cos()
+    c2w = c2w[None, :, None].expand(1, -1, 4, -1, -1)
+    return LatentCameras(torch.tensor([0.5, 0.7, 0.5, 0.5], dtype=torch.float64).expand(1, len(degrees), 4, 4), c2w)
+
+
+def test_a_revisited_view_brings_its_frames_back() -> None:
+    """Turn away by 180 degrees in steps of 10, then look back at 30 degrees: the frames near 30 degrees come back."""
+    cameras = yaw_cameras([10.0 * i for i in range(19)])
+    bank = HistoryBank(torch.randn(1, 16, 19, 2, 2), cameras)
+    chosen = bank.select(yaw_cameras([28.0, 30.0, 32.0]), HistoryPolicy(recent=2, camera=3))
+    assert chosen.tolist() == [[0, 2, 3, 4, 17, 18]]
+    assert torch.equal(bank.gather(chosen)[0, :, 1], bank.latents[0, :, 2])
+
+
+def test_the_bank_holds_no_gradients() -> None:
+    latents = torch.randn(1, 16, 1, 2, 2, requires_grad=True)
+    bank = HistoryBank(latents, yaw_cameras([0.0]))
+    bank.append(latents * 2, yaw_cameras([1.0]))
+    assert not bank.latents.requires_grad and len(bank) == 2
