@@ -15,6 +15,7 @@ def benchmark(
     metrics: dsl.Output[dsl.Artifact],
     settings: str,
     seed: str,
+    pool: str = "",
 ) -> None:
     """Measure a model on held-out episodes: accuracy beside baselines, camera, speed, memory.
 
@@ -27,22 +28,27 @@ def benchmark(
         metrics: metrics.json and sample videos
         settings: section `benchmark` of the profile, JSON
         seed: seed of the sampled noise
+        pool: where the step runs, JSON; empty for this process
     """
     from json import loads
 
-    from components.benchmark.step import benchmark as step
+    from components.platform.launch import run_step
     from components.platform.steps import recorded
 
     with recorded(metrics) as record:
         record(
-            step(
-                model=model.path,
-                teacher=teacher.path,
-                unquantized=unquantized.path,
-                features=features.path,
-                clips=clips.path,
-                out=metrics.path,
-                settings=loads(settings),
-                seed=int(seed),
+            run_step(
+                "benchmark",
+                {
+                    "model": model.path,
+                    "teacher": teacher.path,
+                    "unquantized": unquantized.path,
+                    "features": features.path,
+                    "clips": clips.path,
+                    "out": metrics.path,
+                    "settings": loads(settings),
+                    "seed": int(seed),
+                },
+                pool,
             )
         )

@@ -14,6 +14,7 @@ def cache_features(
     text: str,
     seed: str,
     registry: str = "",
+    pool: str = "",
 ) -> None:
     """Encode clips to latents, captions to embeddings and cameras to tensors, in shards that DVC versions.
 
@@ -25,22 +26,27 @@ def cache_features(
         text: section `text` of the profile, JSON
         seed: seed of crops
         registry: folder of the git and DVC registry; empty for the one in the state folder
+        pool: where the step runs, JSON; empty for this process
     """
     from json import loads
 
-    from components.cache_features.step import cache_features as step
     from components.platform.home import home
+    from components.platform.launch import run_step
     from components.platform.steps import recorded
 
     with recorded(features) as record:
         record(
-            step(
-                clips=clips.path,
-                codec=codec.path,
-                out=features.path,
-                data_settings=loads(data),
-                text_settings=loads(text),
-                registry=registry or str(home() / "registry"),
-                seed=int(seed),
+            run_step(
+                "cache_features",
+                {
+                    "clips": clips.path,
+                    "codec": codec.path,
+                    "out": features.path,
+                    "data_settings": loads(data),
+                    "text_settings": loads(text),
+                    "registry": registry or str(home() / "registry"),
+                    "seed": int(seed),
+                },
+                pool,
             )
         )

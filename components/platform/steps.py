@@ -52,7 +52,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Reco
     """
     name = os.environ.get("MOWORLD_STEP") or (Path(outputs[0].path).parent.name if outputs else "step")
     outputs, record, watch, started = (*outputs, *may_be_empty), Record(), Watch(), time.time()
-    _write(name, {"status": "running", "pid": os.getpid(), "started": started})
+    _write(name, {"status": "running", "process": process_token(os.getpid()), "started": started})
     watch.start()
     try:
         yield record

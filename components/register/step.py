@@ -1,0 +1,58 @@
+"""Sign a model and make it a version of the registry, with its metrics and the lineage back to the clips."""
+
+from pathlib import Path
+from typing import Any
+
+from components.platform import signing
+from components.platform.registry import ModelRegistry, RegistrySettings, model_hash
+from moworld.errors import InputError
+from moworld.files import atomic_folder, read_json, write_json
+
+
+def register(model: str, metrics: str, features: str, out: str, settings: dict[str, Any], run: str) -> dict[str, Any]:
+    """Register the folder `model` under `settings.name` as alias `candidate`.
+
+    metrics:  folder with metrics.json, as benchmark writes it
+    features: feature shards, whose revision.json names the data revision and the contract version
+    out:      folder for registration.json and model.sig
+    run:      name of the run; the same model of the same run is registered once
+    """
+    chosen = RegistrySettings(**settings)
+    if not Path(model, "model_index.json").is_file():
+        raise InputError(model, "model_index.json", "no such file", "a model folder", "pass the folder that quantize wrote")
+    values = read_json(Path(metrics, "metrics.json"))
+    tags = {"run": run, "model_sha256": model_hash(Path(model)), **lineage(Path(features))}
+    with atomic_folder(out) as target:
+        signature = target / "model.sig"
+        signing.sign(Path(model), signature)
+        registry = ModelRegistry(chosen.tracking)
+        files = [signature, Path(metrics, "metrics.json")]
+        version = registry.register(chosen.name, Path(model), files, flat(values), {"registry": chosen.name}, tags)
+        signing.verify(registry.folder_of(version), signature)
+        registration = {"name": version.name, "version": version.version, "tracking": chosen.tracking, **tags}
+        write_json(target / "registration.json", registration)
+    return registration
+
+
+def lineage(features: Path) -> dict[str, str]:
+    """Tags that lead from the model back to its data: data revision, contract version, git commit."""
+    import os
+
+    found = read_json(features / "revision.json") if (features / "revision.json").is_file() else {}
+    return {
+        "data_revision": str(found.get("revision", "")),
+        "contract_version": str(found.get("contract_version", "")),
+        "git_commit": os.environ.get("MOWORLD_GIT_COMMIT", ""),
+    }
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, float]:
+    """The numbers of nested metrics under dotted names; MLflow takes no others."""
+    numbers: dict[str, float] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            numbers.update(flat(value, f"{name}."))
+        elif isinstance(value, int | float) and value == value and abs(value) != float("inf"):
+            numbers[name] = float(value)
+    return numbers

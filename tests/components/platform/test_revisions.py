@@ -1,0 +1,50 @@
+import subprocess
+
+import pytest
+
+from components.platform.revisions import fetch_revision, record_revision
+from moworld.errors import InputError
+
+
+def test_every_revision_can_be_fetched_back_and_unchanged_data_makes_none(tmp_path):
+    registry, data = tmp_path / "registry", tmp_path / "data"
+    data.mkdir()
+    (data / "index.parquet").write_bytes(b"index 1")
+    (data / "shard-0.safetensors").write_bytes(b"shard")
+    first = record_revision(str(data), str(registry), "first")
+    assert record_revision(str(data), str(registry), "again") == first
+    (data / "index.parquet").unlink()  # a new file: what the registry linked must not change under it
+    (data / "index.parquet").write_bytes(b"index 2")
+    second = record_revision(str(data), str(registry), "second")
+    assert second != first
+    for revision, text in ((first, b"index 1"), (second, b"index 2")):
+        fetch_revision(str(registry), revision, str(tmp_path / revision))
+        assert (tmp_path / revision / "index.parquet").read_bytes() == text
+        assert (tmp_path / revision / "shard-0.safetensors").read_bytes() == b"shard"
+    log = subprocess.run(["git", "-C", str(registry), "log", "--format=%s"], capture_output=True, text=True, check=True).stdout.split("\n")
+    assert log[:3] == ["second", "first", "The registry and its remote"]
+    remotes = subprocess.run(
+        ["git", "-C", str(registry), "show", f"{first}:.dvc/config"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "store" in remotes and str(tmp_path) not in remotes  # the registry may be moved with its store
+    with pytest.raises(InputError, match="revision"):
+        fetch_revision(str(registry), "0" * 40, str(tmp_path / "none"))
+
+
+def test_data_comes_back_from_the_remote_when_the_cache_is_gone(tmp_path):
+    import shutil
+
+    registry, data = tmp_path / "registry", tmp_path / "data"
+    data.mkdir()
+    (data / "shard").write_bytes(b"shard")
+    revision = record_revision(str(data), str(registry), "first")
+    shutil.rmtree(registry / ".dvc" / "cache")
+    shutil.rmtree(registry / "features")
+    fetch_revision(str(registry), revision, str(tmp_path / "out"))
+    assert (tmp_path / "out" / "shard").read_bytes() == b"shard"
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match="no data"):
+        record_revision(str(tmp_path / "data"), str(tmp_path / "registry"), "nothing")
