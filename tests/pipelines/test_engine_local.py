@@ -1,4 +1,4 @@
-"""The local engine on a pipeline of three small steps: resume, refusal, bad input, full disk, killing and cancelling, all with real processes."""
+"""The local engine on three small steps: resume, refusal, bad input, full disk, killing and cancelling, with real processes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def journal(folder: Path) -> list[str]:
 
 
 def half_written(folder: Path) -> list[Path]:
-    return [path for path in (folder / "runs" / "one" / "artifacts").rglob("half")]
+    return list((folder / "runs" / "one" / "artifacts").rglob("half"))
 
 
 def test_a_second_attempt_repeats_no_finished_step_after_kill_9(tmp_path):
@@ -109,7 +109,7 @@ def test_a_second_process_on_the_same_folder_is_refused_and_cancel_ends_the_step
 def test_outputs_carry_their_hash_and_the_log_the_words_of_every_step(tmp_path):
     code, output = finish(start(tmp_path, "none"))
     assert code == 0
-    assert [json.loads(line) for line in output.splitlines()[-1:]][0]["status"] == "done"
+    assert json.loads(output.splitlines()[-1])["status"] == "done"
     assert "Running pipeline" not in output  # kfp's own talk stands in the log
     run = Run(tmp_path / "runs" / "one")
     assert "Running pipeline" in (run.folder / "log.txt").read_text()

@@ -1,0 +1,93 @@
+"""The Kubeflow engine: compile to KFP IR with pools and image digests in place, submit, follow, cancel.
+
+The same commit compiles to the same bytes (save kfp's own `sdkVersion`): nothing is read from the environment.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moworld.errors import InputError
+from moworld.files import atomic_write
+from pipelines.catalog import PIPELINES, build
+from pipelines.placement import Cluster
+from pipelines.profile import Profile
+
+
+def compile_pipeline(name: str, profile: Profile, path: Path) -> dict[str, Any]:
+    """Write a pipeline's IR and return what `validate` found in it."""
+    from kfp import compiler
+
+    graph = build(name, profile, Cluster(profile.resources))
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(graph, str(whole))
+        text = whole.read_text(encoding="utf-8")
+    found = validate(text, str(path))
+    with atomic_write(path, "w") as stream:
+        stream.write(text)
+    return found
+
+
+def compile_all(names: list[str], profile: Profile, out: Path) -> dict[str, dict[str, Any]]:
+    """Write OUT/<pipeline>.yaml for each name ("all" for every pipeline)."""
+    chosen = list(PIPELINES) if names == ["all"] else names
+    return {name: compile_pipeline(name, profile, out / f"{name}.yaml") for name in chosen}
+
+
+def validate(text: str, source: str) -> dict[str, Any]:
+    """Load IR back against the pipeline spec: no unknown field, and every image by digest.
+
+    Returns {"tasks", "images", "npu_tasks"}. Raises InputError for IR that is not whole.
+    """
+    from google.protobuf import json_format
+    from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_spec
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    documents = [document for document in yaml.safe_load_all(text) if document]
+    try:
+        spec = json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+        for document in documents[1:]:
+            for configuration in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+                json_format.ParseDict(configuration, kubernetes_spec.KubernetesExecutorConfig())
+    except (json_format.ParseError, KeyError, IndexError, TypeError) as error:
+        raise InputError(source, "", f"text that is no pipeline ({error})", "KFP IR", "compile it again") from None
+    executors = documents[0]["deploymentSpec"]["executors"]
+    images = sorted({executor["container"]["image"] for executor in executors.values() if "container" in executor})
+    for image in images:
+        if "@sha256:" not in image:
+            raise InputError(source, "image", image, "an image by digest", "add it to images/lock.json")
+    npu = [name for name, task in spec.root.dag.tasks.items() if task.inputs.parameters["pool"].runtime_value.constant.string_value]
+    return {"tasks": len(spec.root.dag.tasks), "images": images, "npu_tasks": sorted(npu)}
+
+
+def client() -> Any:
+    """A client of the cluster's KFP API. Raises InputError where KFP_ENDPOINT does not name one."""
+    endpoint = os.environ.get("KFP_ENDPOINT")
+    if not endpoint:
+        raise InputError("KFP_ENDPOINT", "", "nothing", "the URL of a Kubeflow Pipelines API", "set it, or run with --engine local")
+    from kfp import Client
+
+    return Client(host=endpoint)
+
+
+def submit(name: str, profile: Profile, run: str, parameters: dict[str, str]) -> str:
+    """Start a run on the cluster; returns its id."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_pipeline(name, profile, path)
+        started = client().create_run_from_pipeline_package(str(path), arguments=parameters, run_name=run, experiment_name="moworld")
+    return str(started.run_id)
+
+
+def follow(run_id: str, seconds: float) -> str:
+    """Wait for a run's end; returns its state."""
+    return str(client().wait_for_run_completion(run_id, timeout=seconds).state)
+
+
+def cancel(run_id: str) -> None:
+    """Terminate a run; launchers delete their TrainJobs on the SIGTERM that follows."""
+    client().terminate_run(run_id)
