@@ -218,7 +218,7 @@ def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int =
                 stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.codec_context.thread_count = 1
-                stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "48"}
+                stream.options = {"crf": str(crf), "preset": "ultrafast", "threads": "1"}
             if frame.shape != (height, width, 3):
                 raise InputError(path, f"frame {count}", f"shape {frame.shape}", f"({height}, {width}, 3)", "give frames of one size")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
