@@ -1,6 +1,7 @@
 """The pipelines by name, and where each one's inputs come from."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError
@@ -29,8 +30,8 @@ def build(name: str, profile: Profile, place: Placement) -> Any:
     return PIPELINES[name](profile, place)
 
 
-def arguments(pipeline: Any, profile_name: str, profile: Profile, run: str) -> dict[str, str]:
-    """Values of a pipeline's parameters: `inputs.NAME` of the profile, else the newest such output of an earlier run."""
+def arguments(pipeline: Any, profile_name: str, profile: Profile, run: str, local: bool = True) -> dict[str, str]:
+    """Values of a compiled pipeline's parameters: `inputs.NAME` of the profile, else (locally) the newest such output of an earlier run."""
     producer = {
         "features": ("cache_features", "features"),
         "captioned": ("annotate", "captioned"),
@@ -42,15 +43,14 @@ def arguments(pipeline: Any, profile_name: str, profile: Profile, run: str) -> d
         if name in values:
             continue
         given = getattr(profile.inputs, name)
-        if not given and name not in producer:
+        if not given and (name not in producer or not local):
             raise InputError("--set", f"inputs.{name}", "nothing", "a path or URI", f"pass --set inputs.{name}=PATH")
         values[name] = given or latest_output(*producer[name], profile_name)
-        _must_exist(name, values[name])
+        if local:
+            _must_exist(name, values[name])
     return values
 
 
 def _must_exist(name: str, value: str) -> None:
-    from pathlib import Path
-
     if "://" not in value and not Path(value).exists():
         raise InputError(value, f"inputs.{name}", "no such folder", "a folder that a step wrote", "check the path")

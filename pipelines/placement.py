@@ -42,7 +42,7 @@ class Resources(Settings):
     pools: dict[str, Pool] = Field(default={})
     steps: dict[str, str | list[str]] = Field(default={}, description="step to pool, or to one pool per expert (high noise, low noise)")
     claim: str = "moworld-work"
-    mount: str = "/work"
+    mount: str = "/mnt/moworld"
 
 
 class Placement(Protocol):

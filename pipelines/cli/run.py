@@ -127,12 +127,14 @@ def compile_(
 
 def _submit(pipeline: str, profile: str, overrides: list[str], json: bool) -> None:
     from pipelines import profile as profiles
-    from pipelines.catalog import cluster_arguments
+    from pipelines.catalog import arguments, build
     from pipelines.engine_kubeflow import client, submit
+    from pipelines.placement import Cluster
     from pipelines.runs import Run
 
     name, settings = profiles.load(profile, overrides)
     client()
     run = Run.new(pipeline, name).name
-    run_id = submit(pipeline, settings, run, cluster_arguments(pipeline, settings, run))
+    values = arguments(build(pipeline, settings, Cluster(settings.resources)), name, settings, run, local=False)
+    run_id = submit(pipeline, settings, run, values)
     print_json({"run": run, "id": run_id, "status": "submitted"}) if json else out.print(f"submitted {run} as {run_id}")
