@@ -30,6 +30,7 @@ DEPTH_UNITS, DEPTH_OFFSET = 7.3, 8.0  # map units a level of the engine's 8-bit 
 DEPTH_STRIDE = 4
 OBJECT_RADIUS = 36.0  # far enough from anything that could be picked up
 SAMPLE_EVERY = 16
+PLANS_PER_START = 4
 SETTLE_TICS = 2  # after a warp the engine's view height needs two tics to come back to the eye's
 
 Array = NDArray[np.float64]
@@ -239,7 +240,8 @@ def _attempts(
     refused = {"dark": 0, "bare": 0, "narrow": 0, "stuck": 0}
     for start in geometry.starts(rng, settings.attempts, walker.body_units):
         reason = _refusal(engine.picture(engine.render(*start))[None], settings)
-        plan = None if reason else walker.plan(start, settings.frames_per_episode, rng)
+        tries = 0 if reason else PLANS_PER_START
+        plan = next(filter(None, (walker.plan(start, settings.frames_per_episode, rng) for _ in range(tries))), None)
         if plan is None:
             refused[reason or "narrow"] += 1
             continue

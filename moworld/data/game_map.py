@@ -153,10 +153,11 @@ class Walker:
     body_units: float = 32.0
     stair_units: float = 8.0  # the engine puts the player on the next floor at once: higher stairs would be jumps of the camera
     open_view_units: float = 150.0
+    min_moving_share: float = 0.45  # of the frames; a place where one can only turn is no walk
     stretch_frames: tuple[int, int] = (8, 30)
 
     def plan(self, start: tuple[float, float, float], num_frames: int, rng: np.random.Generator) -> Plan | None:
-        """A walk from (x, y, angle), or None when the place is too narrow for one."""
+        """A walk from (x, y, angle), or None when the place is too narrow for one that moves enough."""
         poses, actions = [np.array(start, dtype=np.float64)], list[str]()
         visits: dict[tuple[int, int, int], int] = {}
         while len(actions) < num_frames - 1:
@@ -169,7 +170,9 @@ class Walker:
             for x, y, angle in path[::4]:
                 place = (int(x // 96), int(y // 96), int(angle // 60) % 6)
                 visits[place] = visits.get(place, 0) + 1
-        return Plan(np.stack(poses)[:num_frames], actions[: num_frames - 1])
+        actions = actions[: num_frames - 1]
+        moving = sum(bool(set(key) & set("wasd")) for key in actions) / max(1, len(actions))
+        return Plan(np.stack(poses)[:num_frames], actions) if moving >= self.min_moving_share else None
 
     def move(self, start: Array, keys: list[str]) -> Array:
         """Poses (N, 3) x, y, angle after every action: turn first, then move along the turned axes."""
@@ -198,7 +201,8 @@ class Walker:
             if end < self.open_view_units or (views < self.open_view_units / 2).mean() > 0.2:
                 continue
             new = np.mean([visits.get((int(x // 96), int(y // 96), int(angle // 60) % 6), 0) == 0 for x, y, angle in path[::4]])
-            score = float(new) + 0.6 * min(end, 500.0) / 500.0 + rng.random()
+            walks = any(set(key) & set("wasd") for key in keys)
+            score = float(new) + 0.6 * min(end, 500.0) / 500.0 + rng.random() + (0.6 if walks else 0.0)
             if score > best_score:
                 best, best_score = (keys, path), score
             if trial >= 12 and best is not None:

@@ -24,6 +24,8 @@ from moworld.files import Pathlike, atomic_folder, open_uri, sha256_file, write_
 from moworld.settings import Settings
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v")
+BLACK = 16.0  # brightest cell of a black frame's thumbnail
+SPIKE = 3.0  # a cut changes so many times more than the frames before it: a fast turn does not
 BINS = 8  # of each colour channel in the histograms that find cuts
 
 
@@ -37,7 +39,7 @@ class DataSettings(Settings):
     min_frames: int = Field(33, ge=5)  # shorter shots are rejected
     max_frames: int = Field(2001, ge=5)  # longer shots are cut into clips of this length
     max_height: int = Field(240, ge=32)  # videos are scaled down to it
-    cut_threshold: float = Field(0.5, gt=0, le=1)  # share of pixels that change colour bin at a shot cut
+    cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
     validation_share: float = Field(0.0, ge=0, lt=1)  # of imported videos, by a hash of their name
     crf: int = Field(18, ge=0, le=51)
 
@@ -106,24 +108,47 @@ def find_camera(video: Path) -> Path | None:
 
 
 def shots(frames: Iterator[Frames], threshold: float, max_frames: int) -> Iterator[list[Frames]]:
-    """Runs of at most max_frames between shot cuts: a cut is where more than `threshold` of the pixels change their colour bin."""
+    """Runs of at most max_frames between shot cuts: a cut changes more than `threshold` and than its shot usually does."""
     shot: list[Frames] = []
+    changes: list[float] = []
     before = None
     for frame in frames:
-        histogram = _histogram(frame)
-        cut = before is not None and np.abs(histogram - before).sum() / 2 > threshold
-        if cut or len(shot) == max_frames:
+        look = _look(frame)
+        amount = change(before, look) if before is not None else 0.0
+        usual = float(np.mean(changes[-4:])) if changes else 0.0
+        if (amount > threshold and amount > SPIKE * usual) or len(shot) == max_frames:
             yield shot
-            shot = []
+            shot, changes = [], []
+        else:
+            changes.append(amount)
         shot.append(frame)
-        before = histogram
+        before = look
     if shot:
         yield shot
 
 
-def _histogram(frame: Frames) -> np.ndarray:
+def change(before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray]) -> float:
+    """How much two frames differ, 0 to 1: the larger of the histograms' distance and of what their thumbnails do not share.
+
+    The second finds cuts between dark shots, whose colours are alike; going into and out of black counts as a cut.
+    """
+    histograms = np.abs(before[0] - after[0]).sum() / 2
+    black = [bool(look[1].max() < BLACK) for look in (before, after)]
+    if black[0] or black[1]:
+        return float(black[0] != black[1])
+    one, other = (look[1] - look[1].mean() for look in (before, after))
+    scale = np.sqrt((one**2).sum() * (other**2).sum())
+    correlation = (one * other).sum() / scale if scale > 0 else 1.0
+    return float(max(histograms, min(1.0, 1 - correlation)))
+
+
+def _look(frame: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """Colour histogram and 12x16 grey thumbnail of a frame."""
+    import cv2
+
     small = frame[::4, ::4].reshape(-1, 3).astype(np.int64) * BINS // 256
-    return np.bincount(small @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / len(small)
+    histogram = np.bincount(small @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / len(small)
+    return histogram, cv2.resize(frame, (16, 12), interpolation=cv2.INTER_AREA).mean(axis=-1)
 
 
 def _import_video(path: Path, name: str, folder: Path, settings: DataSettings) -> tuple[list[Clip], list[dict[str, str]]]:

@@ -1,0 +1,134 @@
+"""Camera files: every real file is read, every format round-trips, and wrong ones are named with their row."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moworld.camera import Cameras, controls_to_c2w, read_cameras, se3, write_cameras
+from moworld.camera.formats import write_colmap, write_poses
+from moworld.errors import InputError
+
+DATA = Path(__file__).parents[3] / "../shared/data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
+EXPECTED = {
+    "lingbot-world/00": 961, "lingbot-world/02": 957, "lingbot-world/03": 269,
+    "matrix-game-3.5/first_person/case_0": 961, "matrix-game-3.5/third_person/case_1": 2000,
+    "matrix-game-3.5/suburban_street_6blocks/camera.npz": 505, "lingbot-world/00/poses.npy": 961,
+}  # fmt: skip
+
+
+def walk() -> Cameras:
+    return Cameras.from_c2w([0.6, 0.9, 0.5, 0.5], controls_to_c2w("wl*5,di*4", step=2.5, degrees=4))
+
+
+def assert_equal(one: Cameras, other: Cameras, atol: float = 1e-9) -> None:
+    np.testing.assert_allclose(one.intrinsics, other.intrinsics, atol=atol)
+    np.testing.assert_allclose(one.w2c, other.w2c, atol=atol)
+
+
+@needs_data
+@pytest.mark.parametrize("name", EXPECTED)
+def test_real_numpy_cameras_are_read(name: str):
+    cameras = read_cameras(DATA / name)
+    assert len(cameras) == EXPECTED[name]
+    np.testing.assert_allclose(cameras.intrinsics[:, 2:], 0.5, atol=2e-3)
+    np.testing.assert_allclose(cameras.c2w @ cameras.w2c, np.broadcast_to(np.eye(4), cameras.w2c.shape), atol=1e-3)
+
+
+@needs_data
+def test_pixel_intrinsics_are_normalised_by_the_documented_sizes():
+    raw = np.load(DATA / "lingbot-world/00/intrinsics.npy")[0]
+    np.testing.assert_allclose(read_cameras(DATA / "lingbot-world/00").intrinsics[0], raw / [832, 480, 832, 480])
+    path = DATA / "matrix-game-3.5/first_person/case_0/camera.npz"
+    np.testing.assert_allclose(read_cameras(path).intrinsics, np.load(path)["intrinsics"] / np.array([1280, 720, 1280, 720]))
+
+
+@needs_data
+def test_every_realestate10k_file_is_read_as_it_stands():
+    paths = sorted([*(DATA / "cameractrl/pose_files").glob("*.txt"), *(DATA / "videox-fun/poses").glob("*.txt")])
+    assert len(paths) >= 10
+    for path in paths:
+        rows = [line.split() for line in path.read_text().splitlines()[1:] if line.strip()]
+        cameras = read_cameras(path)
+        assert len(cameras) == len(rows)
+        np.testing.assert_allclose(cameras.w2c[-1, :3].ravel(), np.array(rows[-1][7:], dtype=float))
+        np.testing.assert_allclose(cameras.intrinsics[-1], np.array(rows[-1][1:5], dtype=float))
+
+
+@needs_data
+def test_the_known_loop_comes_back_and_the_known_jump_is_there():
+    loop = read_cameras(DATA / "matrix-game-3.5/first_person/case_0").c2w[:, :3, 3]
+    apart = np.linalg.norm(loop[640:, None] - loop[None, :320], axis=-1).min(axis=1)
+    assert apart.min() < 0.03
+    jump = read_cameras(DATA / "matrix-game-3.5/suburban_street_6blocks/camera.npz")
+    assert se3.rotation_steps_degrees(jump.c2w).max() == pytest.approx(25.9, abs=0.05)
+
+
+def test_realestate10k_text_round_trips(tmp_path: Path):
+    write_cameras(tmp_path / "c.txt", walk())
+    assert_equal(read_cameras(tmp_path / "c.txt"), walk())
+
+
+def test_numpy_pairs_round_trip(tmp_path: Path):
+    write_poses(tmp_path, walk(), image_hw=(480, 832))
+    assert_equal(read_cameras(tmp_path), walk())
+    assert_equal(read_cameras(tmp_path / "poses.npy", image_hw=(480, 832)), walk())
+
+
+def test_colmap_models_round_trip_in_text_and_binary(tmp_path: Path):
+    pycolmap = pytest.importorskip("pycolmap")
+    write_colmap(tmp_path / "text", walk(), image_hw=(480, 832))
+    assert_equal(read_cameras(tmp_path / "text"), walk())
+    (tmp_path / "binary").mkdir()
+    pycolmap.Reconstruction(str(tmp_path / "text")).write_binary(str(tmp_path / "binary"))
+    assert_equal(read_cameras(tmp_path / "binary"), walk())
+
+
+def rows_of(tmp_path: Path) -> list[str]:
+    write_cameras(tmp_path / "good.txt", walk())
+    return (tmp_path / "good.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: " ".join(row.split()[:-1]), "line 4: found 18 numbers"),
+        (lambda row: row + " 1", "line 4: found 20 numbers"),
+        (lambda row: row.replace("0 0 ", "0 zero ", 1), "line 4"),
+        (lambda row: " ".join([*row.split()[:7], *["0"] * 12]), "row 2: found a matrix that is no rotation"),
+        (lambda row: " ".join([*row.split()[:7], "-1", *"000010000", "1", "0"]), "row 2: found a matrix that is no rotation"),
+        (lambda row: " ".join([*row.split()[:7], "nan", *row.split()[8:]]), "row 2: found NaN"),
+        (lambda row: " ".join([row.split()[0], "0", *row.split()[2:]]), "row 2: found intrinsics"),
+    ],
+)
+def test_a_bad_row_of_text_is_named(tmp_path: Path, change, message: str):
+    rows = rows_of(tmp_path)
+    rows[3] = change(rows[3])
+    (tmp_path / "bad.txt").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=rf"bad\.txt: {message}"):
+        read_cameras(tmp_path / "bad.txt")
+
+
+def test_bad_numpy_cameras_are_refused(tmp_path: Path):
+    write_poses(tmp_path, walk(), image_hw=(480, 832))
+    np.save(tmp_path / "intrinsics.npy", np.ones((4, 4)))
+    with pytest.raises(InputError, match=r"\(4, 4\) for 10 poses"):
+        read_cameras(tmp_path)
+    (tmp_path / "intrinsics.npy").unlink()
+    with pytest.raises(InputError, match=r"intrinsics\.npy"):
+        read_cameras(tmp_path)
+    np.save(tmp_path / "intrinsics.npy", np.ones(4))
+    np.save(tmp_path / "poses.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="without pickles"):
+        read_cameras(tmp_path)
+
+
+def test_files_that_are_no_cameras_are_refused(tmp_path: Path):
+    for name, content in {"a.txt": b"", "b.txt": b"\xff\xfe\x00", "c.npz": b"no", "d.json": b"{}", "e.npy": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            read_cameras(tmp_path / name)
+    for missing in ("none.txt", "."):
+        with pytest.raises(InputError):
+            read_cameras(tmp_path / missing)
