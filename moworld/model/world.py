@@ -16,6 +16,7 @@ from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json, writ
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
+from moworld.model.initialization import initialize_from_scratch
 from moworld.model.text import TextSettings
 from moworld.model.transformer import MoWorldTransformer3DModel
 from moworld.settings import Settings
@@ -86,10 +87,12 @@ class WorldModel:
 
     @staticmethod
     def create(config: WorldConfig, seed: int) -> "WorldModel":
-        """A model with fresh weights, a pure function of the seed."""
+        """A model that starts from nothing (see `initialization`), a pure function of the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             high, low = (MoWorldTransformer3DModel(**config.model.transformer()) for _ in range(2))
+            for expert in (high, low):
+                initialize_from_scratch(expert)
         return WorldModel(config, Experts(high, low, config.model.boundary))
 
     @property

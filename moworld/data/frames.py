@@ -1,0 +1,46 @@
+"""A clip at the model's size: its pixels cropped and resized, and its cameras in the same crop, relative to its first frame, in model units."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moworld.camera.cameras import Cameras, cover_crop
+from moworld.camera.formats import read_cameras
+from moworld.data.clips import Clip, iterate_frames
+from moworld.errors import InputError
+from moworld.files import Pathlike
+
+
+def whole_groups(num_frames: int) -> int:
+    """The largest 4 k + 1 that fits into a number of frames."""
+    return (num_frames - 1) // 4 * 4 + 1
+
+
+def resize_to_cover(frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """The central crop of a frame (H, W, 3) that has the aspect of `size_hw`, resized to it by area averaging."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
+    crop = frame[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
+    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def model_frames(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels of a clip at the model's size: (T, height, width, 3), T cut to 4 k + 1."""
+    video = Path(folder) / clip.video
+    frames = [resize_to_cover(frame, size_hw) for frame in iterate_frames(video, 0, whole_groups(clip.num_frames))]
+    return np.stack(frames)
+
+
+def model_cameras(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> Cameras:
+    """Cameras of the same frames: intrinsics of the crop, poses relative to the first frame, translations in model units.
+
+    Raises InputError for a clip without cameras.
+    """
+    if clip.camera is None:
+        raise InputError(Path(folder) / "manifest.parquet", f"camera of {clip.clip_id}", "none", "a camera file", "run complete_geometry first")
+    cameras = read_cameras(Path(folder) / clip.camera).slice(0, whole_groups(clip.num_frames))
+    crop = cover_crop((clip.height, clip.width), size_hw)
+    return cameras.cropped(*crop).relative_to(0).scaled(clip.translation_scale or 1.0)

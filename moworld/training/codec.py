@@ -1,0 +1,91 @@
+"""Training of the small codec: principal components of patches first, then the convolutions, on windows of frames."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from moworld.model.codec import CodecSettings, StreamingCodec, group_frames, initialize_from_patches
+from moworld.training.loop import Learner, OptimizerSettings
+
+Frames = NDArray[np.uint8]
+
+
+def to_video(frames: Frames) -> Tensor:
+    """(T, H, W, 3) uint8 -> (1, 3, T, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def to_frames(video: Tensor) -> Frames:
+    """(1, 3, T, H, W) in [-1, 1] -> (T, H, W, 3) uint8."""
+    return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+
+
+def psnr(mse: float, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error of values in [0, peak]."""
+    return float(10 * np.log10(peak**2 / max(mse, 1e-12)))
+
+
+@torch.no_grad()
+def reconstruction_psnr(codec: StreamingCodec, clips: list[Frames]) -> float:
+    """PSNR in dB over all pixels of the clips (T, H, W, 3), encoded and decoded whole."""
+    errors = [functional.mse_loss(codec.decode(codec.encode(to_video(clip))), to_video(clip)).item() / 4 for clip in clips]
+    return psnr(float(np.mean(errors)))
+
+
+def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tuple[StreamingCodec, dict[str, Any]]:
+    """Train a codec on clips (T, H, W, 3) of equal size. Returns it with its loss curve and the PSNR after the linear start."""
+    generator, picker = torch.Generator().manual_seed(seed), random.Random(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = StreamingCodec(settings.latent_channels, settings.hidden, settings.blocks)
+    initialize_from_patches(codec, _sample_patches(clips, settings.pca_patches, picker))
+    linear_psnr = reconstruction_psnr(codec, clips[:2])
+    learner = Learner(codec, OptimizerSettings(lr=settings.lr, weight_decay=0.0, warmup=10, final_lr=0.02), settings.steps)
+    curve = []
+    for step in tqdm(range(settings.steps), desc="codec", unit="step"):
+        patches = group_frames(_sample_windows(clips, settings, picker))
+        raw = codec.encode_raw(patches)
+        noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # the decoder will see latents that are not exact
+        decoded, _ = codec.decode_raw(raw + noise)
+        loss = functional.mse_loss(decoded, patches) + 0.1 * functional.l1_loss(decoded, patches)
+        learner.step(loss)
+        curve.append([step, round(loss.item(), 6)])
+    codec.eval()
+    _normalise(codec, clips)
+    return codec, {"losses": {"reconstruction": curve}, "linear_psnr_train": linear_psnr}
+
+
+def _sample_windows(clips: list[Frames], settings: CodecSettings, picker: random.Random) -> Tensor:
+    """(B, 3, T, H, W) windows of 4 (groups - 1) + 1 frames; each starts as a video does, with a frame that stands alone."""
+    frames = 4 * (settings.groups - 1) + 1
+    windows = []
+    for _ in range(settings.batch):
+        clip = clips[picker.randrange(len(clips))]
+        start = picker.randrange(len(clip) - frames + 1)
+        windows.append(to_video(clip[start : start + frames]))
+    return torch.cat(windows)
+
+
+def _sample_patches(clips: list[Frames], count: int, picker: random.Random) -> Tensor:
+    """(count or fewer, 768) patches from all clips."""
+    grids = []
+    for clip in clips:
+        start = picker.randrange(max(1, len(clip) - 32))
+        stop = start + (min(32, len(clip) - start - 1) // 4) * 4 + 1
+        grids.append(group_frames(to_video(clip[start:stop]))[0].permute(0, 2, 3, 1).flatten(0, 2))
+    patches = torch.cat(grids)
+    keep = picker.sample(range(len(patches)), min(count, len(patches)))
+    return patches[keep]
+
+
+@torch.no_grad()
+def _normalise(codec: StreamingCodec, clips: list[Frames]) -> None:
+    raw = torch.cat([codec.encode_raw(group_frames(to_video(clip)))[0] for clip in clips], dim=1)
+    codec.latents_mean.copy_(raw.mean(dim=(1, 2, 3)))
+    codec.latents_std.copy_(raw.std(dim=(1, 2, 3)))

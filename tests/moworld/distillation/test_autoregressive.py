@@ -1,0 +1,57 @@
+"""Autoregressive flow matching (eq. 7 to 12)."""
+
+import pytest
+import torch
+
+from moworld.distillation.autoregressive import AutoregressiveSettings, autoregressive_loss, ground_truth_window, last_chunk, train_autoregressive
+from moworld.model.history import HistoryPolicy
+from moworld.training.loop import OptimizerSettings
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+
+@pytest.mark.parametrize(("latents", "chunk", "expected"), [(4, 3, 0), (7, 3, 1), (9, 3, 1), (10, 3, 2), (49, 3, 15)])
+def test_the_last_chunk_is_the_last_whole_one(latents: int, chunk: int, expected: int) -> None:
+    assert last_chunk(latents, chunk) == expected
+
+
+def test_the_window_holds_ground_truth_history_and_the_anchor_and_nothing_of_the_future() -> None:
+    batch, policy = tiny_batch(10), HistoryPolicy(recent=2, camera=1)
+    window, clean = ground_truth_window(batch, 2, 3, policy)
+    assert torch.equal(clean, batch["latents"][:, :, 6:10])
+    assert window.frame_ids[:, -4:].tolist() == [[6, 7, 8, 9]] * 2
+    known = window.frame_ids[:, : policy.num_frames]
+    assert (known <= 6).all() and {0, 5, 6} <= set(known[0].tolist())
+    for position, frame in enumerate(known[0].tolist()):
+        assert torch.equal(window.history[0, :, position], batch["latents"][0, :, frame])
+    anchor = window.condition[:, :, policy.num_frames]
+    assert (anchor[:, :4] == 1).all() and torch.equal(anchor[:, 4:], batch["latents"][:, :, 6])
+    assert (window.condition[:, :, policy.num_frames + 1 :] == 0).all()
+
+
+def test_the_first_chunk_sees_the_first_frame_as_all_its_history() -> None:
+    batch, policy = tiny_batch(4), HistoryPolicy(recent=2, camera=2)
+    window, _ = ground_truth_window(batch, 0, 3, policy)
+    assert window.frame_ids[0].tolist() == [0] * 5 + [0, 1, 2, 3]
+    assert torch.equal(window.history, batch["latents"][:, :, :1].expand(-1, -1, 5, -1, -1))
+
+
+def test_the_loss_is_flow_plus_weighted_anchor() -> None:
+    optimizer = OptimizerSettings(lr=1e-3)
+    world, batch = tiny_world(), tiny_batch(7)
+    for weight in (0.0, 1.0, 2.0):
+        settings = AutoregressiveSettings(frames=25, batch=2, steps=1, optimizer=optimizer, anchor_weight=weight)
+        loss, parts = autoregressive_loss(world, "low", batch, settings, torch.Generator().manual_seed(0))
+        assert loss.item() == pytest.approx(parts["flow"] + weight * parts["anchor"], rel=1e-5)
+        assert parts["anchor"] > 0
+
+
+def test_training_lowers_the_loss_of_both_experts_on_one_batch() -> None:
+    optimizer = OptimizerSettings(lr=3e-3)
+    settings = AutoregressiveSettings(frames=13, batch=2, steps=60, optimizer=optimizer, camera_dropout=0, text_dropout=0)
+    batch = tiny_batch(4)
+    batch["latents"] = batch["latents"][:, :, :1].expand(-1, -1, 4, -1, -1).clone()  # a still world is quickly learnt
+    world = tiny_world()
+    curves = train_autoregressive(world, iter(lambda: batch, None), settings, seed=0)
+    for name in ("high", "low"):
+        values = [value for _, value in curves[f"{name} flow"]]
+        assert sum(values[-10:]) < 0.8 * sum(values[:10])

@@ -1,0 +1,91 @@
+"""Distribution matching (eq. 14 to 18) where the answer is known, and its phases on a tiny model."""
+
+import copy
+
+import torch
+
+from moworld.distillation.dmd import dmd_direction, fake_loss, student_loss
+from moworld.distillation.phases import DistillSettings, distill, student_rollout
+from moworld.model.experts import Experts
+from moworld.model.latent_cameras import LatentCameras
+from moworld.model.window import make_window
+from moworld.training.loop import OptimizerSettings
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+
+class Points(torch.nn.Module):
+    """The exact velocity field of a distribution that is one point: v = (z - point) / t."""
+
+    def __init__(self, point: float) -> None:
+        super().__init__()
+        self.point = point
+
+    def forward(self, hidden_states, timestep, text, camera, frame_ids):
+        return (hidden_states[:, :16] - self.point) / (timestep[:, None, :, None, None] / 1000)
+
+
+def window_of(batch):
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
+    return make_window(batch["latents"][:, :, :1], cameras, batch["first_latent"], batch["text"])
+
+
+def test_descending_along_the_direction_moves_the_rollout_from_the_fake_to_the_teacher_distribution() -> None:
+    """Teacher's data at 3, student's at 1: eq. 17 and 18 must raise the rollout, and stop when the two agree."""
+    batch = tiny_batch(4)
+    teacher, fake = (Experts(Points(p), Points(p), 0.9) for p in (3.0, 1.0))
+    rollout = torch.full_like(batch["latents"], 1.0, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    direction = dmd_direction(teacher, fake, rollout, window_of(batch), 0.5, 1.0, generator)
+    (gradient,) = torch.autograd.grad(student_loss(rollout, direction), rollout)
+    assert (gradient[:, :, 1:] < 0).all() and (gradient[:, :, 0] == 0).all()
+    agreed = dmd_direction(teacher, teacher, rollout, window_of(batch), 0.5, 1.0, generator)
+    assert agreed.abs().max() < 1e-5
+
+
+def test_the_gradient_of_the_student_loss_is_the_direction() -> None:
+    rollout, direction = torch.randn(2, 16, 3, 2, 2, requires_grad=True), torch.randn(2, 16, 3, 2, 2)
+    (gradient,) = torch.autograd.grad(student_loss(rollout, direction), rollout)
+    torch.testing.assert_close(gradient * rollout.numel(), direction)
+
+
+def test_the_fake_loss_is_zero_for_the_exact_field_and_positive_otherwise() -> None:
+    batch = tiny_batch(4)
+    rollout = torch.full_like(batch["latents"], 2.0)
+    losses = [
+        float(fake_loss(Experts(Points(p), Points(p), 0.9), rollout, window_of(batch), 0.7, torch.Generator().manual_seed(0)))
+        for p in (2.0, 2.5)
+    ]
+    assert losses[0] < 1e-8 and losses[1] > 0.1
+
+
+def test_the_rollout_that_trains_follows_the_cameras_and_names_the_expert_with_the_gradient() -> None:
+    student = tiny_world()
+    names = set()
+    for seed in range(6):
+        rollout, window, name = student_rollout(student, tiny_batch(7), torch.Generator().manual_seed(seed))
+        assert rollout.shape == (2, 16, 7, 2, 4) and window.shape == (2, 16, 7, 2, 4)
+        student.experts.zero_grad()
+        rollout.square().mean().backward()
+        assert all(
+            (getattr(student.experts, other).proj_out.weight.grad is not None) == (other == name) for other in ("high", "low")
+        )
+        names.add(name)
+    assert names == {"high", "low"}
+
+
+def test_distillation_is_deterministic_moves_the_student_and_leaves_the_teacher_alone() -> None:
+    optimizer = OptimizerSettings(lr=1e-3, betas=(0.0, 0.999))
+    settings = DistillSettings(chunks=2, batch=2, steps=4, fake_steps=2, student=optimizer, fake=optimizer)
+
+    def run():
+        teacher, student = tiny_world(0), tiny_world(1)
+        before = copy.deepcopy(teacher.experts.state_dict()), copy.deepcopy(student.experts.state_dict())
+        curves = distill(student, teacher, iter([tiny_batch(7, seed=i) for i in range(99)]), settings, seed=5)
+        return before, teacher.experts.state_dict(), student.experts.state_dict(), curves
+
+    (teacher_before, student_before), teacher_after, student_after, curves = run()
+    again = run()
+    assert all(torch.equal(teacher_before[k], teacher_after[k]) for k in teacher_before)
+    assert any(not torch.equal(student_before[k], student_after[k]) for k in student_before)
+    assert all(torch.equal(student_after[k], again[2][k]) for k in student_after)
+    assert len(curves["fake"]) == 8 and len(curves["direction"]) == 4 and curves == again[3]
