@@ -31,7 +31,8 @@ def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -
     captioned = place(annotate(clips=checked.outputs["accepted"]), "annotate").outputs["captioned"]
     codec = vae
     if profile.codec is not None:
-        codec = place(train_codec(clips=captioned, settings=text(profile.codec), seed=seed), "train_codec").outputs["codec"]
+        trained = train_codec(clips=captioned, settings=text(profile.codec), data=text(profile.data), seed=seed)
+        codec = place(trained, "train_codec").outputs["codec"]
     cached = cache_features(
         clips=captioned,
         codec=codec,

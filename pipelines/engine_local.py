@@ -4,6 +4,7 @@ A finished step's cache entry is written after its outputs; a killed run therefo
 """
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -70,7 +71,7 @@ def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progre
         _environment(run, attempt),
         _cancelled_by_signal(),
         open(run.folder / "log.txt", "a", encoding="utf-8", buffering=1) as log,
-        _reporting(run, attempt, progress),
+        _reporting(run, [step.name for step in plan], attempt, progress),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # kfp warns of settings that have no effect locally
@@ -83,7 +84,7 @@ def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progre
         except Cancelled:
             status = "cancelled"
         except RuntimeError as problem:  # kfp's word for a failed task
-            status, error = "failed", str(problem)
+            status, error = "failed", re.sub(r"\x1b\[\d+m", "", str(problem))
     _remove_half_written(run)
     return _close(run, plan, status, error, started, attempt)
 
@@ -111,18 +112,20 @@ def steps_of(spec: Any) -> list[Step]:
 
 
 def _close(run: Run, plan: list[Step], status: str, error: str | None, started: float, attempt: int) -> str:
-    records = run.steps()
+    records, told = run.steps(), status != "failed"
     for name, record in records.items():
         if record["status"] == "running":  # killed from outside (out of memory, or a signal)
             record.update(status="cancelled" if status == "cancelled" else "failed", error="the step's process was killed", exit=1)
             write_json(run.folder / "steps" / f"{name}.json", record)
         if status == "failed" and record["status"] in ("failed", "refused") and record["attempt"] == attempt:
-            status, error = record["status"], f"{name}: {record['error']}"
+            status, error, told = record["status"], f"{name}: {record['error']}", True
+    if not told:  # the step ended before its frame began
+        error = _last_error(run) or error
     steps = {}
-    for step in plan:
+    for index, step in enumerate(plan):
         record = records.get(step.name, {"status": "waiting"})
         keep = ("status", "seconds", "peak_bytes", "attempt", "error", "exit")
-        steps[step.name] = {"needs": list(step.needs), **{key: record[key] for key in keep if key in record}}
+        steps[step.name] = {"index": index, "needs": list(step.needs), **{key: record[key] for key in keep if key in record}}
     ran = [s for s in records.values() if s.get("attempt") == attempt]
     seconds = elapsed(started)
     attempts = [*run.record["attempts"][:-1], {"started": started, "seconds": seconds, "status": status}]
@@ -138,6 +141,13 @@ def _close(run: Run, plan: list[Step], status: str, error: str | None, started: 
         artifacts=artifacts,
     )
     return status
+
+
+def _last_error(run: Run) -> str | None:
+    """The last line of the log that names an exception, as Python prints one."""
+    lines = (run.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    named = re.compile(r"\s*[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
+    return next((line.strip() for line in reversed(lines) if named.fullmatch(line)), None)
 
 
 @contextmanager
@@ -186,16 +196,26 @@ def _cancelled_by_signal() -> Iterator[None]:
 
 
 @contextmanager
-def _reporting(run: Run, attempt: int, progress: Progress) -> Iterator[None]:
-    """Calls progress for every change in the steps' records while the block runs."""
+def _reporting(run: Run, order: list[str], attempt: int, progress: Progress) -> Iterator[None]:
+    """Calls progress for every change in the steps' records while the block runs.
+
+    A record of an earlier attempt is told as kept once a later step has begun: until then the step may still run again.
+    """
     ended, told = threading.Event(), dict[str, str]()
 
     def look() -> None:
-        for name, record in sorted(run.steps().items(), key=lambda item: item[1]["started"]):
+        records = run.steps()
+        here = [name for name in order if name in records]
+        now = [name for name in here if records[name]["attempt"] == attempt]
+        for name in here:
+            record = records[name]
+            kept = record["attempt"] != attempt
+            if kept and not (record["status"] == "done" and now and order.index(now[-1]) > order.index(name)):
+                continue
             state = f"{record['status']}{record['attempt']}"
             if told.get(name) != state:
                 told[name] = state
-                progress(name, record if record["attempt"] == attempt else {**record, "status": "kept"})
+                progress(name, {**record, "status": "kept"} if kept else record)
 
     def loop() -> None:
         while not ended.wait(0.3):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.files import read_json
-from pipelines.runs import Run
+from pipelines.runs import Run, ordered
 
 LOSSES = "losses.json"
 
@@ -84,7 +84,7 @@ def gather(run: Run) -> dict[str, Any]:
 def losses(run: Run) -> dict[str, dict[str, list[list[float]]]]:
     """Loss curves by step: losses.json of each training step's output."""
     curves = {}
-    for name in run.record["steps"]:
+    for name, _ in ordered(run.record):
         for artifact in run.steps().get(name, {}).get("outputs", {}).values():
             path = Path(artifact["path"]) / LOSSES
             if path.is_file() and name not in ("quantize",):
@@ -142,7 +142,7 @@ def lineage(run: Run) -> list[dict[str, str]]:
         rows.append(
             {"kind": "model", "name": f"{model['name']} version {model['version']} ({model['alias']})", "detail": f"sha256 {model['hash']}"}
         )
-    for name in reversed(list(record["steps"])):
+    for name, _ in reversed(ordered(record)):
         for artifact, facts in steps.get(name, {}).get("outputs", {}).items():
             rows.append({"kind": "artifact", "name": f"{name}: {artifact}", "detail": f"sha256 {facts['sha256']}"})
     rows.append({"kind": "data", "name": "DVC revision", "detail": record.get("data_revision") or "none"})

@@ -133,10 +133,15 @@ def summary(run: Run) -> dict[str, Any]:
     record = run.record
     steps = {
         name: {"status": step["status"], "seconds": step.get("seconds", 0.0), "peak_bytes": step.get("peak_bytes", 0)}
-        for name, step in record.get("steps", {}).items()
+        for name, step in ordered(record)
     }
     facts = {key: record[key] for key in ("run", "status", "seconds", "error") if key in record}
     return {**facts, "steps": steps, "model": record.get("model"), "report": record.get("report")}
+
+
+def ordered(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The steps of a run's record in the order of the pipeline."""
+    return sorted(record.get("steps", {}).items(), key=lambda item: item[1]["index"])
 
 
 def elapsed(since: float) -> float:

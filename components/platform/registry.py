@@ -49,8 +49,10 @@ class ModelRegistry:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         import logging
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
         self.folder = home() / "mlflow"
         uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.output import Json, bytes_text, out, print_json, print_table
-from pipelines.runs import Run, all_runs, summary
+from pipelines.runs import Run, all_runs, ordered, summary
 
 app = typer.Typer(help="Runs of this machine.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.")]
@@ -43,7 +43,7 @@ def show(run: Name = "latest", json: Json = False) -> None:
         print_json({**summary(found), "status": found.status(), "record": str(found.file)})
         return
     record, live = found.record, found.steps()
-    names = list(record.get("steps") or live)
+    names = [name for name, _ in ordered(record)] or list(live)
     rows = []
     for name in names:
         step = live.get(name, {"status": "waiting"})

@@ -23,6 +23,8 @@ def work(out: dsl.Output[dsl.Dataset], journal: str, mode: str, before: dsl.Inpu
     from moworld.errors import InputError
 
     name = os.environ["MOWORLD_STEP"]
+    if mode == "early" and name == "second":
+        import no_such_module  # noqa: F401
     with recorded(out) as record:
         with open(journal, "a") as stream:
             stream.write(name + "\n")
@@ -59,13 +61,17 @@ def small(code: str = "1"):
     return graph
 
 
+def progress(name: str, record: dict) -> None:
+    print(name, record["status"], file=sys.stderr, flush=True)  # stdout is kfp's while it runs
+
+
 def main() -> int:
     folder, journal, mode = sys.argv[1:]
     run = Run(Path(folder))
     with run.locked():
         if not run.file.exists():
             run.update(run=run.name, pipeline="small", profile="none", status="running", started=0)
-        status = execute(small(), {"journal": journal, "mode": mode}, run, lambda name, record: print(name, record["status"], flush=True))
+        status = execute(small(), {"journal": journal, "mode": mode}, run, progress)
     print(json.dumps({"status": status, "pid": os.getpid()}))
     return int(run.record["exit"])
 

@@ -50,9 +50,10 @@ def test_a_second_attempt_repeats_no_finished_step_after_kill_9(tmp_path):
     assert run.status() == "killed"
     assert half_written(tmp_path)
     wait_for(lambda: process_token(int(step.split(":")[0])) != step)  # the orphan ends itself
-    code, _ = finish(start(tmp_path, "hang-once"))
+    code, output = finish(start(tmp_path, "hang-once"))
     assert code == 0
     assert journal(tmp_path) == ["first", "second", "second", "third"]
+    assert "first kept\n" in output and "second done\n" in output and "first done" not in output
     assert half_written(tmp_path) == []
     record = run.record
     assert [attempt["status"] for attempt in record["attempts"]] == ["killed", "done"]
@@ -75,6 +76,7 @@ def test_a_finished_run_started_again_runs_nothing(tmp_path):
         ("full", 2, "failed", "full disk"),
         ("no", 1, "refused", "second: gate speed: 3 < 16"),
         ("bug", 1, "failed", "KeyError: 'bug'"),
+        ("early", 1, "failed", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("empty", 1, "failed", "without writing its output"),
     ],
 )
@@ -85,7 +87,7 @@ def test_a_step_that_fails_leaves_one_line_and_nothing_half_written(tmp_path, mo
     assert words in record["error"] and "\n" not in record["error"]
     assert half_written(tmp_path) == []
     assert "third" not in journal(tmp_path)
-    assert record["steps"]["third"] == {"needs": ["second"], "status": "waiting"}
+    assert record["steps"]["third"] == {"index": 2, "needs": ["second"], "status": "waiting"}
 
 
 def test_a_second_process_on_the_same_folder_is_refused_and_cancel_ends_the_step(tmp_path):

@@ -1,0 +1,103 @@
+"""Door `moworld rollout`: a picture and controls to a video."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moworld.errors import InputError
+from pipelines.cli.output import Json, err, out, print_json
+
+
+def rollout(
+    model: Annotated[str, typer.Option(help="A model folder, or a registered NAME@ALIAS.")],
+    image: Annotated[Path, typer.Option(help="The first frame: a picture, or a video whose first frame is taken.")],
+    to: Annotated[Path, typer.Option("--out", help="The video to write.")],
+    actions: Annotated[str, typer.Option(help='Keys and counts: w a s d move, i k pitch, j l yaw, as "w*48,d*24".')] = "w*48",
+    poses: Annotated[Path | None, typer.Option(help="A camera file instead of actions.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the scene is.")] = "",
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """Roll a world out along controls or camera poses, and write the video.
+
+    Example: moworld rollout --model moworld-pocket@champion --image first.png --actions "w*48,l*24" --out world.mp4
+    """
+    import time
+
+    from rich.progress import track
+
+    from components.platform.registry import model_folder
+    from moworld.data.clips import write_video
+    from moworld.inference import WorldSession
+    from moworld.model.world import WorldModel
+
+    folder = model_folder(model)
+    first = read_picture(image)
+    world = WorldModel.load(folder)
+    config = world.config
+    first = fit(first, (config.height, config.width))
+    chunk = 4 * config.model.chunk_latents
+    session = WorldSession(world)
+    if poses is None:
+        steps = [(session.step, part) for part in key_chunks(actions, chunk)]
+    else:
+        steps = [(session.step_poses, part) for part in pose_chunks(poses, chunk)]
+    session.open(first, prompt=prompt, seed=seed)
+    frames, started = [first], time.perf_counter()
+    for step, part in track(steps, "rollout", console=err, transient=True):
+        frames.extend(step(part))
+    seconds = time.perf_counter() - started
+    count = write_video(to, frames, config.fps)
+    facts = {"video": str(to), "frames": count, "seconds": seconds, "fps": (count - 1) / seconds, "model": str(folder)}
+    if json:
+        print_json(facts)
+    else:
+        out.print(f"{to}: {count} frames in {seconds:.1f} s ({facts['fps']:.1f} frames a second)", soft_wrap=True)
+
+
+def key_chunks(actions: str, chunk: int) -> list[list[str]]:
+    """The keys of every frame, a chunk at a time; the last chunk is filled up with no key."""
+    from moworld.camera import parse_controls
+
+    keys = ["".join(sorted(key)) for key in parse_controls(actions)]
+    keys += [""] * (-len(keys) % chunk)
+    return [keys[start : start + chunk] for start in range(0, len(keys), chunk)]
+
+
+def pose_chunks(path: Path, chunk: int) -> list[Any]:
+    """Camera to world of the frames after the first one, (chunk, 4, 4) each, in model units relative to the first; a rest is left away."""
+    from moworld.camera import read_cameras, translation_scale
+
+    cameras = read_cameras(path).relative_to(0)
+    c2w = cameras.scaled(translation_scale(cameras.w2c)).c2w[1:]
+    whole = len(c2w) // chunk * chunk
+    if not whole:
+        raise InputError(path, "poses", f"{len(c2w) + 1} poses", f"at least {chunk + 1}", "pass a longer camera path")
+    return [c2w[start : start + chunk] for start in range(0, whole, chunk)]
+
+
+def fit(picture: Any, size_hw: tuple[int, int]) -> Any:
+    """The central crop of the model's aspect, resized to the model's size; (H, W, 3) uint8."""
+    import cv2
+
+    from moworld.camera import cover_crop
+
+    height, width = picture.shape[:2]
+    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
+    part = picture[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
+    return cv2.resize(part, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
+
+
+def read_picture(path: Path) -> Any:
+    """(H, W, 3) uint8 RGB from a picture or a video's first frame. Raises InputError for anything else."""
+    import cv2
+
+    if not path.is_file():
+        raise InputError(path, "", "no such file", "a picture or a video", "check the path")
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is not None:
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    from moworld.data.clips import read_frames
+
+    return read_frames(path, 0, 1)[0]
