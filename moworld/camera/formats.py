@@ -4,6 +4,7 @@ All become one type, Cameras; nothing else in the house knows another convention
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,7 +152,7 @@ def _read_folder(path: Path, image_hw: tuple[int, int] | None) -> Cameras:
     raise _no_cameras(path, "", "none of them", "poses.npy, camera.npz or a COLMAP model in the folder")
 
 
-def _load(path: Pathlike) -> NDArray[np.generic] | np.lib.npyio.NpzFile:
+def _load(path: Pathlike) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -128,9 +128,9 @@ def verify(folder: Pathlike) -> list[Clip]:
     """Rows of a clips folder whose files are all there with the hashes of the manifest. Raises InputError for the first that is not."""
     clips = read_manifest(folder)
     for clip in clips:
-        for relative in clip.files():
-            if not (Path(folder) / relative).is_file():
-                raise InputError(Path(folder) / relative, "", "no such file", f"a file of clip {clip.clip_id}", "restore the folder")
+        for name in clip.files():
+            if not (Path(folder) / name).is_file():
+                raise InputError(Path(folder) / name, "", "no such file", f"a file of clip {clip.clip_id}", "restore the folder")
         for relative, wanted in ((clip.video, clip.video_sha256), (clip.camera, clip.camera_sha256)):
             if relative is not None and (found := sha256_file(Path(folder) / relative)) != wanted:
                 raise InputError(Path(folder) / relative, "SHA-256", found, f"{wanted} as the manifest says", "restore the folder")
@@ -173,7 +173,7 @@ def iterate_frames(path: Pathlike, start: int = 0, stop: int | None = None) -> I
                 if stop is not None and index >= stop:
                     return
                 if index >= start:
-                    yield frame.to_ndarray(format="rgb24")
+                    yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
         except av.FFmpegError as error:
             raise InputError(path, "", f"a broken stream ({error})", "a readable video", "replace the file") from None
 

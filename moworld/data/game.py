@@ -6,6 +6,7 @@ level's geometry (game_map.py), then every frame is rendered at its planned pose
 
 import re
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -103,18 +104,23 @@ def record_game(folder: Path, settings: GameSettings, seed: int) -> tuple[list[C
     walks: dict[str, Any] = {}
     total = sum(task[-1] for task in tasks)
     with tqdm(total=total, desc="recording", unit="episode", disable=None) as bar:
-        if settings.workers == 1 or len(tasks) == 1:
-            results = map(_record_map, tasks)
-        else:
-            pool = ProcessPoolExecutor(min(settings.workers, len(tasks)), mp_context=get_context("spawn"))
-            results = pool.map(_record_map, tasks)
-        for rows, measured in results:
+        for rows, measured in _in_processes(tasks, settings.workers):
             clips += rows
             walks |= measured
             bar.update(len(rows))
-        if not (settings.workers == 1 or len(tasks) == 1):
-            pool.shutdown()
     return clips, {"episodes": len(clips), "frames": sum(clip.num_frames for clip in clips), "walks": walks}
+
+
+def _in_processes(tasks: list[Any], workers: int) -> Iterator[tuple[list[Clip], dict[str, Any]]]:
+    if workers == 1 or len(tasks) == 1:
+        yield from map(_record_map, tasks)
+        return
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_record_map, tasks)
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def wad_of(name: str) -> str:
@@ -265,7 +271,7 @@ def _refusal(frames: Frames, settings: GameSettings) -> str:
 
 def _walk(engine: Engine, plan: Plan, settings: GameSettings) -> Episode | None:
     """Render a plan; None when the engine refused a place or the camera jumped."""
-    frames, poses, depth, objects = [], [], [], dict[str, float]()
+    frames, poses, depth, objects = list[Frames](), list[Array](), list[Any](), dict[str, float]()
     for x, y, angle in plan.track:
         state = engine.render(x, y, angle)
         pose = np.array(state.game_variables, dtype=np.float64)
@@ -295,7 +301,7 @@ def _store(folder: Path, clip_id: str, name: str, split: str, settings: GameSett
     height, width = episode.frames.shape[1:3]
     clip = Clip(clip_id, "game", name, split, len(episode.frames), settings.fps, height, width, f"videos/{clip_id}.mp4", "")
     write_video(folder / clip.video, episode.frames, settings.fps, settings.crf)
-    paths = {"camera": f"cameras/{clip_id}.txt", "depth": f"depth/{clip_id}.npz"}
+    paths: dict[str, Any] = {"camera": f"cameras/{clip_id}.txt", "depth": f"depth/{clip_id}.npz"}
     paths |= {"actions": f"actions/{clip_id}.json", "scene_facts": f"scenes/{clip_id}.json"}
     cameras = Cameras.from_c2w(engine_intrinsics(width, height), episode.c2w)
     write_realestate10k(folder / paths["camera"], cameras, url=f"vizdoom://{wad_of(name)}/{name}", fps=settings.fps)
@@ -303,7 +309,7 @@ def _store(folder: Path, clip_id: str, name: str, split: str, settings: GameSett
     np.savez_compressed(folder / paths["depth"], depth=episode.depth)
     write_json(folder / paths["actions"], episode.actions)
     write_json(folder / paths["scene_facts"], episode.facts | {"map": name, "wad": wad_of(name)})
-    hashes = {"video_sha256": sha256_file(folder / clip.video), "camera_sha256": sha256_file(folder / paths["camera"])}
+    hashes: dict[str, Any] = {"video_sha256": sha256_file(folder / clip.video), "camera_sha256": sha256_file(folder / paths["camera"])}
     scale = settings.units_per_frame * ACTIONS_PER_UNIT
     return replace(clip, camera_origin="engine", translation_scale=scale, **paths, **hashes)
 
