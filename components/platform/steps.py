@@ -4,6 +4,7 @@ A component's face calls its step inside `recorded(...)`. Where MOWORLD_RUN_FOLD
 `steps/<name>.json` is kept there; elsewhere the frame only logs and checks.
 """
 
+import atexit
 import errno
 import json
 import logging
@@ -37,6 +38,7 @@ class Record:
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] = {}
+        self.done = False
 
     def __call__(self, summary: dict[str, Any] | None) -> None:
         self.summary = summary or {}
@@ -52,6 +54,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Reco
     """
     name = os.environ.get("MOWORLD_STEP") or (Path(outputs[0].path).parent.name if outputs else "step")
     outputs, record, watch, started = (*outputs, *may_be_empty), Record(), Watch(), time.time()
+    atexit.register(_leave, record)
     _write(name, {"status": "running", "process": process_token(os.getpid()), "started": started})
     watch.start()
     try:
@@ -77,6 +80,23 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Reco
     log.info("%s: done in %.1f s, peak %.0f MB", name, seconds, peak / 1e6)
     facts = {"seconds": seconds, "peak_bytes": peak, "outputs": hashes, "summary": record.summary}
     _write(name, {"status": "done", "started": started, **facts})
+    record.done = True
+
+
+def _leave(record: Record) -> None:
+    """Skip the interpreter's teardown after a step that went well: with torch loaded it takes a second, and nothing is left to save.
+
+    Registered before the step's own imports, so it runs after their exit handlers.
+    """
+    if record.done and getattr(sys, "last_value", None) is None and _is_task():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _is_task() -> bool:
+    """Whether this process is one that kfp started for one task."""
+    return "kfp.dsl.executor_main" in " ".join(sys.orig_argv)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -1,0 +1,133 @@
+"""The whole way on the smallest profile, by the command and the local engine: one real run, many questions about what it left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.platform import ledger
+from components.platform.registry import ModelRegistry, model_folder, model_hash
+from components.platform.revisions import fetch_revision
+from pipelines.runs import Run
+
+STEPS = [
+    "collect",
+    "complete_geometry",
+    "check_quality",
+    "annotate",
+    "train_codec",
+    "cache_features",
+    *(f"train_curriculum-{number}" for number in range(1, 6)),
+    "train_autoregressive",
+    "distill",
+    "quantize",
+    "benchmark",
+    "register",
+    "promote",
+]
+
+
+def moworld(home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *arguments]
+    return subprocess.run(command, env={**os.environ, "MOWORLD_HOME": str(home)}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def lifecycle(tmp_path_factory):
+    home = tmp_path_factory.mktemp("lifecycle")
+    done = moworld(home, "run", "lifecycle", "--profile", "test", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MOWORLD_HOME", str(home))
+    answer = json.loads(done.stdout)
+    yield home, answer, Run(home / "runs" / answer["run"])
+    patch.undo()
+
+
+def test_json_says_every_step_with_its_seconds_and_memory(lifecycle):
+    _, answer, _ = lifecycle
+    assert answer["status"] == "done"
+    assert list(answer["steps"]) == STEPS
+    for name, step in answer["steps"].items():
+        assert step["status"] == "done" and step["seconds"] > 0 and step["peak_bytes"] > 1e7, name
+    assert answer["model"]["name"] == "moworld-test" and answer["model"]["alias"] == "champion"
+
+
+def test_the_promoted_model_is_the_one_that_was_trained_signed_and_registered(lifecycle):
+    _, answer, run = lifecycle
+    quantized = Path(run.record["artifacts"]["quantize"]["quantized"]["path"])
+    registry = ModelRegistry()
+    champion = registry.champion("moworld-test")
+    assert champion.version == str(answer["model"]["version"])
+    assert model_hash(quantized) == champion.tags["model_sha256"] == model_hash(model_folder("moworld-test@champion"))
+    assert champion.tags["run"] == run.name
+    assert [entry["action"] for entry in ledger.verify(registry.ledger)] == ["promote"]
+
+
+def test_the_run_record_holds_what_another_would_need_to_repeat_it(lifecycle):
+    home, _, run = lifecycle
+    record = run.record
+    assert record["seeds"] == {"seed": 3} and record["profile"] == "test"
+    assert "@sha256:" in record["images"]["data"]
+    assert record["git_commit"] is not None
+    assert set(record["artifacts"]) == set(STEPS)
+    assert all(len(facts["sha256"]) == 64 for outputs in record["artifacts"].values() for facts in outputs.values())
+    assert ModelRegistry().champion("moworld-test").tags["data_revision"] == record["data_revision"]
+    fetch_revision(str(home / "registry"), record["data_revision"], str(home / "fetched"))
+    assert any((home / "fetched").rglob("*.safetensors"))
+
+
+def test_the_report_is_one_page_that_loads_nothing_from_elsewhere(lifecycle):
+    _, answer, _ = lifecycle
+    page = Path(answer["report"]).read_text(encoding="utf-8")
+    assert "train_curriculum-5" in page and "<video" in page
+    assert 'src="http' not in page and "<link" not in page
+
+
+def test_resuming_a_finished_run_repeats_no_step(lifecycle):
+    home, answer, run = lifecycle
+    before = run.record
+    done = moworld(home, "run", "lifecycle", "--resume", run.name, "--json")
+    assert done.returncode == 0, done.stderr
+    after = run.record
+    assert [attempt["status"] for attempt in after["attempts"]] == ["done", "done"]
+    assert {step["attempt"] for step in after["steps"].values()} == {1}
+    assert after["artifacts"] == before["artifacts"]
+    assert json.loads(done.stdout)["model"] == answer["model"]
+
+
+def test_the_doors_answer_about_the_run(lifecycle):
+    home, answer, run = lifecycle
+    shown = json.loads(moworld(home, "runs", "show", "latest", "--json").stdout)
+    assert shown["run"] == run.name and shown["status"] == "done"
+    verified = moworld(home, "release", "verify", "moworld-test@champion", "--json")
+    assert json.loads(verified.stdout)["signature"] == "valid", verified.stderr
+    assert moworld(home, "release", "gates", "moworld-test@champion", "--profile", "test").returncode == 0
+
+
+def test_a_failing_gate_is_refused_with_its_value_and_the_champion_stays(lifecycle):
+    home, answer, run = lifecycle
+    done = moworld(home, "run", "release", "--profile", "test", "--set", "gates=[{metric: frames_per_second, at_least: 1000000}]")
+    assert done.returncode == 1, done.stderr
+    assert "was not promoted" in done.stderr and "frames_per_second at least 1e+06" in done.stderr
+    registry = ModelRegistry()
+    assert registry.champion("moworld-test").version == str(answer["model"]["version"])
+    assert len(ledger.verify(registry.ledger)) == 1
+
+
+def test_a_rollout_from_the_promoted_model_is_a_playing_video(lifecycle, tmp_path):
+    from moworld.data.clips import read_frames
+
+    home, _, run = lifecycle
+    clips = Path(run.record["artifacts"]["collect"]["clips"]["path"])
+    first = next((clips / "videos").glob("*.mp4"))
+    out = tmp_path / "world.mp4"
+    done = moworld(
+        home, "rollout", "--model", "moworld-test@champion", "--image", str(first), "--actions", "w*12,d*12", "--out", str(out), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 25
+    assert read_frames(out).shape == (25, 32, 48, 3)
