@@ -5,14 +5,13 @@ A profile is the only place where sizes stand. Unknown keys are refused with the
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from moworld.data.reconstruction import GeometrySettings
-from moworld.evaluation.gates import Gate
 from moworld.evaluation.protocol import BenchmarkSettings
-from moworld.inference.quantization import QuantizeSettings
 from pydantic import BaseModel, Field, ValidationError
 
 from components.platform.registry import RegistrySettings
@@ -20,6 +19,8 @@ from moworld.data.sources import DataSettings
 from moworld.distillation.autoregressive import AutoregressiveSettings
 from moworld.distillation.phases import DistillSettings
 from moworld.errors import InputError
+from moworld.evaluation.gates import Gate
+from moworld.inference.quantization import QuantizeSettings
 from moworld.model.codec import CodecSettings
 from moworld.model.text import TextSettings
 from moworld.model.world import ModelSettings
@@ -100,10 +101,11 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
         raise InputError(source, where, repr(first["input"])[:80], first["msg"], "mend the profile or the --set value") from None
 
 
-def text(settings: Settings | list[Settings]) -> str:
+def text(settings: Settings | Sequence[Settings]) -> str:
     """Settings as the JSON string in which they travel: equal settings give equal strings, so kfp's cache key holds what matters."""
-    plain = [one.model_dump(mode="json") for one in settings] if isinstance(settings, list) else settings.model_dump(mode="json")
-    return json.dumps(plain, sort_keys=True)
+    if isinstance(settings, Settings):
+        return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    return json.dumps([one.model_dump(mode="json") for one in settings], sort_keys=True)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

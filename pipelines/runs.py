@@ -135,7 +135,7 @@ def summary(run: Run) -> dict[str, Any]:
         name: {"status": step["status"], "seconds": step.get("seconds", 0.0), "peak_bytes": step.get("peak_bytes", 0)}
         for name, step in ordered(record)
     }
-    facts = {key: record[key] for key in ("run", "status", "seconds", "error") if key in record}
+    facts: dict[str, Any] = {key: record[key] for key in ("run", "status", "seconds", "error") if key in record}
     return {**facts, "steps": steps, "model": record.get("model"), "report": record.get("report")}
 
 

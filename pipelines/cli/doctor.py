@@ -63,11 +63,13 @@ def _tools() -> list[dict[str, Any]]:
 
 
 def _kernels() -> list[dict[str, Any]]:
-    from kernels.dispatch import explain
+    """What was taken for each operator on this machine's devices, and what was refused, with the reason."""
+    from kernels.int8_linear import IMPLEMENTATIONS, selected
 
-    return [
-        _row(f"kernel {row['operator']}: {row['implementation']}", True if row["available"] else None, row["reason"]) for row in explain()
-    ]
+    choice = selected("cpu")
+    rows = [_row("kernel int8_linear on cpu", True, choice.name)]
+    refused = {entry.name: choice.refused[entry.name] for entry in IMPLEMENTATIONS if entry.name in choice.refused}
+    return [*rows, *(_row(f"kernel int8_linear: {name}", None, "refused", reason) for name, reason in refused.items())]
 
 
 def _state() -> list[dict[str, Any]]:

@@ -32,9 +32,8 @@ def evaluate(
 
 
 def _speed(subject: str) -> dict[str, Any]:
-    from moworld.evaluation.speed import measure_speed
-
     from components.platform.registry import model_folder
+    from moworld.evaluation.speed import measure_speed
 
     return dict(measure_speed(model_folder(subject)))
 

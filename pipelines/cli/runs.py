@@ -1,7 +1,7 @@
 """Door `moworld runs`: list, show, logs, cancel."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def list_(json: Json = False) -> None:
 
     Example: moworld runs list
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {**{key: run.record.get(key) for key in ("run", "pipeline", "profile", "started", "seconds")}, "status": run.status()}
         for run in all_runs()
     ]

@@ -35,20 +35,18 @@ def rollout(
     folder = model_folder(model)
     first = read_picture(image)
     world = WorldModel.load(folder)
-    config = world.config
-    first = fit(first, (config.height, config.width))
-    chunk = 4 * config.model.chunk_latents
     session = WorldSession(world)
+    chunk = session.chunk_frames
     if poses is None:
         steps = [(session.step, part) for part in key_chunks(actions, chunk)]
     else:
         steps = [(session.step_poses, part) for part in pose_chunks(poses, chunk)]
-    session.open(first, prompt=prompt, seed=seed)
-    frames, started = [first], time.perf_counter()
+    frames = list(session.open(first, prompt=prompt, seed=seed))
+    started = time.perf_counter()
     for step, part in track(steps, "rollout", console=err, transient=True):
         frames.extend(step(part))
     seconds = time.perf_counter() - started
-    count = write_video(to, frames, config.fps)
+    count = write_video(to, frames, world.config.fps)
     facts = {"video": str(to), "frames": count, "seconds": seconds, "fps": (count - 1) / seconds, "model": str(folder)}
     if json:
         print_json(facts)
@@ -56,7 +54,7 @@ def rollout(
         out.print(f"{to}: {count} frames in {seconds:.1f} s ({facts['fps']:.1f} frames a second)", soft_wrap=True)
 
 
-def key_chunks(actions: str, chunk: int) -> list[list[str]]:
+def key_chunks(actions: str, chunk: int) -> list[Any]:
     """The keys of every frame, a chunk at a time; the last chunk is filled up with no key."""
     from moworld.camera import parse_controls
 
@@ -75,18 +73,6 @@ def pose_chunks(path: Path, chunk: int) -> list[Any]:
     if not whole:
         raise InputError(path, "poses", f"{len(c2w) + 1} poses", f"at least {chunk + 1}", "pass a longer camera path")
     return [c2w[start : start + chunk] for start in range(0, whole, chunk)]
-
-
-def fit(picture: Any, size_hw: tuple[int, int]) -> Any:
-    """The central crop of the model's aspect, resized to the model's size; (H, W, 3) uint8."""
-    import cv2
-
-    from moworld.camera import cover_crop
-
-    height, width = picture.shape[:2]
-    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
-    part = picture[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
-    return cv2.resize(part, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
 
 
 def read_picture(path: Path) -> Any:

@@ -100,7 +100,7 @@ def test_resuming_a_finished_run_repeats_no_step(lifecycle):
 
 
 def test_the_doors_answer_about_the_run(lifecycle):
-    home, answer, run = lifecycle
+    home, _answer, run = lifecycle
     shown = json.loads(moworld(home, "runs", "show", "latest", "--json").stdout)
     assert shown["run"] == run.name and shown["status"] == "done"
     verified = moworld(home, "release", "verify", "moworld-test@champion", "--json")
@@ -109,7 +109,7 @@ def test_the_doors_answer_about_the_run(lifecycle):
 
 
 def test_a_failing_gate_is_refused_with_its_value_and_the_champion_stays(lifecycle):
-    home, answer, run = lifecycle
+    home, answer, _run = lifecycle
     done = moworld(home, "run", "release", "--profile", "test", "--set", "gates=[{metric: frames_per_second, at_least: 1000000}]")
     assert done.returncode == 1, done.stderr
     assert "was not promoted" in done.stderr and "frames_per_second at least 1e+06" in done.stderr
