@@ -1,0 +1,36 @@
+"""Two exact int8 products for CPUs: the hardware one where there is VNNI, and one by float32 GEMM everywhere.
+
+A float32 GEMM of int8 values is exact while every partial sum stays below 2^24, that is for K <= 2^24 / 127^2 = 1040; longer rows are
+split. Without VNNI `torch._int_mm` is a scalar loop, fifty times slower than this.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.int8_linear.reference import quantize_rows
+
+EXACT_K = 2**24 // 127**2  # 1040
+
+
+def by_float_gemm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """See the face. The weight is widened to float32 for the product and dropped again: memory stays int8 between calls."""
+    quantized, scale = quantize_rows(x)
+    depth = weight.shape[1]
+    if depth <= EXACT_K:
+        product = quantized @ weight.float().T
+    else:  # exact partial sums, added in float64
+        blocks = [(quantized[:, i : i + EXACT_K] @ weight[:, i : i + EXACT_K].float().T).double() for i in range(0, depth, EXACT_K)]
+        product = torch.stack(blocks).sum(0).float()
+    return dequantize(product, scale, weight_scale, bias, x.dtype)
+
+
+def by_int_mm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """See the face. INT8 x INT8 -> INT32 in hardware."""
+    quantized, scale = quantize_rows(x)
+    return dequantize(torch._int_mm(quantized.to(torch.int8), weight.T).float(), scale, weight_scale, bias, x.dtype)
+
+
+def dequantize(product: Tensor, scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """(M, N) integer products -> (M, N) outputs: times the row's scale and the channel's, plus bias."""
+    y = product.mul_(scale).mul_(weight_scale)
+    return (y if bias is None else y.add_(bias)).to(dtype)

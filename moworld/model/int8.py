@@ -1,0 +1,52 @@
+"""The W8A8 linear layer and the places it takes in a transformer (paper 5.4): linears of the DiT blocks, and nothing else."""
+
+import torch
+from torch import Tensor, nn
+
+from kernels.int8_linear import int8_linear, quantize_weight
+
+# Cross-attention keys and values see text, which has no noise to hide errors in, and are computed once; they stay in full precision.
+PLACES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+class Int8Linear(nn.Module):
+    """weight (N, K) int8 and weight_scale (N,) float32 as buffers, bias (N,) or None; forward is `kernels.int8_linear`."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+
+    @staticmethod
+    def from_linear(linear: nn.Linear) -> "Int8Linear":
+        layer = Int8Linear(linear.in_features, linear.out_features, linear.bias is not None)
+        layer.weight, layer.weight_scale = quantize_weight(linear.weight.detach())
+        if linear.bias is not None:
+            layer.bias = linear.bias.detach().float().clone()
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return int8_linear(x, self.weight, self.weight_scale, self.bias)
+
+
+def replaceable_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
+    """The linears of a transformer's blocks that W8A8 replaces, by their module names."""
+    return {
+        name: module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("blocks.") and name.split(".", 2)[2] in PLACES
+    }
+
+
+def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` where the dotted `name` stands under `root`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def quantize_structure(transformer: nn.Module) -> None:
+    """Swap the layers without their values, so that an INT8 state dict can be loaded."""
+    for name, linear in replaceable_linears(transformer).items():
+        replace_module(transformer, name, Int8Linear(linear.in_features, linear.out_features, linear.bias is not None))

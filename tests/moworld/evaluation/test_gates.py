@@ -1,0 +1,70 @@
+"""Gates pass at the edge and fail beyond it."""
+
+import pytest
+from pydantic import ValidationError
+
+from moworld.evaluation.gates import Gate, verdict
+
+
+def passed(candidate, champion, **gate):
+    rows = verdict(candidate, champion, [Gate(**gate)])
+    return [row["passed"] for row in rows]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(14.0, True), (13.999999, False), (float("inf"), True), (float("nan"), False)])
+def test_at_least_passes_at_the_edge(value, answer):
+    assert passed({"teacher_next_chunk_psnr": value}, None, metric="teacher_next_chunk_psnr", at_least=14.0) == [answer]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(0.25, True), (0.2500001, False), (-1.0, True)])
+def test_at_most_passes_at_the_edge(value, answer):
+    assert passed({"int8_psnr_drop": value}, None, metric="int8_psnr_drop", at_most=0.25) == [answer]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(15.1, True), (15.0, False), (14.9, False)])
+def test_above_a_baseline_means_above_it(value, answer):
+    measured = {"student_next_chunk_psnr": value, "last_frame_psnr": 15.0}
+    assert passed(measured, None, metric="student_next_chunk_psnr", above="last_frame_psnr") == [answer]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(19.5, True), (19.4, False), (25.0, True)])
+def test_falling_behind_the_champion_by_the_margin_still_passes_where_higher_is_better(value, answer):
+    gate = {"metric": "student_next_chunk_psnr", "champion_margin": 0.5}
+    assert passed({"student_next_chunk_psnr": value}, {"student_next_chunk_psnr": 20.0}, **gate) == [answer]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(0.125, True), (0.13, False), (0.01, True)])
+def test_the_margin_turns_where_lower_is_better(value, answer):
+    gate = {"metric": "chunk_interval_seconds", "champion_margin": 0.025}
+    assert passed({"chunk_interval_seconds": value}, {"chunk_interval_seconds": 0.1}, **gate) == [answer]
+
+
+def test_a_first_candidate_has_no_champion_to_beat_and_its_other_gates_stand():
+    gate = {"metric": "drift", "at_most": 3.0, "champion_margin": 0.1}
+    assert passed({"drift": 2.0}, None, **gate) == [True]
+    assert passed({"drift": 2.0}, {"drift": 1.0}, **gate) == [True, False]
+
+
+@pytest.mark.parametrize("value", [{}, {"drift": None}, {"drift": "good"}, {"drift": True}])
+def test_what_was_not_measured_fails(value):
+    (row,) = verdict(value, None, [Gate(metric="drift", at_most=3.0)])
+    assert (row["passed"], row["value"], row["margin"]) == (False, None, None)
+
+
+def test_a_missing_baseline_fails():
+    assert passed({"student_next_chunk_psnr": 20.0}, None, metric="student_next_chunk_psnr", above="last_frame_psnr") == [False]
+
+
+def test_the_margin_says_by_how_much():
+    (row,) = verdict({"drift": 2.5}, None, [Gate(metric="drift", at_most=2.0)])
+    assert row["margin"] == -0.5 and row["gate"] == "drift at most 2"
+
+
+def test_no_gates_give_no_rows():
+    assert verdict({"drift": 1.0}, None, []) == []
+
+
+@pytest.mark.parametrize("gate", [{"metric": "dirft", "at_most": 1}, {"metric": "drift"}, {"metric": "drift", "above": "nothing"}])
+def test_a_gate_that_could_never_mean_anything_is_refused(gate):
+    with pytest.raises(ValidationError):
+        Gate(**gate)

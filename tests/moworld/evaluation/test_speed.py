@@ -1,0 +1,30 @@
+"""Pieces of the speed measurement that need no model; the measurement itself is tested with the benchmark step."""
+
+import numpy as np
+import pytest
+
+from moworld.errors import InputError
+from moworld.evaluation.speed import control_chunks, example_picture, measure_speed, weight_bytes
+
+
+def test_controls_are_cut_into_whole_chunks_filled_with_no_key():
+    assert control_chunks("w*3,wl*2", 4) == [["w", "w", "w", "lw"], ["lw", "", "", ""]]
+
+
+def test_the_example_picture_is_the_same_each_time_and_has_texture():
+    picture = example_picture(64, 96)
+    assert picture.shape == (64, 96, 3) and picture.dtype == np.uint8
+    assert np.array_equal(picture, example_picture(64, 96)) and picture.std() > 10
+
+
+def test_only_the_experts_weights_are_counted(tmp_path):
+    for part, size in (("transformer", 10), ("transformer_2", 20), ("vae", 40)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "diffusion_pytorch_model.safetensors").write_bytes(b"0" * size)
+        (tmp_path / part / "config.json").write_bytes(b"{}")
+    assert weight_bytes(tmp_path) == 30
+
+
+def test_no_chunks_to_time_is_refused(tmp_path):
+    with pytest.raises(InputError, match="chunks"):
+        measure_speed(tmp_path, chunks=0)
