@@ -10,6 +10,7 @@ def validate(rows: list[dict[str, Any]], contract: Contract) -> dict[str, Any]:
     import great_expectations as gx
     import pandas as pd
 
+    context = gx.get_context(mode="ephemeral")
     gxe = gx.expectations
     suite = gx.ExpectationSuite(name=contract.name)
     for rule in contract.rules:
@@ -19,7 +20,6 @@ def validate(rows: list[dict[str, Any]], contract: Contract) -> dict[str, Any]:
             suite.add_expectation(gxe.ExpectColumnValuesToBeUnique(column=rule.column))
         else:
             suite.add_expectation(gxe.ExpectColumnValuesToBeBetween(column=rule.column, min_value=rule.minimum, max_value=rule.maximum))
-    context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     batch = context.data_sources.add_pandas("rows").add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
     result = batch.get_batch({"dataframe": pd.DataFrame(rows)}).validate(suite)

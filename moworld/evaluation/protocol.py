@@ -1,0 +1,125 @@
+"""Held-out measurement: teacher, student and INT8 student beside their baselines, on maps that training has not seen.
+
+Every compared variant sees the same windows and the same noise. Errors are in pixel space [0, 1] after the codec; the given first frame
+does not count.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moworld.data.clips import write_video
+from moworld.data.features import FeatureStore
+from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, flow_yaw
+from moworld.files import Pathlike
+from moworld.model.latent_cameras import LatentCameras
+from moworld.model.rollout import Rollout, roll_out, sample_window
+from moworld.model.window import make_window
+from moworld.model.world import WorldModel
+from moworld.settings import Settings
+from moworld.training.codec import psnr, to_frames
+
+Batch = dict[str, Tensor]
+
+
+class BenchmarkSettings(Settings):
+    """`windows` held-out windows of one chunk; `samples` longer episodes of `sample_chunks` chunks, shown real beside generated."""
+
+    windows: int = 12
+    teacher_steps: int = 8
+    samples: int = 3
+    sample_chunks: int = 4
+    speed_chunks: int = 4
+
+
+def held_out_windows(store: FeatureStore, num_latents: int, count: int, seed: int) -> tuple[Batch, list[tuple[str, int]]]:
+    """`count` windows, spread over the held-out clips (over all clips where there are none), as a batch; and where each starts."""
+    rows = [row for row in store.of_split("held_out") or store.clips if row.num_latents >= num_latents]
+    generator = np.random.default_rng(seed)
+    places = [(row.clip_id, int(generator.integers(row.num_latents - num_latents + 1))) for row in (rows[i % len(rows)] for i in range(count))]
+    windows = [store.read_window(clip, start, num_latents) for clip, start in places]
+    return {key: torch.stack([window[key] for window in windows]) for key in windows[0]}, places
+
+
+@torch.inference_mode()
+def teacher_chunk(world: WorldModel, batch: Batch, steps: int, seed: int, camera: bool = True) -> Tensor:
+    """Next chunk (B, C, 1 + L, h, w) of the bidirectional teacher; without `camera` its rays are zeros."""
+    latents, count = batch["latents"], len(batch["latents"])
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
+    window = make_window(latents[:, :, :1], cameras, torch.zeros(count, dtype=torch.long), batch["text"])
+    if not camera:
+        window = window.without(camera=torch.ones(count, dtype=torch.bool))
+    return sample_window(world.experts, window, steps, world.config.model.shift, torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def student_rollout(world: WorldModel, batch: Batch, seed: int) -> Tensor:
+    """The student's rollout (B, C, F, h, w) along the batch's cameras: the function that serves."""
+    config = world.config
+    rollout = Rollout(
+        world.experts,
+        batch["latents"][:, :, :1],
+        batch["text"],
+        batch["intrinsics"][:, 0],
+        schedule=config.schedule,
+        policy=config.model.history,
+        chunk_latents=config.model.chunk_latents,
+        generator=torch.Generator().manual_seed(seed),
+        first_pose=batch["c2w"][:, 0],
+    )
+    return roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:])
+
+
+def pixel_mse(codec: Any, latents: Tensor, target: Tensor) -> float:
+    """Mean squared error in [0, 1] of the frames after the first, both decoded by the codec."""
+    with torch.inference_mode():
+        error = (codec.decode(latents) - codec.decode(target))[:, :, 1:]
+    return float(error.square().mean() / 4)
+
+
+def measure_accuracy(model: WorldModel, teacher: WorldModel, unquantized: WorldModel, store: FeatureStore, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
+    """Next-chunk errors of teacher and student with their baselines (names: moworld/evaluation/metrics.py)."""
+    batch, _ = held_out_windows(store, 1 + model.config.model.chunk_latents, settings.windows, seed)
+    codec, target = model.codec, batch["latents"]
+    mse = {
+        "teacher": pixel_mse(codec, teacher_chunk(teacher, batch, settings.teacher_steps, seed), target),
+        "zeroed": pixel_mse(codec, teacher_chunk(teacher, batch, settings.teacher_steps, seed, camera=False), target),
+        "student": pixel_mse(codec, student_rollout(model, batch, seed), target),
+        "student_fp32": pixel_mse(codec, student_rollout(unquantized, batch, seed), target),
+        "last": pixel_mse(codec, target[:, :, :1].expand_as(target), target),
+    }
+    return {
+        "teacher_next_chunk_mse": mse["teacher"],
+        "teacher_next_chunk_mse_camera_zeroed": mse["zeroed"],
+        "teacher_camera_gain": 1 - mse["teacher"] / mse["zeroed"],
+        "teacher_next_chunk_psnr": psnr(mse["teacher"]),
+        "student_next_chunk_psnr": psnr(mse["student"]),
+        "student_fp32_next_chunk_psnr": psnr(mse["student_fp32"]),
+        "int8_psnr_drop": psnr(mse["student_fp32"]) - psnr(mse["student"]),
+        "last_frame_psnr": psnr(mse["last"]),
+    }
+
+
+def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
+    """Held-out episodes real beside generated as videos, with the yaw correlation and the drift of contrast measured on them."""
+    chunks = settings.sample_chunks
+    longest = max((row.num_latents for row in store.of_split("held_out") or store.clips), default=0)
+    chunks = max(1, min(chunks, (longest - 1) // model.config.model.chunk_latents))
+    batch, places = held_out_windows(store, 1 + chunks * model.config.model.chunk_latents, settings.samples, seed + 1)
+    codec, generated = model.codec, student_rollout(model, batch, seed)
+    rows, measured, wanted, drift = [], [], [], []
+    for index, (clip, start) in enumerate(places):
+        with torch.inference_mode():
+            real, made = (to_frames(codec.decode(latents[index : index + 1])) for latents in (batch["latents"], generated))
+        names = {kind: f"samples/{index:02d}-{kind}.mp4" for kind in ("real", "generated")}
+        for kind, frames in (("real", real), ("generated", made)):
+            write_video(Path(folder) / names[kind], frames, model.config.fps)
+        rows.append({"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"})
+        measured.append(flow_yaw(made, float(batch["intrinsics"][index, 0, 0])))
+        wanted.append(commanded_yaw(batch["c2w"][index].double().numpy()))
+        drift.append(abs(float(made[-12:].std()) / max(float(real.std()), 1e-6) - 1))
+    yaw = correlation(np.concatenate(measured), np.concatenate(wanted))
+    return {"samples": rows, "yaw_correlation": yaw, "drift": float(np.mean(drift))}

@@ -1,0 +1,102 @@
+"""One self-contained page per run: steps, losses, videos, metrics with baselines, gates, data, INT8, lineage. Nothing is fetched."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from moworld.files import Pathlike, atomic_write
+
+TEMPLATE = Path(__file__).with_name("report.html")
+BOX = (178, 46, 26)  # width, height and gap of a step in the DAG, pixels
+
+
+def write_report(path: Pathlike, record: dict[str, Any]) -> None:
+    """Render the record of a run (keys as pipelines gather them) to an HTML file. Missing parts are said to be missing."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(number=number, size=size)
+    samples = [{**row, **{kind: _data_uri(row.get(kind), "video/mp4") for kind in ("real", "generated")}} for row in record.get("samples") or []]
+    data = record.get("data") or {}
+    rejected = [{**row, "thumbnail": _data_uri(row.get("thumbnail"), "image/png")} for row in data.get("quarantined") or []]
+    metrics = {key: value for key, value in (record.get("metrics") or {}).items() if isinstance(value, int | float)}
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        record=record,
+        dag=dag_svg(record.get("steps") or []),
+        curves=[(step, curve_svg(series)) for step, series in (record.get("losses") or {}).items()],
+        samples=samples,
+        rejected=rejected,
+        accepted=data.get("accepted"),
+        captions=data.get("captions") or [],
+        metrics=metrics,
+        quantization=record.get("quantization") or {},
+    )
+    with atomic_write(path, "w") as stream:
+        stream.write(page)
+
+
+def number(value: Any) -> str:
+    """A number as a person reads it; other things as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def size(value: Any) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def dag_svg(steps: list[dict[str, Any]]) -> str:
+    """The DAG as inline SVG: a column a depth, each box with seconds and peak memory."""
+    depth: dict[str, int] = {}
+    by_name = {step["name"]: step for step in steps}
+
+    def level(name: str) -> int:
+        if name not in depth:
+            depth[name] = 1 + max((level(need) for need in by_name[name].get("needs") or [] if need in by_name), default=-1)
+        return depth[name]
+
+    width, height, gap = BOX
+    per_row, places = 5, {}
+    for index, name in enumerate(sorted(by_name, key=lambda n: (level(n), n))):
+        row, column = divmod(index, per_row)
+        places[name] = ((column if row % 2 == 0 else per_row - 1 - column) * (width + gap) + 8, row * (height + gap) + 8)
+    parts = []
+    for name, step in by_name.items():
+        for need in step.get("needs") or []:
+            if need in places:
+                (x1, y1), (x2, y2) = places[need], places[name]
+                parts.append(f'<path d="M{x1 + width / 2} {y1 + height / 2} L{x2 + width / 2} {y2 + height / 2}" class="edge"/>')
+    for name, (x, y) in places.items():
+        step = by_name[name]
+        told = f"{step.get('seconds') or 0:.1f} s · {size(step.get('peak_bytes') or 0)}"
+        parts.append(f'<g class="{step.get("status", "")}"><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>')
+        parts.append(f'<text x="{x + 10}" y="{y + 19}">{name}</text><text x="{x + 10}" y="{y + 36}" class="small">{told}</text></g>')
+    rows = -(-len(places) // per_row)
+    return f'<svg class="dag" viewBox="0 0 {per_row * (width + gap)} {rows * (height + gap) + 8}">{"".join(parts)}</svg>'
+
+
+def curve_svg(series: dict[str, list[list[float]]]) -> str:
+    """Loss curves as inline SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(4.2, 2.4))
+    for name, points in series.items():
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], label=name, linewidth=1)
+    axes.set_xlabel("step")
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _data_uri(path: Any, kind: str) -> str:
+    if not path or not Path(path).is_file():
+        return ""
+    return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
