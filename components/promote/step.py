@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from moworld.evaluation.gates import Gate, verdict
-
 from components.platform.registry import ModelRegistry
 from components.platform.steps import Refused
+from moworld.evaluation.gates import Gate, verdict
 from moworld.files import atomic_folder, read_json, write_json
 
 

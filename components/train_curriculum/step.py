@@ -5,9 +5,18 @@ from typing import Any
 
 
 def train_curriculum(
-    features: str, previous: str | None, out: str, stage: dict[str, Any], model: dict[str, Any], seed: int
+    features: str,
+    previous: str | None,
+    out: str,
+    stage: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    experts: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Write the world model after this stage, with losses.json. Without `previous` the experts start from fresh weights."""
+    """Write the world model after this stage, with losses.json. Without `previous` the experts start from fresh weights.
+
+    experts: those to train, `high`, `low`; both when None. On a cluster each pool trains one.
+    """
     from moworld.data.features import FeatureStore
     from moworld.data.loader import batches
     from moworld.files import read_json
@@ -22,7 +31,7 @@ def train_curriculum(
         config = WorldConfig(model=ModelSettings(**model), **read_json(Path(features) / "world.json"))
         world = WorldModel.create(config, seed)
     world.codec_folder = Path(features) / "codec"
-    curves = train_stage(world, batches(store, "train", chosen.num_latents, chosen.batch, seed + chosen.frames), chosen, seed + chosen.frames)
+    curves = train_stage(world, batches(store, "train", chosen.num_latents, chosen.batch, seed + chosen.frames), chosen, seed + chosen.frames, experts)
     world.save(out, losses=curves)
     return {"frames": chosen.frames, "steps": chosen.steps, **{f"loss_{name}": tail_mean(curve) for name, curve in curves.items()}}
 

@@ -80,7 +80,9 @@ def pixel_mse(codec: Any, latents: Tensor, target: Tensor) -> float:
     return float(error.square().mean() / 4)
 
 
-def measure_accuracy(model: WorldModel, teacher: WorldModel, unquantized: WorldModel, store: FeatureStore, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
+def measure_accuracy(
+    model: WorldModel, teacher: WorldModel, unquantized: WorldModel, store: FeatureStore, settings: BenchmarkSettings, seed: int
+) -> dict[str, Any]:
     """Next-chunk errors of teacher and student with their baselines (names: moworld/evaluation/metrics.py)."""
     batch, _ = held_out_windows(store, 1 + model.config.model.chunk_latents, settings.windows, seed)
     codec, target = model.codec, batch["latents"]
@@ -94,7 +96,7 @@ def measure_accuracy(model: WorldModel, teacher: WorldModel, unquantized: WorldM
     return {
         "teacher_next_chunk_mse": mse["teacher"],
         "teacher_next_chunk_mse_camera_zeroed": mse["zeroed"],
-        "teacher_camera_gain": 1 - mse["teacher"] / mse["zeroed"],
+        "teacher_camera_gain": psnr(mse["teacher"]) - psnr(mse["zeroed"]),
         "teacher_next_chunk_psnr": psnr(mse["teacher"]),
         "student_next_chunk_psnr": psnr(mse["student"]),
         "student_fp32_next_chunk_psnr": psnr(mse["student_fp32"]),
@@ -104,7 +106,7 @@ def measure_accuracy(model: WorldModel, teacher: WorldModel, unquantized: WorldM
 
 
 def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
-    """Held-out episodes real beside generated as videos, with the yaw correlation and the drift of contrast measured on them."""
+    """Held-out episodes real beside generated as videos, with the yaw correlation, and the drift: PSNR of the first chunk minus that of the last."""
     chunks = settings.sample_chunks
     longest = max((row.num_latents for row in store.of_split("held_out") or store.clips), default=0)
     chunks = max(1, min(chunks, (longest - 1) // model.config.model.chunk_latents))
@@ -120,6 +122,7 @@ def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, sett
         rows.append({"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"})
         measured.append(flow_yaw(made, float(batch["intrinsics"][index, 0, 0])))
         wanted.append(commanded_yaw(batch["c2w"][index].double().numpy()))
-        drift.append(abs(float(made[-12:].std()) / max(float(real.std()), 1e-6) - 1))
+        error = (made.astype(np.float64) - real).reshape(len(made), -1) / 255
+        drift.append(psnr(float(np.square(error[1:13]).mean())) - psnr(float(np.square(error[-12:]).mean())))
     yaw = correlation(np.concatenate(measured), np.concatenate(wanted))
     return {"samples": rows, "yaw_correlation": yaw, "drift": float(np.mean(drift))}

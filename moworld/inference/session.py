@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moworld.camera.controls import controls_to_c2w
 from moworld.camera.cameras import cover_crop
+from moworld.camera.controls import controls_to_c2w
 from moworld.errors import InputError
 from moworld.model.codec import Cache
 from moworld.model.rollout import Rollout

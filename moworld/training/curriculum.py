@@ -27,14 +27,16 @@ class Stage(Settings):
         return (self.frames - 1) // 4 + 1
 
 
-def train_stage(world: WorldModel, batches: Iterator[dict[str, Tensor]], stage: Stage, seed: int) -> dict[str, list[list[float]]]:
-    """Train both experts of `world` in place on one stage, a batch for the one and a batch for the other in turn.
+def train_stage(
+    world: WorldModel, batches: Iterator[dict[str, Tensor]], stage: Stage, seed: int, experts: list[str] | None = None
+) -> dict[str, list[list[float]]]:
+    """Train both experts of `world`, or those named, in place on one stage, a batch for the one and a batch for the other in turn.
 
     returns: loss curves {"high": [[step, loss], ...], "low": ...}
     """
     generator = torch.Generator().manual_seed(seed)
     world.experts.train()
-    learners = {name: Learner(expert, stage.optimizer, stage.steps) for name, expert in world.experts.named_experts()}
+    learners = {name: Learner(expert, stage.optimizer, stage.steps) for name, expert in world.experts.named_experts() if name in (experts or ("high", "low"))}
     curves: dict[str, list[list[float]]] = {name: [] for name in learners}
     for step in tqdm(range(stage.steps), desc=f"curriculum {stage.frames} frames", unit="step"):
         for name, learner in learners.items():

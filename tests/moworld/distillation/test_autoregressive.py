@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from moworld.distillation.autoregressive import AutoregressiveSettings, autoregressive_loss, ground_truth_window, last_chunk, train_autoregressive
+from moworld.distillation.autoregressive import (
+    AutoregressiveSettings,
+    autoregressive_loss,
+    ground_truth_window,
+    last_chunk,
+    train_autoregressive,
+)
 from moworld.model.history import HistoryPolicy
 from moworld.training.loop import OptimizerSettings
 from tests.moworld.worlds import tiny_batch, tiny_world

@@ -33,7 +33,7 @@ def test_vbenchs_own_names_mean_the_same():
 
 
 def test_the_official_score_of_perfect_and_of_worst_videos_is_100_and_0():
-    best = {name: 100.0 for name in DIMENSIONS} | {"MS": 99.75}
+    best = dict.fromkeys(DIMENSIONS, 100.0) | {"MS": 99.75}
     worst = {"SC": 14.62, "BC": 26.15, "MS": 70.6, "DD": 0.0, "AQ": 0.0, "IQ": 0.0, "I2V-S": 14.62, "I2V-B": 26.15}
     assert vbench_aggregate(best)["official"] == pytest.approx(100.0)
     assert vbench_aggregate(worst)["official"] == pytest.approx(0.0, abs=1e-12)
@@ -43,7 +43,7 @@ def test_the_official_score_of_perfect_and_of_worst_videos_is_100_and_0():
 @pytest.mark.parametrize("change", [{"SC": 0.95e4}, {"XX": 1.0}, {"DD": float("nan")}])
 def test_a_score_that_cannot_be_is_refused(change):
     with pytest.raises(InputError):
-        vbench_aggregate({name: 50.0 for name in DIMENSIONS} | change)
+        vbench_aggregate(dict.fromkeys(DIMENSIONS, 50.0) | change)
 
 
 def test_an_incomplete_set_of_scores_is_refused():
