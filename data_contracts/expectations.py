@@ -23,5 +23,8 @@ def validate(rows: list[dict[str, Any]], contract: Contract) -> dict[str, Any]:
     context.variables.progress_bars = {"globally": False}
     batch = context.data_sources.add_pandas("rows").add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
     result = batch.get_batch({"dataframe": pd.DataFrame(rows)}).validate(suite)
-    told = [{"column": r.expectation_config.kwargs["column"], "type": r.expectation_config.type, "success": bool(r.success)} for r in result.results]
+    told = [
+        {"column": r.expectation_config.kwargs["column"], "type": r.expectation_config.type, "success": bool(r.success)}
+        for r in result.results
+    ]
     return {"success": bool(result.success), "expectations": told}

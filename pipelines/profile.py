@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from moworld.data.reconstruction import GeometrySettings
-from moworld.evaluation.protocol import BenchmarkSettings
 from pydantic import BaseModel, Field, ValidationError
 
 from components.platform.registry import RegistrySettings
+from moworld.data.reconstruction import GeometrySettings
 from moworld.data.sources import DataSettings
 from moworld.distillation.autoregressive import AutoregressiveSettings
 from moworld.distillation.phases import DistillSettings
 from moworld.errors import InputError
 from moworld.evaluation.gates import Gate
+from moworld.evaluation.protocol import BenchmarkSettings
 from moworld.inference.quantization import QuantizeSettings
 from moworld.model.codec import CodecSettings
 from moworld.model.text import TextSettings

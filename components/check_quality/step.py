@@ -75,7 +75,9 @@ def sort_out(
             carry(clip, good, bad)
             thumbnail = _thumbnail(read_frames(good / clip.video, 0, 1)[0], bad, clip.clip_id)
             broken = [f for f in found.failures if f["row"] == clip.clip_id]
-            reasons += [{"clip_id": clip.clip_id, "thumbnail": thumbnail, **{k: f[k] for k in ("rule", "value", "threshold")}} for f in broken]
+            reasons += [
+                {"clip_id": clip.clip_id, "thumbnail": thumbnail, **{k: f[k] for k in ("rule", "value", "threshold")}} for f in broken
+            ]
             for path in clip.files():
                 (good / path).unlink()
         write_manifest(good, [rows[i] for i in sorted(accepted)])

@@ -31,7 +31,9 @@ def train_curriculum(
         config = WorldConfig(model=ModelSettings(**model), **read_json(Path(features) / "world.json"))
         world = WorldModel.create(config, seed)
     world.codec_folder = Path(features) / "codec"
-    curves = train_stage(world, batches(store, "train", chosen.num_latents, chosen.batch, seed + chosen.frames), chosen, seed + chosen.frames, experts)
+    curves = train_stage(
+        world, batches(store, "train", chosen.num_latents, chosen.batch, seed + chosen.frames), chosen, seed + chosen.frames, experts
+    )
     world.save(out, losses=curves)
     return {"frames": chosen.frames, "steps": chosen.steps, **{f"loss_{name}": tail_mean(curve) for name, curve in curves.items()}}
 

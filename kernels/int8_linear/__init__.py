@@ -20,7 +20,9 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     Raises ValueError for shapes or dtypes that do not fit, or a backend that cannot run.
     """
     if weight.dtype != torch.int8 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or weight_scale.shape != weight.shape[:1]:
-        raise ValueError(f"x {tuple(x.shape)}, weight {tuple(weight.shape)} {weight.dtype}, weight_scale {tuple(weight_scale.shape)} do not fit")
+        raise ValueError(
+            f"x {tuple(x.shape)}, weight {tuple(weight.shape)} {weight.dtype}, weight_scale {tuple(weight_scale.shape)} do not fit"
+        )
     rows = x.reshape(-1, x.shape[-1])
     y = selected(x.device.type, backend).operator(rows, weight, weight_scale, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])  # type: ignore[no-any-return, attr-defined]
@@ -63,7 +65,12 @@ def _no_triton() -> str:
 IMPLEMENTATIONS = (
     Implementation("npu", ("npu",), _no_npu, _module("npu_binding")),
     Implementation("triton", ("cuda",), _no_triton, _module("triton_kernel")),
-    Implementation("int_mm", ("cpu", "cuda"), lambda: "" if has_vnni() else "this CPU has no VNNI: int8 products are emulated", _module("cpu", "by_int_mm")),
+    Implementation(
+        "int_mm",
+        ("cpu", "cuda"),
+        lambda: "" if has_vnni() else "this CPU has no VNNI: int8 products are emulated",
+        _module("cpu", "by_int_mm"),
+    ),
     Implementation("float_gemm", ("cpu",), lambda: "", _module("cpu", "by_float_gemm")),
     Implementation("reference", ("cpu", "cuda", "npu"), lambda: "", _module("reference")),
 )

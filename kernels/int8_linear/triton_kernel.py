@@ -30,6 +30,15 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     m, k, n = x.shape[0], x.shape[1], weight.shape[0]
     y = torch.empty(m, n, dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(m, BLOCK_M), triton.cdiv(n, BLOCK_N))
-    arguments = (quantized.to(torch.int8).contiguous(), weight.contiguous(), scale.flatten().contiguous(), weight_scale.contiguous(), y, m, n, k)
+    arguments = (
+        quantized.to(torch.int8).contiguous(),
+        weight.contiguous(),
+        scale.flatten().contiguous(),
+        weight_scale.contiguous(),
+        y,
+        m,
+        n,
+        k,
+    )
     _product[grid](*arguments, BLOCK_M, BLOCK_N, BLOCK_K)
     return (y if bias is None else y + bias).to(x.dtype)

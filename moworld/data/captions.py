@@ -23,7 +23,13 @@ def mentions_camera_motion(text: str) -> list[str]:
 def scene_caption(facts: dict[str, Any]) -> str:
     """A caption from what the engine says of a scene: light, colour, extent, visible objects."""
     rgb = np.asarray(facts.get("mean_rgb", [80, 80, 80]), dtype=float)
-    place = "a large open place" if facts.get("median_depth_units", 200) > 350 else "a hall" if facts.get("median_depth_units", 200) > 160 else "a narrow room"
+    place = (
+        "a large open place"
+        if facts.get("median_depth_units", 200) > 350
+        else "a hall"
+        if facts.get("median_depth_units", 200) > 160
+        else "a narrow room"
+    )
     objects = [name for name, _ in sorted(facts.get("objects", {}).items(), key=lambda item: -float(item[1]))][:3]
     seen = f" with {', '.join(split_name(name) for name in objects)}" if objects else ""
     return f"{light(float(facts.get('brightness', rgb.mean())))} {tint(rgb)} {place}{seen}, in the style of an early 3D game"

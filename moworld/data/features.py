@@ -125,7 +125,9 @@ class FeatureStore:
         stream.seek(base + entry["data_offsets"][0] + start * row_bytes)
         data = stream.read(shape[0] * row_bytes)
         if len(data) != shape[0] * row_bytes:
-            raise InputError(f"{self.path}/{row.shard}", name, f"{len(data)} bytes", f"{shape[0] * row_bytes} bytes", "fetch the shard again")
+            raise InputError(
+                f"{self.path}/{row.shard}", name, f"{len(data)} bytes", f"{shape[0] * row_bytes} bytes", "fetch the shard again"
+            )
         return torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).astype(np.float32))
 
     def _header(self, stream: Any, shard: str) -> tuple[int, dict[str, Any]]:

@@ -40,7 +40,9 @@ def model_cameras(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> Cam
     Raises InputError for a clip without cameras.
     """
     if clip.camera is None:
-        raise InputError(Path(folder) / "manifest.parquet", f"camera of {clip.clip_id}", "none", "a camera file", "run complete_geometry first")
+        raise InputError(
+            Path(folder) / "manifest.parquet", f"camera of {clip.clip_id}", "none", "a camera file", "run complete_geometry first"
+        )
     cameras = read_cameras(Path(folder) / clip.camera).slice(0, whole_groups(clip.num_frames))
     crop = cover_crop((clip.height, clip.width), size_hw)
     return cameras.cropped(*crop).relative_to(0).scaled(clip.translation_scale or 1.0)

@@ -33,7 +33,11 @@ def batches(
     if not clips:
         longest = max((row.num_frames for row in store.of_split(split)), default=0)
         raise InputError(
-            store.path, split, f"clips of at most {longest} frames", f"{4 * (num_latents - 1) + 1} frames", "shorten the stage or record longer"
+            store.path,
+            split,
+            f"clips of at most {longest} frames",
+            f"{4 * (num_latents - 1) + 1} frames",
+            "shorten the stage or record longer",
         )
     step = start_step
     while True:

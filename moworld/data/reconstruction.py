@@ -135,13 +135,17 @@ def recover_cameras(clip: Clip, root: Path, settings: GeometrySettings) -> Clip:
     if share < settings.min_registered_share:
         return replace(clip, registered_share=share)
     calibration = best.cameras[found[0][1].camera_id].calibration_matrix()
-    intrinsics = np.array([calibration[0, 0] / clip.width, calibration[1, 1] / clip.height, calibration[0, 2] / clip.width, calibration[1, 2] / clip.height])
+    intrinsics = np.array(
+        [calibration[0, 0] / clip.width, calibration[1, 1] / clip.height, calibration[0, 2] / clip.width, calibration[1, 2] / clip.height]
+    )
     w2c = np.tile(np.eye(4), (len(found), 1, 1))
     w2c[:, :3] = [image.cam_from_world().matrix() for _, image in found]
     index = np.array([frame for frame, _ in found], dtype=float)
     sparse = Cameras(np.tile(intrinsics, (len(found), 1)), w2c)
     frames = np.interp(np.arange(index[0], index[-1] + 1), index, np.arange(len(index)))
     camera = f"cameras/{clip.clip_id}.txt"
-    dense = sparse.resample(np.concatenate([np.zeros(int(index[0])), frames, np.full(clip.num_frames - 1 - int(index[-1]), len(index) - 1.0)]))
+    dense = sparse.resample(
+        np.concatenate([np.zeros(int(index[0])), frames, np.full(clip.num_frames - 1 - int(index[-1]), len(index) - 1.0)])
+    )
     write_realestate10k(root / camera, dense, fps=clip.fps)
     return replace(clip, camera=camera, camera_sha256=sha256_file(root / camera), camera_origin="sfm", registered_share=share)

@@ -93,4 +93,3 @@ def distill(
         learner.use_average()
     student.experts.eval()
     return curves
-

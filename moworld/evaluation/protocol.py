@@ -39,7 +39,9 @@ def held_out_windows(store: FeatureStore, num_latents: int, count: int, seed: in
     """`count` windows, spread over the held-out clips (over all clips where there are none), as a batch; and where each starts."""
     rows = [row for row in store.of_split("held_out") or store.clips if row.num_latents >= num_latents]
     generator = np.random.default_rng(seed)
-    places = [(row.clip_id, int(generator.integers(row.num_latents - num_latents + 1))) for row in (rows[i % len(rows)] for i in range(count))]
+    places = [
+        (row.clip_id, int(generator.integers(row.num_latents - num_latents + 1))) for row in (rows[i % len(rows)] for i in range(count))
+    ]
     windows = [store.read_window(clip, start, num_latents) for clip, start in places]
     return {key: torch.stack([window[key] for window in windows]) for key in windows[0]}, places
 
@@ -119,7 +121,9 @@ def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, sett
         names = {kind: f"samples/{index:02d}-{kind}.mp4" for kind in ("real", "generated")}
         for kind, frames in (("real", real), ("generated", made)):
             write_video(Path(folder) / names[kind], frames, model.config.fps)
-        rows.append({"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"})
+        rows.append(
+            {"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"}
+        )
         measured.append(flow_yaw(made, float(batch["intrinsics"][index, 0, 0])))
         wanted.append(commanded_yaw(batch["c2w"][index].double().numpy()))
         error = (made.astype(np.float64) - real).reshape(len(made), -1) / 255

@@ -17,7 +17,9 @@ def write_report(path: Pathlike, record: dict[str, Any]) -> None:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(number=number, size=size)
-    samples = [{**row, **{kind: _data_uri(row.get(kind), "video/mp4") for kind in ("real", "generated")}} for row in record.get("samples") or []]
+    samples = [
+        {**row, **{kind: _data_uri(row.get(kind), "video/mp4") for kind in ("real", "generated")}} for row in record.get("samples") or []
+    ]
     data = record.get("data") or {}
     rejected = [{**row, "thumbnail": _data_uri(row.get("thumbnail"), "image/png")} for row in data.get("quarantined") or []]
     metrics = {key: value for key, value in (record.get("metrics") or {}).items() if isinstance(value, int | float)}

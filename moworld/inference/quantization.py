@@ -35,11 +35,19 @@ def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 
             replace_module(expert, name, layer)
             layers.append({"expert": expert_name, "layer": name, "error": round(error, 6)})
     if not layers:
-        raise InputError("quantize", "blocks", "no linear to replace", "a transformer in full precision", "quantize the distilled model, once")
+        raise InputError(
+            "quantize", "blocks", "no linear to replace", "a transformer in full precision", "quantize the distilled model, once"
+        )
     worst = max(layers, key=lambda entry: entry["error"])
     if worst["error"] > settings.max_layer_error:
         wanted = f"at most {settings.max_layer_error}"
-        raise InputError("quantize", f"{worst['expert']}.{worst['layer']}", f"error {worst['error']}", wanted, "train longer or raise quantize.max_layer_error")
+        raise InputError(
+            "quantize",
+            f"{worst['expert']}.{worst['layer']}",
+            f"error {worst['error']}",
+            wanted,
+            "train longer or raise quantize.max_layer_error",
+        )
     world.config = world.config.model_copy(update={"quantization": "w8a8"})
     return {"replaced": len(layers), "bytes_before": before, "bytes_after": _bytes(world), "layers": layers}
 

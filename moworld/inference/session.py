@@ -45,7 +45,9 @@ class WorldSession:
         """
         config = self.model.config
         if first_frame.ndim != 3 or first_frame.shape[2] != 3 or first_frame.dtype != np.uint8:
-            raise InputError("first_frame", "shape", f"{first_frame.shape} {first_frame.dtype}", "(H, W, 3) uint8", "convert the image to RGB")
+            raise InputError(
+                "first_frame", "shape", f"{first_frame.shape} {first_frame.dtype}", "(H, W, 3) uint8", "convert the image to RGB"
+            )
         frame = torch.from_numpy(fit_frame(first_frame, (config.height, config.width)).copy())
         latent = self.codec.encode(frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
         encoder = self.text_encoder or make_text_encoder(config.text)

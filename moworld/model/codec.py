@@ -154,7 +154,9 @@ class StreamingCodec(nn.Module):
             raise InputError(root, WEIGHTS, "no such file", "a codec folder", "pass the folder that train_codec wrote")
         config = read_json(root / "config.json")
         if config.pop("_class_name", "") != "StreamingCodec":
-            raise InputError(root / "config.json", "_class_name", "another autoencoder", "StreamingCodec", "use the codec of the model's run")
+            raise InputError(
+                root / "config.json", "_class_name", "another autoencoder", "StreamingCodec", "use the codec of the model's run"
+            )
         codec = StreamingCodec(**config)
         codec.load_state_dict(load_file(root / WEIGHTS))
         return codec.eval()

@@ -26,5 +26,7 @@ class Experts(nn.Module):
     def named_experts(self) -> list[tuple[str, MoWorldTransformer3DModel]]:
         return [("high", self.high), ("low", self.low)]
 
-    def forward(self, level: float, hidden_states: Tensor, timestep: Tensor, text: Tensor, camera: Tensor | None, frame_ids: Tensor) -> Tensor:
+    def forward(
+        self, level: float, hidden_states: Tensor, timestep: Tensor, text: Tensor, camera: Tensor | None, frame_ids: Tensor
+    ) -> Tensor:
         return self.at(level)(hidden_states, timestep, text, camera, frame_ids)  # type: ignore[no-any-return]

@@ -19,7 +19,9 @@ def seeded_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tenso
     return torch.randn(shape, generator=generator, device=generator.device).to(like)
 
 
-def denoise_few_steps(experts: Experts, window: Window, schedule: Tensor, generator: torch.Generator, exit_step: int | None = None) -> Tensor:
+def denoise_few_steps(
+    experts: Experts, window: Window, schedule: Tensor, generator: torch.Generator, exit_step: int | None = None
+) -> Tensor:
     """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it afresh to the next level, again.
 
     schedule:  (S,) descending noise levels, the first is 1
@@ -69,7 +71,9 @@ class Rollout:
         indices = bank.select(cameras, self.policy)
         start = torch.full((batch,), len(bank) - 1, device=indices.device)
         anchor, anchor_camera = bank.latents[:, :, -1:], bank.cameras[-1:]
-        return make_window(anchor, anchor_camera.cat(cameras), start, self.text, bank.gather(indices), bank.cameras.gather(indices), indices)
+        return make_window(
+            anchor, anchor_camera.cat(cameras), start, self.text, bank.gather(indices), bank.cameras.gather(indices), indices
+        )
 
     def next_chunk(self, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
         """Generate one chunk and write it back to the bank.
@@ -82,7 +86,9 @@ class Rollout:
             intrinsics = self.intrinsics[:, None].expand(-1, c2w.shape[1], -1)
         cameras = LatentCameras.from_chunk(intrinsics, c2w.to(self.bank.latents))
         window = self.window(cameras)
-        chunk = denoise_few_steps(self.experts, window, self.schedule, self.generator, exit_step)[:, :, 1:]  # the overlapped anchor is dropped
+        chunk = denoise_few_steps(self.experts, window, self.schedule, self.generator, exit_step)[
+            :, :, 1:
+        ]  # the overlapped anchor is dropped
         self.bank.append(chunk, cameras)
         return chunk
 

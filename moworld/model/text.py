@@ -33,7 +33,9 @@ def make_text_encoder(settings: TextSettings) -> TextEncoder:
         return _TransformersEncoder(_minilm_folder(), settings.length, "AutoModel")
     folder = Path(settings.path)
     if not (folder / "config.json").is_file():
-        raise InputError(folder, "text.path", "no config.json", "a folder with UMT5 weights and tokenizer", "download Wan2.2's text_encoder")
+        raise InputError(
+            folder, "text.path", "no config.json", "a folder with UMT5 weights and tokenizer", "download Wan2.2's text_encoder"
+        )
     return _TransformersEncoder(folder, settings.length, "UMT5EncoderModel")
 
 

@@ -143,5 +143,7 @@ def _load_expert(folder: Path, config: WorldConfig) -> MoWorldTransformer3DModel
     missing, unexpected = transformer.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     if missing or unexpected:
         found = f"{len(missing)} missing and {len(unexpected)} unknown keys, first {(missing + unexpected)[0]}"
-        raise InputError(folder / WEIGHTS, "keys", found, "the keys of the configured expert", "check num_layers and quantization in model_index.json")
+        raise InputError(
+            folder / WEIGHTS, "keys", found, "the keys of the configured expert", "check num_layers and quantization in model_index.json"
+        )
     return transformer

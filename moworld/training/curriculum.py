@@ -36,7 +36,11 @@ def train_stage(
     """
     generator = torch.Generator().manual_seed(seed)
     world.experts.train()
-    learners = {name: Learner(expert, stage.optimizer, stage.steps) for name, expert in world.experts.named_experts() if name in (experts or ("high", "low"))}
+    learners = {
+        name: Learner(expert, stage.optimizer, stage.steps)
+        for name, expert in world.experts.named_experts()
+        if name in (experts or ("high", "low"))
+    }
     curves: dict[str, list[list[float]]] = {name: [] for name in learners}
     for step in tqdm(range(stage.steps), desc=f"curriculum {stage.frames} frames", unit="step"):
         for name, learner in learners.items():

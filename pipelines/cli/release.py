@@ -127,7 +127,6 @@ def _verify(version: Any) -> None:
 
 def _verdict(reference: str, profile: str) -> tuple[Any, list[dict[str, Any]]]:
     from moworld.evaluation.gates import verdict
-
     from pipelines import profile as profiles
 
     registry = _registry()

@@ -6,7 +6,15 @@ from moworld.camera.controls import controls_to_c2w
 from moworld.model.text import TextSettings
 from moworld.model.world import ModelSettings, WorldConfig, WorldModel
 
-SIZES = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "freq_dim": 32, "text_dim": 8, "camera_gate": 1.0}
+SIZES = {
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "ffn_dim": 64,
+    "freq_dim": 32,
+    "text_dim": 8,
+    "camera_gate": 1.0,
+}
 
 
 def tiny_world(seed: int = 0, **model: object) -> WorldModel:

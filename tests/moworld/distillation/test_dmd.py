@@ -66,9 +66,7 @@ def test_the_rollout_that_trains_follows_the_cameras_and_names_the_expert_with_t
         assert rollout.shape == (2, 16, 7, 2, 4) and window.shape == (2, 16, 7, 2, 4)
         student.experts.zero_grad()
         rollout.square().mean().backward()
-        assert all(
-            (getattr(student.experts, other).proj_out.weight.grad is not None) == (other == name) for other in ("high", "low")
-        )
+        assert all((getattr(student.experts, other).proj_out.weight.grad is not None) == (other == name) for other in ("high", "low"))
         names.add(name)
     assert names == {"high", "low"}
 

@@ -61,9 +61,7 @@ def test_a_rigid_motion_of_the_world_changes_nothing() -> None:
         generator=torch.Generator().manual_seed(0),
         first_pose=(motion @ batch["c2w"])[:, 0],
     )
-    torch.testing.assert_close(
-        roll_out(plain, batch["c2w"][:, 1:]), roll_out(moved, (motion @ batch["c2w"])[:, 1:]), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(roll_out(plain, batch["c2w"][:, 1:]), roll_out(moved, (motion @ batch["c2w"])[:, 1:]), rtol=1e-3, atol=1e-3)
 
 
 def test_gradients_pass_through_the_exit_step_alone() -> None:
