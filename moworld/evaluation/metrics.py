@@ -26,7 +26,7 @@ METRICS = {
         "dB", UP, "teacher: PSNR of the next chunk, same windows", ("last_frame_psnr", "codec_psnr_held_out")
     ),
     "teacher_next_chunk_mse": Metric(
-        "", DOWN, "teacher: mean squared error of the next chunk, pixels in [0, 1]", ("teacher_next_chunk_mse_camera_zeroed", "last_frame_mse"),
+        "", DOWN, "teacher: MSE of the next chunk, pixels in [0, 1]", ("teacher_next_chunk_mse_camera_zeroed", "last_frame_mse"),
     ),
     "teacher_next_chunk_mse_camera_zeroed": Metric("", DOWN, "the same with the camera condition zeroed, from the same noise"),
     "teacher_camera_gain": Metric("dB", UP, "teacher: PSNR of the next chunk with its cameras minus that with cameras zeroed"),
