@@ -17,6 +17,7 @@ from moworld.files import Pathlike, atomic_write, open_uri
 
 DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 SHARD_BYTES = 256 * 2**20
+HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,20 @@ class FeatureStore:
     """Reads a feature folder, local or an fsspec URI. Raises InputError when it has no index or a shard is damaged."""
 
     def __init__(self, path: Pathlike) -> None:
+        import pyarrow
         import pyarrow.parquet
 
         self.path = str(path).rstrip("/")
-        with open_uri(f"{self.path}/index.parquet") as stream:
-            rows = pyarrow.parquet.read_table(stream).to_pylist()
+        index = f"{self.path}/index.parquet"
+        with open_uri(index) as stream:
+            try:
+                rows = pyarrow.parquet.read_table(stream).to_pylist()
+            except pyarrow.ArrowInvalid as error:
+                raise InputError(index, "", error, "a Parquet file", "write it again with cache_features") from None
         names = {field.name for field in fields(FeatureRow)}
         if not rows or set(rows[0]) != names:
             found = "no rows" if not rows else f"columns {sorted(rows[0])}"
-            raise InputError(f"{self.path}/index.parquet", "columns", found, f"{sorted(names)}", "write it again with cache_features")
+            raise InputError(index, "columns", found, f"{sorted(names)}", "write it again with cache_features")
         self.clips = [FeatureRow(**row) for row in rows]
         self._by_id = {row.clip_id: row for row in self.clips}
         self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -132,6 +138,11 @@ class FeatureStore:
 
     def _header(self, stream: Any, shard: str) -> tuple[int, dict[str, Any]]:
         if shard not in self._headers:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            self._headers[shard] = (8 + length, json.loads(stream.read(length)))
+            try:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                if length > HEADER_BYTES:  # rubbish: reading that much would take the memory
+                    raise ValueError(f"a header of {length} bytes")
+                self._headers[shard] = (8 + length, json.loads(stream.read(length)))
+            except (struct.error, ValueError) as error:
+                raise InputError(f"{self.path}/{shard}", "header", error, "a safetensors header", "fetch the shard again") from None
         return self._headers[shard]
