@@ -20,6 +20,7 @@ def cache_features(
     from moworld.data.features import FeatureWriter
     from moworld.data.frames import model_cameras, model_frames
     from moworld.data.sources import DataSettings
+    from moworld.errors import InputError
     from moworld.files import atomic_folder, link_or_copy, write_json
     from moworld.model.codec import StreamingCodec
     from moworld.model.text import TextSettings, make_text_encoder
@@ -27,6 +28,8 @@ def cache_features(
 
     data, text = DataSettings(**data_settings), TextSettings(**text_settings)
     size_hw, rows = (data.height, data.width), read_manifest(clips)
+    if not rows:
+        raise InputError(Path(clips) / "manifest.parquet", "", "no clip", "at least one", "see what the quality check put into quarantine")
     captions = sorted({row.caption or "" for row in rows})
     embeddings = dict(zip(captions, make_text_encoder(text).encode(captions), strict=True))
     encoder = StreamingCodec.from_pretrained(codec)

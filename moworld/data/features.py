@@ -54,8 +54,9 @@ class FeatureWriter:
         name = row["clip_id"]
         self.pending[f"{name}/latents"] = latents.transpose(0, 1).half().contiguous()  # frames outermost: a window is a byte range
         self.pending[f"{name}/text"] = text.half().contiguous()
-        self.pending[f"{name}/c2w"] = torch.as_tensor(c2w, dtype=torch.float32).contiguous()
-        self.pending[f"{name}/intrinsics"] = torch.as_tensor(intrinsics, dtype=torch.float32).contiguous()
+        # copies: arrays of Cameras are read-only
+        self.pending[f"{name}/c2w"] = torch.tensor(c2w, dtype=torch.float32)
+        self.pending[f"{name}/intrinsics"] = torch.tensor(intrinsics, dtype=torch.float32)
         self.rows.append(FeatureRow(**row, shard=f"shard-{self.shards:05d}.safetensors"))
         if sum(tensor.nbytes for tensor in self.pending.values()) >= self.shard_bytes:
             self._flush()

@@ -28,21 +28,32 @@ def resize_to_cover(frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArr
 
 
 def model_frames(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Pixels of a clip at the model's size: (T, height, width, 3), T cut to 4 k + 1."""
-    video = Path(folder) / clip.video
-    frames = [resize_to_cover(frame, size_hw) for frame in iterate_frames(video, 0, whole_groups(clip.num_frames))]
+    """Pixels of a clip at the model's size: (T, height, width, 3), T cut to 4 k + 1.
+
+    Raises InputError when the video ends before the manifest says.
+    """
+    video, wanted = Path(folder) / clip.video, whole_groups(clip.num_frames)
+    frames = [resize_to_cover(frame, size_hw) for frame in iterate_frames(video, 0, wanted)]
+    _all_there(video, len(frames), wanted)
     return np.stack(frames)
 
 
 def model_cameras(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> Cameras:
     """Cameras of the same frames: intrinsics of the crop, poses relative to the first frame, translations in model units.
 
-    Raises InputError for a clip without cameras.
+    Raises InputError for a clip without cameras, or with fewer than the manifest says.
     """
     if clip.camera is None:
         raise InputError(
             Path(folder) / "manifest.parquet", f"camera of {clip.clip_id}", "none", "a camera file", "run complete_geometry first"
         )
-    cameras = read_cameras(Path(folder) / clip.camera).slice(0, whole_groups(clip.num_frames))
+    path, wanted = Path(folder) / clip.camera, whole_groups(clip.num_frames)
+    cameras = read_cameras(path).slice(0, wanted)
+    _all_there(path, len(cameras), wanted)
     crop = cover_crop((clip.height, clip.width), size_hw)
     return cameras.cropped(*crop).relative_to(0).scaled(clip.translation_scale or 1.0)
+
+
+def _all_there(path: Path, found: int, wanted: int) -> None:
+    if found < wanted:
+        raise InputError(path, "length", f"{found} frames", f"{wanted} as the manifest says", "restore the folder or collect again")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from moworld.errors import InputError
 from moworld.model.codec import CodecSettings, StreamingCodec, group_frames, initialize_from_patches
 from moworld.training.loop import Learner, OptimizerSettings
 
@@ -35,11 +36,18 @@ def psnr(mse: float, peak: float = 1.0) -> float:
 def reconstruction_psnr(codec: StreamingCodec, clips: list[Frames]) -> float:
     """PSNR in dB over all pixels of the clips (T, H, W, 3), encoded and decoded whole."""
     errors = [functional.mse_loss(codec.decode(codec.encode(to_video(clip))), to_video(clip)).item() / 4 for clip in clips]
-    return psnr(float(np.mean(errors)))
+    return psnr(float(np.average(errors, weights=[clip.size for clip in clips])))
 
 
 def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tuple[StreamingCodec, dict[str, Any]]:
-    """Train a codec on clips (T, H, W, 3) of equal size. Returns it with its loss curve and the PSNR after the linear start."""
+    """Train a codec on clips (T, H, W, 3) of equal size. Returns it with its loss curve and the PSNR after the linear start.
+
+    Clips shorter than a window give patches to the linear start alone. Raises InputError when no clip is as long as a window.
+    """
+    long_enough = [clip for clip in clips if len(clip) >= window_frames(settings)]
+    if not long_enough:
+        longest, mend = max(map(len, clips), default=0), "lower codec.groups or record longer clips"
+        raise InputError("clips", "train", f"at most {longest} frames", f"{window_frames(settings)} frames", mend)
     generator, picker = torch.Generator().manual_seed(seed), random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -49,7 +57,7 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
     learner = Learner(codec, OptimizerSettings(lr=settings.lr, weight_decay=0.0, warmup=10, final_lr=0.02), settings.steps)
     curve = []
     for step in tqdm(range(settings.steps), desc="codec", unit="step"):
-        patches = group_frames(_sample_windows(clips, settings, picker))
+        patches = group_frames(_sample_windows(long_enough, settings, picker))
         raw = codec.encode_raw(patches)
         noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # the decoder will see latents that are not exact
         decoded, _ = codec.decode_raw(raw + noise)
@@ -61,9 +69,14 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
     return codec, {"losses": {"reconstruction": curve}, "linear_psnr_train": linear_psnr}
 
 
+def window_frames(settings: CodecSettings) -> int:
+    """Video frames of a training window of `groups` latent frames."""
+    return 4 * (settings.groups - 1) + 1
+
+
 def _sample_windows(clips: list[Frames], settings: CodecSettings, picker: random.Random) -> Tensor:
     """(B, 3, T, H, W) windows of 4 (groups - 1) + 1 frames; each starts as a video does, with a frame that stands alone."""
-    frames = 4 * (settings.groups - 1) + 1
+    frames = window_frames(settings)
     windows = []
     for _ in range(settings.batch):
         clip = clips[picker.randrange(len(clips))]

@@ -1,0 +1,100 @@
+"""The steps `train_codec` and `cache_features` on real small clips: what one writes the next one reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.cache_features.step import cache_features
+from components.platform.revisions import fetch_revision
+from components.train_codec.step import train_codec
+from moworld.data.clips import write_manifest
+from moworld.data.features import FeatureStore
+from moworld.data.frames import model_frames
+from moworld.errors import InputError
+from moworld.files import read_json, sha256_tree
+from moworld.model.codec import StreamingCodec
+from moworld.training.codec import psnr, to_frames
+from tests.moworld.data.test_frames import make_clip
+
+CODEC = {"hidden": 8, "blocks": 1, "steps": 4, "batch": 2, "groups": 2, "pca_patches": 400}
+DATA = {"height": 16, "width": 32, "videos": "elsewhere"}
+TEXT = {"kind": "minilm", "length": 6}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("steps")
+    clips = [
+        make_clip(root / "clips", "a", 21),
+        make_clip(root / "clips", "b", 15, caption="a yard", seed=1),
+        make_clip(root / "clips", "c", 13, "held_out", seed=2),
+    ]
+    write_manifest(root / "clips", clips)
+    metrics = train_codec(str(root / "clips"), str(root / "codec"), CODEC, (16, 32), seed=3)
+    summary = cache_features(str(root / "clips"), str(root / "codec"), str(root / "features"), DATA, TEXT, str(root / "registry"), seed=3)
+    return root, clips, metrics, summary
+
+
+def test_the_codec_folder_is_measured_by_split_and_loads(made):
+    root, _, metrics, _ = made
+    assert read_json(root / "codec/codec_metrics.json") == metrics and set(metrics) >= {"psnr_train", "psnr_held_out"}
+    assert len(read_json(root / "codec/losses.json")["reconstruction"]) == 4
+    StreamingCodec.from_pretrained(root / "codec")
+
+
+def test_every_clip_is_in_the_index_with_split_caption_and_whole_groups(made):
+    root, clips, _, summary = made
+    rows = {row.clip_id: row for row in FeatureStore(root / "features").clips}
+    assert {name: (row.split, row.caption, row.num_frames) for name, row in rows.items()} == {
+        "a": ("train", "a hall", 21),
+        "b": ("train", "a yard", 13),
+        "c": ("held_out", "a hall", 13),
+    }
+    assert [rows[clip.clip_id].video_sha256 for clip in clips] == [clip.video_sha256 for clip in clips]
+    assert summary["clips"] == 3 and summary["captions"] == 2
+
+
+@torch.no_grad()
+def test_cached_latents_decode_to_the_clips_frames_beside_its_cameras(made):
+    root, clips, _, _ = made
+    store, codec = FeatureStore(root / "features"), StreamingCodec.from_pretrained(root / "features/codec")
+    window = store.read_window("a", 0, 6)
+    frames = model_frames(root / "clips", clips[0], (16, 32)).astype(float)
+    restored = to_frames(codec.decode(window["latents"][None])).astype(float)
+    assert psnr(((restored - frames) ** 2).mean(), peak=255) > 20
+    assert psnr(((restored[:-4] - frames[4:]) ** 2).mean(), peak=255) < psnr(((restored - frames) ** 2).mean(), peak=255)
+    np.testing.assert_allclose(window["c2w"][:, 2, 3], 0.5 * np.arange(21), atol=1e-5)
+
+
+def test_clips_of_one_caption_share_its_embedding(made):
+    store = FeatureStore(made[0] / "features")
+    text = {name: store.read_window(name, 0, 1)["text"] for name in "abc"}
+    assert text["a"].shape == (6, 384) and torch.equal(text["a"], text["c"]) and not torch.equal(text["a"], text["b"])
+
+
+def test_the_world_file_says_what_a_model_of_these_features_must_know(made):
+    world = read_json(made[0] / "features/world.json")
+    assert (world["height"], world["width"], world["fps"]) == (16, 32, 16.0)
+    assert world["text"]["kind"] == "minilm" and world["intrinsics"] == pytest.approx([0.5, 1.2, 0.5, 0.5])
+
+
+def test_the_revision_brings_the_shards_back(made, tmp_path: Path):
+    root, _, _, summary = made
+    fetch_revision(str(root / "registry"), summary["revision"], str(tmp_path / "again"))
+    (root / "features/revision.json").rename(root / "revision.json")  # written after the revision it names
+    try:
+        assert sha256_tree(tmp_path / "again") == sha256_tree(root / "features")
+    finally:
+        (root / "revision.json").rename(root / "features/revision.json")
+
+
+def test_an_empty_manifest_is_refused_by_both_steps_and_nothing_is_written(made, tmp_path: Path):
+    (tmp_path / "clips").mkdir()
+    write_manifest(tmp_path / "clips", [])
+    with pytest.raises(InputError, match="no training clip"):
+        train_codec(str(tmp_path / "clips"), str(tmp_path / "codec"), CODEC, (16, 32), seed=3)
+    with pytest.raises(InputError, match="no clip"):
+        cache_features(str(tmp_path / "clips"), str(made[0] / "codec"), str(tmp_path / "features"), DATA, TEXT, str(tmp_path / "r"), seed=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["clips"]

@@ -1,0 +1,66 @@
+"""Clips at the model's size: pixels and cameras in the same crop, cut to 4 k + 1, refused where video and manifest disagree."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moworld.camera.cameras import Cameras
+from moworld.camera.formats import write_realestate10k
+from moworld.data.clips import Clip, write_video
+from moworld.data.frames import model_cameras, model_frames, resize_to_cover, whole_groups
+from moworld.errors import InputError
+from moworld.files import sha256_file
+
+
+def make_clip(folder: Path, name: str = "a", num_frames: int = 11, split: str = "train", caption: str = "a hall", seed: int = 0) -> Clip:
+    """A clip of 60 x 80 with a moving gradient and a camera that walks 3 native units a frame; a model unit is 6 of them."""
+    grid = np.mgrid[0:60, 0:80].sum(0)
+    frames = [np.stack([(grid + 3 * t + seed * 40) % 256, grid, 255 - grid], -1).astype(np.uint8) for t in range(num_frames)]
+    video, camera = folder / f"videos/{name}.mp4", folder / f"cameras/{name}.txt"
+    for path in (video, camera):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(video, frames, fps=16, crf=10)
+    w2c = np.tile(np.eye(4), (num_frames, 1, 1))
+    w2c[:, 2, 3] = -3.0 * np.arange(num_frames) - 7
+    write_realestate10k(camera, Cameras(np.tile([0.5, 0.8, 0.5, 0.5], (num_frames, 1)), w2c))
+    return Clip(
+        name, "game", f"MAP-{name}", split, num_frames, 16.0, 60, 80, f"videos/{name}.mp4", sha256_file(video),
+        f"cameras/{name}.txt", sha256_file(camera), "engine", 6.0, caption=caption,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(1, 1), (4, 1), (5, 5), (12, 9), (289, 289)])
+def test_lengths_are_cut_to_4k_plus_1(frames: int, kept: int):
+    assert whole_groups(frames) == kept
+
+
+def test_a_wider_size_keeps_the_width_and_crops_the_height_about_the_middle():
+    frame = np.zeros((60, 80, 3), np.uint8)
+    frame[:10], frame[-10:] = 255, 255  # outside the central 40 rows of a 2 : 1 crop
+    assert resize_to_cover(frame, (16, 32)).max() == 0
+    frame[10:14] = 255
+    assert resize_to_cover(frame, (16, 32))[0].min() > 200
+
+
+def test_frames_and_cameras_of_a_clip_go_together(tmp_path: Path):
+    clip = make_clip(tmp_path)
+    frames, cameras = model_frames(tmp_path, clip, (16, 32)), model_cameras(tmp_path, clip, (16, 32))
+    assert frames.shape == (9, 16, 32, 3) and frames.dtype == np.uint8 and len(cameras) == 9
+    np.testing.assert_allclose(cameras.c2w[0], np.eye(4), atol=1e-9)
+    np.testing.assert_allclose(cameras.c2w[:, 2, 3], 0.5 * np.arange(9), atol=1e-6)  # 3 native units of 6 a model unit
+    np.testing.assert_allclose(cameras.intrinsics[4], [0.5, 0.8 * 60 / 40, 0.5, 0.5], atol=1e-6)  # 40 of 60 rows are left
+
+
+def test_a_clip_without_cameras_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match="camera of a"):
+        model_cameras(tmp_path, replace(make_clip(tmp_path), camera=None), (16, 32))
+
+
+def test_a_video_or_camera_file_shorter_than_the_manifest_says_is_named(tmp_path: Path):
+    clip = replace(make_clip(tmp_path), num_frames=20)
+    with pytest.raises(InputError, match=r"a\.mp4.*11 frames"):
+        model_frames(tmp_path, clip, (16, 32))
+    with pytest.raises(InputError, match=r"a\.txt.*11 "):
+        model_cameras(tmp_path, clip, (16, 32))
