@@ -5,7 +5,7 @@ The folder has Wan2.2's Diffusers layout: `transformer/` is the high-noise exper
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +16,11 @@ from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json, writ
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
-from moworld.model.initialization import initialize_from_scratch
 from moworld.model.text import TextSettings
-from moworld.model.transformer import MoWorldTransformer3DModel
 from moworld.settings import Settings
+
+if TYPE_CHECKING:  # Diffusers takes ten seconds to import, and settings are read by processes that hold no model
+    from moworld.model.transformer import MoWorldTransformer3DModel
 
 EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -88,6 +89,9 @@ class WorldModel:
     @staticmethod
     def create(config: WorldConfig, seed: int) -> "WorldModel":
         """A model that starts from nothing (see `initialization`), a pure function of the seed."""
+        from moworld.model.initialization import initialize_from_scratch
+        from moworld.model.transformer import MoWorldTransformer3DModel
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             high, low = (MoWorldTransformer3DModel(**config.model.transformer()) for _ in range(2))
@@ -132,7 +136,9 @@ class WorldModel:
         return WorldModel(config, Experts(high, low, config.model.boundary).eval(), codec if codec.is_dir() else None)
 
 
-def _load_expert(folder: Path, config: WorldConfig) -> MoWorldTransformer3DModel:
+def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DModel":
+    from moworld.model.transformer import MoWorldTransformer3DModel
+
     transformer = MoWorldTransformer3DModel(**config.model.transformer())
     if config.quantization == "w8a8":
         from moworld.model.int8 import quantize_structure

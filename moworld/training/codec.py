@@ -55,13 +55,15 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
     initialize_from_patches(codec, _sample_patches(clips, settings.pca_patches, picker))
     linear_psnr = reconstruction_psnr(codec, clips[:2])
     learner = Learner(codec, OptimizerSettings(lr=settings.lr, weight_decay=0.0, warmup=10, final_lr=0.02), settings.steps)
+    weights = group_weights(settings.groups, sum(len(clip) for clip in clips) / len(clips))
     curve = []
     for step in tqdm(range(settings.steps), desc="codec", unit="step"):
         patches = group_frames(_sample_windows(long_enough, settings, picker))
         raw = codec.encode_raw(patches)
         noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # the decoder will see latents that are not exact
         decoded, _ = codec.decode_raw(raw + noise)
-        loss = functional.mse_loss(decoded, patches) + 0.1 * functional.l1_loss(decoded, patches)
+        error = decoded - patches
+        loss = ((error.square() + 0.1 * error.abs()).mean(dim=(0, 2, 3, 4)) * weights).sum()
         learner.step(loss)
         curve.append([step, round(loss.item(), 6)])
     codec.eval()
@@ -72,6 +74,12 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
 def window_frames(settings: CodecSettings) -> int:
     """Video frames of a training window of `groups` latent frames."""
     return 4 * (settings.groups - 1) + 1
+
+
+def group_weights(groups: int, mean_frames: float) -> Tensor:
+    """Weights (groups,) of a window's latent frames in the loss, of sum 1: the frame that stands alone counts as often as clips have one."""
+    alone = 1 / ((mean_frames - 1) / 4 + 1)
+    return torch.tensor([alone, *[(1 - alone) / (groups - 1)] * (groups - 1)])
 
 
 def _sample_windows(clips: list[Frames], settings: CodecSettings, picker: random.Random) -> Tensor:
