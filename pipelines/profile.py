@@ -5,6 +5,7 @@ A profile is the only place where sizes stand. Unknown keys are refused with the
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -126,6 +127,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         parsed = value
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):  # YAML 1.1 takes 1e15 for text
+        parsed = float(parsed)
     if isinstance(here, list):
         here[_index(key, last, here)] = parsed
     elif isinstance(here, dict):
