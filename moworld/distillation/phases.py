@@ -76,13 +76,13 @@ def distill(
         return draw_score_level(settings.lowest_level, settings.highest_level, shift, generator)
 
     for step in tqdm(range(settings.steps), desc="self-forcing distillation", unit="step"):
-        for _ in range(settings.fake_steps):
+        for phase in range(settings.fake_steps):
             with torch.no_grad():
                 rollout, window, _ = student_rollout(student, next(batches), generator)
             at = level()
             loss = fake_loss(fake, rollout, window, at, generator)
             fake_learners["high" if at >= fake.boundary else "low"].step(loss)
-            curves["fake"].append([step, round(loss.item(), 5)])
+            curves["fake"].append([step + phase / settings.fake_steps, round(loss.item(), 5)])
         rollout, window, exit_expert = student_rollout(student, next(batches), generator)
         direction = dmd_direction(teacher.experts, fake, rollout, window, level(), settings.guidance, generator)
         student_learners[exit_expert].step(student_loss(rollout, direction))

@@ -21,7 +21,6 @@ METRICS = {
     ),
     "student_fp32_next_chunk_psnr": Metric("dB", UP, "the same student before quantization, from the same noise", ("last_frame_psnr",)),
     "int8_psnr_drop": Metric("dB", DOWN, "what quantization costs: full precision minus INT8, from the same noise"),
-    "student_camera_gain": Metric("dB", UP, "INT8 student: PSNR with its cameras minus PSNR with cameras zeroed, from the same noise"),
     "teacher_next_chunk_psnr": Metric(
         "dB", UP, "teacher: PSNR of the next chunk, same windows", ("last_frame_psnr", "codec_psnr_held_out")
     ),

@@ -104,6 +104,7 @@ def measure_accuracy(
         "student_fp32_next_chunk_psnr": psnr(mse["student_fp32"]),
         "int8_psnr_drop": psnr(mse["student_fp32"]) - psnr(mse["student"]),
         "last_frame_psnr": psnr(mse["last"]),
+        "last_frame_mse": mse["last"],
     }
 
 
@@ -114,7 +115,8 @@ def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, sett
     chunks = max(1, min(chunks, (longest - 1) // model.config.model.chunk_latents))
     batch, places = held_out_windows(store, 1 + chunks * model.config.model.chunk_latents, settings.samples, seed + 1)
     codec, generated = model.codec, student_rollout(model, batch, seed)
-    rows, measured, wanted, drift = [], [], [], []
+    rows, drift = [], []
+    yaw: dict[str, list[Any]] = {"real": [], "generated": [], "commanded": []}
     for index, (clip, start) in enumerate(places):
         with torch.inference_mode():
             real, made = (to_frames(codec.decode(latents[index : index + 1])) for latents in (batch["latents"], generated))
@@ -124,9 +126,11 @@ def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, sett
         rows.append(
             {"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"}
         )
-        measured.append(flow_yaw(made, float(batch["intrinsics"][index, 0, 0])))
-        wanted.append(commanded_yaw(batch["c2w"][index].double().numpy()))
+        for kind, frames in (("real", real), ("generated", made)):
+            yaw[kind].append(flow_yaw(frames, float(batch["intrinsics"][index, 0, 0])))
+        yaw["commanded"].append(commanded_yaw(batch["c2w"][index].double().numpy()))
         error = (made.astype(np.float64) - real).reshape(len(made), -1) / 255
         drift.append(psnr(float(np.square(error[1:13]).mean())) - psnr(float(np.square(error[-12:]).mean())))
-    yaw = correlation(np.concatenate(measured), np.concatenate(wanted))
-    return {"samples": rows, "yaw_correlation": yaw, "drift": float(np.mean(drift))}
+    real, made, commanded = (np.concatenate(yaw[kind]) for kind in ("real", "generated", "commanded"))
+    correlations = {"yaw_correlation": correlation(made, commanded), "real_yaw_correlation": correlation(real, commanded)}
+    return {"samples": rows, **correlations, "drift": float(np.mean(drift))}

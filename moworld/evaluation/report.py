@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from moworld.evaluation.metrics import METRICS
 from moworld.files import Pathlike, atomic_write
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -32,6 +33,7 @@ def write_report(path: Pathlike, record: dict[str, Any]) -> None:
         accepted=data.get("accepted"),
         captions=data.get("captions") or [],
         metrics=metrics,
+        metric_rows=metric_rows(metrics),
         quantization=record.get("quantization") or {},
     )
     with atomic_write(path, "w") as stream:
@@ -46,6 +48,26 @@ def number(value: Any) -> str:
 def size(value: Any) -> str:
     """Bytes as MiB or GiB."""
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def metric_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
+    """Each known metric with its unit, its baselines and its meaning, in the order of the one table; then what that table does not know."""
+    known = [name for name in METRICS if metrics.get(name) is not None]
+    rows = [
+        {
+            "name": name,
+            "value": _with_unit(name, metrics[name]),
+            "baselines": [{"name": b, "value": _with_unit(b, metrics[b])} for b in METRICS[name].baselines if metrics.get(b) is not None],
+            "meaning": METRICS[name].meaning,
+        }
+        for name in known
+    ]
+    return rows + [{"name": name, "value": number(metrics[name]), "baselines": [], "meaning": ""} for name in sorted(set(metrics) - set(known))]
+
+
+def _with_unit(name: str, value: float) -> str:
+    unit = METRICS[name].unit
+    return size(value) if unit == "bytes" else f"{number(value)} {unit}".strip()
 
 
 def dag_svg(steps: list[dict[str, Any]]) -> str:

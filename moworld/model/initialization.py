@@ -1,59 +1,75 @@
 """A start for experts that have no pretrained base: what a video model would spend its first thousands of steps on, set in closed form.
 
-Three facts are put into Wan's own layers, without changing the architecture or its keys:
+Four facts are put into Wan's own layers, without changing the architecture or its keys:
 - at high noise the velocity is nearly the noisy latent itself: patch embedding and output projection start as an orthonormal pair;
 - neighbours matter most: query and key biases are equal constants, so rotary attention starts as a lookup by position, sharpened by the
   query and key norms on the fast frequencies;
-- the future looks like the frame that is given: the first block's attention carries the known latents, negated, to the output
-  (v = noise - clean).
+- the future looks like what is known of it: the first block's attention carries the known latents, negated, to the output
+  (v = noise - clean);
+- a place keeps its look when the camera turns: the adapter writes the direction of a token's rays (eq. 4) into the token, and the first
+  block's attention looks known tokens up by direction. For a turn on the spot that is where the content comes from.
 Training is free to leave all of it. Models that start from Wan2.2's weights never come here.
 """
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from moworld.model.transformer import MoWorldTransformer3DModel
 
+RAY_IN_TOKEN, MASK_IN_TOKEN = 3.0, 2.0  # norms of a ray direction and of the mask of known frames within a token
+RAY_IN_KEY = 20.0  # before the query and key norms: large, so that the norms make all directions equally long
+RAY_SHARPNESS = 45.0  # logits fall by it times 1 - cos of the angle between two rays: half weight at 10 degrees
+KNOWN_LOGIT = 3.0  # by how much a known token beats one that is still noise
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Orthonormal directions of the token space (width, n): noisy latents, known latents, ray direction (3), mask of known frames (1)."""
+
+    noise: Tensor
+    known: Tensor
+    ray: Tensor
+    mask: Tensor
+
 
 @torch.no_grad()
-def initialize_from_scratch(transformer: MoWorldTransformer3DModel, known_gain: float = 2.0) -> None:
+def initialize_from_scratch(transformer: MoWorldTransformer3DModel) -> None:
     """Set the weights of `transformer` in place. Draws from torch's global generator; orthonormal as far as the width allows."""
     config = transformer.config
-    width = config.num_attention_heads * config.attention_head_dim
+    heads, head_dim = config.num_attention_heads, config.attention_head_dim
     elements = config.out_channels * config.patch_size[1] * config.patch_size[2]
-    basis = nn.init.orthogonal_(torch.empty(width, 2 * elements))  # semi-orthogonal where the width is below 2 * elements
-    noise_basis, known_basis = basis[:, :elements], basis[:, elements:]
-    _pair_embedding_with_projection(transformer, noise_basis, known_basis)
+    basis = nn.init.orthogonal_(torch.empty(heads * head_dim, 2 * elements + 4))  # semi-orthogonal where the width is below
+    bases = Bases(*basis.split([elements, elements, 3, 1], dim=1))
+    _pair_embedding_with_projection(transformer, bases)
     for block in transformer.blocks:
-        _look_up_by_position(block.attn1, config.num_attention_heads, config.attention_head_dim)
+        _look_up_by_position(block.attn1, heads, head_dim)
         for branch in (block.attn1.to_out[0], block.ffn.net[2]):
             branch.weight.mul_(0.5)
         block.attn2.to_out[0].weight.mul_(0.1)
-    first = transformer.blocks[0]
-    first.scale_shift_table.zero_()
-    first.scale_shift_table[:, 2] = 1  # the gate of self-attention
-    rank = min(elements, width)
-    first.attn1.to_v.weight[:rank] = known_basis.T[:rank]
-    first.attn1.to_v.bias.zero_()
-    first.attn1.to_out[0].weight[:, :rank] = -known_gain * noise_basis[:, :rank]
+    _carry_known_latents(transformer, bases)
+    if float(transformer.control_adapter.gate):
+        _write_ray_directions(transformer.control_adapter, bases)
+        _look_up_by_ray(transformer.blocks[0].attn1, bases, heads, head_dim)
 
 
-def _pair_embedding_with_projection(transformer: MoWorldTransformer3DModel, noise_basis: Tensor, known_basis: Tensor) -> None:
+def _pair_embedding_with_projection(transformer: MoWorldTransformer3DModel, bases: Bases) -> None:
     channels, (_, p_h, p_w) = transformer.config.out_channels, transformer.config.patch_size
-    width, elements = noise_basis.shape
+    width, elements = bases.noise.shape
     weight = transformer.patch_embedding.weight  # (D, 2 C + 4, 1, p, p): noise, mask, known latents
-    weight.mul_(0.3)
-    weight[:, :channels] = noise_basis.view(width, channels, 1, p_h, p_w)
-    weight[:, channels + 4 :] = known_basis.view(width, channels, 1, p_h, p_w)
-    by_pixel = noise_basis.view(width, channels, p_h * p_w).permute(2, 1, 0).reshape(elements, width)  # the head's order: pixel, channel
-    transformer.proj_out.weight.copy_(by_pixel * (elements / width) ** 0.5)  # the output norm scales the token to sqrt(D)
+    weight[:, :channels] = bases.noise.view(width, channels, 1, p_h, p_w)
+    weight[:, channels : channels + 4] = (MASK_IN_TOKEN / (4 * p_h * p_w) * bases.mask).view(width, 1, 1, 1, 1)
+    weight[:, channels + 4 :] = bases.known.view(width, channels, 1, p_h, p_w)
+    by_pixel = bases.noise.view(width, channels, p_h * p_w).permute(2, 1, 0).reshape(elements, width)  # the head's order: pixel, channel
+    transformer.proj_out.weight.copy_(by_pixel * 1.3 * (elements / width) ** 0.5)  # the output norm scales the token to sqrt(D)
     transformer.proj_out.bias.zero_()
     transformer.scale_shift_table.zero_()
 
 
 def _look_up_by_position(attention: nn.Module, heads: int, head_dim: int) -> None:
-    space = 2 * (head_dim // 6)
-    time = head_dim - 2 * space
+    time, space = _axes(head_dim)
     bands = [(10000.0 ** (-torch.arange(0, dim, 2) / dim)).sqrt().repeat_interleave(2) for dim in (time, space, space)]
     sharpness = 0.3 + 2.5 * torch.cat(bands)
     sharpness[:time] *= 0.5  # time is looked up less sharply than place
@@ -61,3 +77,54 @@ def _look_up_by_position(attention: nn.Module, heads: int, head_dim: int) -> Non
         linear.weight.mul_(0.5)
         linear.bias.fill_(1.0)
         norm.weight.copy_(sharpness.repeat(heads))
+
+
+def _carry_known_latents(transformer: MoWorldTransformer3DModel, bases: Bases) -> None:
+    block = transformer.blocks[0]
+    block.scale_shift_table.zero_()
+    block.scale_shift_table[:, 2] = 1  # the gate of self-attention
+    rank = min(bases.known.shape)
+    block.attn1.to_v.weight[:rank] = bases.known.T[:rank]
+    block.attn1.to_v.bias.zero_()
+    block.attn1.to_out[0].weight[:, :rank] = -bases.noise[:, :rank]
+
+
+def _write_ray_directions(adapter: nn.Module, bases: Bases) -> None:
+    """The adapter's output starts as the mean direction of a token's rays over its pixels and its four frames."""
+    width = bases.ray.shape[0]
+    adapter.conv.weight.mul_(0.3)
+    by_ray = adapter.conv.weight.view(width, 4, 6, -1, *adapter.conv.weight.shape[2:])  # frame, moment and direction, pixel
+    pixels = by_ray[0, :, 0].numel()
+    by_ray[:, :, 3:] += (RAY_IN_TOKEN / float(adapter.gate) / pixels * bases.ray).view(width, 1, 3, 1, 1, 1)
+    for block in adapter.residual_blocks:
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
+
+
+def _look_up_by_ray(attention: nn.Module, bases: Bases, heads: int, head_dim: int) -> None:
+    """Six slow dimensions of the rows' axis in every head hold the ray, the two slowest of the columns' axis whether a token is known.
+
+    Rotary positions hardly turn slow dimensions. With a camera the rays dominate the query and key norms, which shrinks the lookup by
+    position to a tie-break; without one their part is zero and position decides.
+    """
+    width, elements = bases.known.shape
+    time, space = _axes(head_dim)
+    token_std = math.sqrt(2 * elements / width)  # of a known token, which the block's norm divides by
+    norm = math.sqrt((2 * heads * RAY_IN_KEY**2 + width - 8 * heads) / width)  # what the query and key norms divide by
+    ray_weight, known_weight = (math.sqrt(logit * math.sqrt(head_dim) / 2) * norm for logit in (RAY_SHARPNESS / RAY_IN_KEY**2, KNOWN_LOGIT))
+    for head in range(heads):
+        ray = slice(head * head_dim + time + space - 6, head * head_dim + time + space)
+        known = slice((head + 1) * head_dim - 2, (head + 1) * head_dim)
+        for linear, head_norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k)):
+            linear.weight[ray] = RAY_IN_KEY * token_std / RAY_IN_TOKEN * bases.ray.T.repeat_interleave(2, dim=0)
+            linear.bias[ray] = 0
+            head_norm.weight[ray] = ray_weight
+            head_norm.weight[known] = known_weight
+        attention.to_q.weight[known], attention.to_q.bias[known] = 0, 1
+        attention.to_k.weight[known], attention.to_k.bias[known] = token_std / MASK_IN_TOKEN * bases.mask.T, 0
+
+
+def _axes(head_dim: int) -> tuple[int, int]:
+    """Dimensions of a head that Wan's rotary embedding gives to time, and to rows and columns each."""
+    space = 2 * (head_dim // 6)
+    return head_dim - 2 * space, space
