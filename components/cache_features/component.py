@@ -30,23 +30,22 @@ def cache_features(
     """
     from json import loads
 
+    from components.cache_features.step import put_under_dvc
     from components.platform.home import home
     from components.platform.launch import run_step
     from components.platform.steps import recorded
 
     with recorded(features) as record:
-        record(
-            run_step(
-                "cache_features",
-                {
-                    "clips": clips.path,
-                    "codec": codec.path,
-                    "out": features.path,
-                    "data_settings": loads(data),
-                    "text_settings": loads(text),
-                    "registry": registry or str(home() / "registry"),
-                    "seed": int(seed),
-                },
-                pool,
-            )
+        summary = run_step(
+            "cache_features",
+            {
+                "clips": clips.path,
+                "codec": codec.path,
+                "out": features.path,
+                "data_settings": loads(data),
+                "text_settings": loads(text),
+                "seed": int(seed),
+            },
+            pool,
         )
+        record(summary | put_under_dvc(features.path, registry or str(home() / "registry")))

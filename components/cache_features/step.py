@@ -1,21 +1,19 @@
-"""Encode clips into feature shards and put them under DVC: what training reads, and nothing else."""
+"""Encode clips into feature shards, and put them under DVC: what training reads, and nothing else."""
 
 from pathlib import Path
 from typing import Any
 
 
 def cache_features(
-    clips: str, codec: str, out: str, data_settings: dict[str, Any], text_settings: dict[str, Any], registry: str, seed: int
+    clips: str, codec: str, out: str, data_settings: dict[str, Any], text_settings: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Write shards and index, world.json (what a model of these features must know), codec/ and revision.json.
+    """Write shards and index, world.json (what a model of these features must know) and codec/.
 
     seed: not drawn from; encoding is deterministic
     """
     import torch
     from tqdm import tqdm
 
-    from components.platform.revisions import record_revision
-    from data_contracts.load import load_contract
     from moworld.data.clips import read_manifest
     from moworld.data.features import FeatureWriter
     from moworld.data.frames import model_cameras, model_frames
@@ -46,10 +44,23 @@ def cache_features(
         write_json(target / "world.json", _world(data, text, rows[0].fps, cameras))
         for path in sorted(Path(codec).glob("*")):
             link_or_copy(path, target / "codec" / path.name)
-        revision = record_revision(str(target), registry, f"features of {len(rows)} clips")
-        found = {"revision": revision, "contract_version": load_contract("clips").version}
-        write_json(target / "revision.json", found)
-    return {"clips": len(rows), "captions": len(captions), **found}
+    return {"clips": len(rows), "captions": len(captions)}
+
+
+def put_under_dvc(features: str, registry: str) -> dict[str, Any]:
+    """Record the folder as the registry's next revision and note it in revision.json, beside the contract its clips passed.
+
+    Apart from the encoding: that runs on an accelerator's pool, whose image carries no DVC.
+    """
+    from components.platform.revisions import record_revision
+    from data_contracts.load import load_contract
+    from moworld.files import write_json
+
+    (Path(features) / "revision.json").unlink(missing_ok=True)
+    revision = record_revision(features, registry, "features")
+    found = {"revision": revision, "contract_version": load_contract("clips").version}
+    write_json(Path(features) / "revision.json", found)
+    return found
 
 
 def _world(data: Any, text: Any, fps: float, cameras: Any) -> dict[str, Any]:

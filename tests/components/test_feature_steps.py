@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.cache_features.step import cache_features
+from components.cache_features.step import cache_features, put_under_dvc
 from components.platform.revisions import fetch_revision
 from components.train_codec.step import train_codec
 from moworld.data.clips import write_manifest
@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     ]
     write_manifest(root / "clips", clips)
     metrics = train_codec(str(root / "clips"), str(root / "codec"), CODEC, (16, 32), seed=3)
-    summary = cache_features(str(root / "clips"), str(root / "codec"), str(root / "features"), DATA, TEXT, str(root / "registry"), seed=3)
+    summary = cache_features(str(root / "clips"), str(root / "codec"), str(root / "features"), DATA, TEXT, seed=3)
+    summary |= put_under_dvc(str(root / "features"), str(root / "registry"))
     return root, clips, metrics, summary
 
 
@@ -96,5 +97,5 @@ def test_an_empty_manifest_is_refused_by_both_steps_and_nothing_is_written(made,
     with pytest.raises(InputError, match="no training clip"):
         train_codec(str(tmp_path / "clips"), str(tmp_path / "codec"), CODEC, (16, 32), seed=3)
     with pytest.raises(InputError, match="no clip"):
-        cache_features(str(tmp_path / "clips"), str(made[0] / "codec"), str(tmp_path / "features"), DATA, TEXT, str(tmp_path / "r"), seed=3)
+        cache_features(str(tmp_path / "clips"), str(made[0] / "codec"), str(tmp_path / "features"), DATA, TEXT, seed=3)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
