@@ -22,7 +22,7 @@ class GeometrySettings(Settings):
     """`pairs` of frames `gap` apart are matched to verify a clip; structure from motion takes every `sfm_every`th frame."""
 
     pairs: int = 8
-    gap: int = 5
+    gap: int = 3
     features: int = 600
     sfm_every: int = 3
     min_registered_share: float = 0.6
@@ -70,7 +70,7 @@ def verify_cameras(clip: Clip, root: Path, cameras: Cameras, settings: GeometryS
 
 
 def match_features(first: Frames, second: Frames, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mutually nearest SIFT features of two frames: two (n, 2) arrays of pixels, or None below MIN_MATCHES."""
+    """SIFT matches of two frames that agree with one two-view geometry: two (n, 2) arrays of pixels, or None below MIN_MATCHES."""
     import cv2
 
     sift = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)
@@ -80,10 +80,26 @@ def match_features(first: Frames, second: Frames, count: int) -> tuple[NDArray[n
     if described is None or other_described is None:
         return None
     matches = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(described, other_described)
-    matches = sorted(matches, key=lambda m: m.distance)[: max(MIN_MATCHES, len(matches) * 2 // 3)]
     if len(matches) < MIN_MATCHES:
         return None
-    return np.array([points[m.queryIdx].pt for m in matches]), np.array([other_points[m.trainIdx].pt for m in matches])
+    one = np.array([points[match.queryIdx].pt for match in matches])
+    other = np.array([other_points[match.trainIdx].pt for match in matches])
+    agree = two_view_inliers(one, other)
+    return (one[agree], other[agree]) if agree.sum() >= MIN_MATCHES else None
+
+
+def two_view_inliers(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which matches (n, 2) agree with the best homography or fundamental matrix that they themselves suggest, (n,).
+
+    Tiled textures match half of their features wrongly; those say nothing of the cameras. The fit knows no cameras, so it favours none.
+    """
+    import cv2
+
+    fits = (
+        cv2.findHomography(first, second, cv2.USAC_MAGSAC, 2.0)[1],  # turns on the spot, and walls
+        cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 1.0, 0.999, 2000)[1],
+    )
+    return max((np.zeros(len(first), bool) if fit is None else fit.ravel().astype(bool) for fit in fits), key=lambda inliers: int(inliers.sum()))
 
 
 def camera_distances(
