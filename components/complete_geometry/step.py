@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {"camera", "epipolar_error_px", "max_rotation_step_degrees", "max_translation_step"}
+COLUMNS = {"camera", "epipolar_error_px", "max_rotation_step_degrees", "max_translation_step", "registered_share", "num_frames"}
 
 
 def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moworld.camera.cameras import Cameras, translation_scale
 from moworld.camera.formats import read_cameras, write_realestate10k
 from moworld.camera.se3 import rotation_steps_degrees
-from moworld.data.clips import Clip, iterate_frames
+from moworld.data.clips import Clip, iterate_frames, read_frames, write_video
 from moworld.files import Pathlike, sha256_file
 from moworld.settings import Settings
 
@@ -25,7 +25,6 @@ class GeometrySettings(Settings):
     gap: int = 3
     features: int = 600
     sfm_every: int = 3
-    min_registered_share: float = 0.6
 
 
 def complete_clip(clip: Clip, folder: Pathlike, settings: GeometrySettings) -> Clip:
@@ -123,45 +122,69 @@ def camera_distances(
 
 
 def recover_cameras(clip: Clip, root: Path, settings: GeometrySettings) -> Clip:
-    """Structure from motion over every nth frame (pycolmap, CPU); poses between are interpolated. Without enough of them the camera stays None."""
+    """Structure from motion over every nth frame; the clip is cut to its longest run of frames whose cameras were found.
+
+    `registered_share` is that run's share of the frames that were tried. Where nothing was found it is 0 and the camera stays None.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        tried = _write_every(clip, root, Path(scratch) / "images", settings.sfm_every)
+        found = _registered(Path(scratch) / "images", Path(scratch))
+    times = longest_run(sorted(found), 2 * settings.sfm_every)
+    if len(times) < 3:
+        return replace(clip, registered_share=0.0)
+    first, last, share = times[0], times[-1], round(len(times) / len(tried), 4)
+    sparse = Cameras(*(np.stack(part) for part in zip(*(found[time] for time in times), strict=True)))
+    sparse = replace(sparse, intrinsics=sparse.intrinsics / [clip.width, clip.height, clip.width, clip.height])
+    dense = sparse.resample(np.interp(np.arange(first, last + 1), times, np.arange(len(times))))
+    if len(dense) < clip.num_frames:
+        frames = read_frames(root / clip.video, first, last + 1)
+        write_video(root / clip.video, frames, clip.fps)
+        clip = replace(clip, num_frames=len(dense), video_sha256=sha256_file(root / clip.video))
+    camera = f"cameras/{clip.clip_id}.txt"
+    write_realestate10k(root / camera, dense, fps=clip.fps)
+    return replace(clip, camera=camera, camera_sha256=sha256_file(root / camera), camera_origin="sfm", registered_share=share)
+
+
+def longest_run(times: list[int], largest_gap: int) -> list[int]:
+    """The longest stretch of ascending frame numbers whose neighbours are at most `largest_gap` apart; the first of equals."""
+    runs: list[list[int]] = []
+    for time in times:
+        if not runs or time - runs[-1][-1] > largest_gap:
+            runs.append([])
+        runs[-1].append(time)
+    return max(runs, key=len, default=[])
+
+
+def _write_every(clip: Clip, root: Path, images: Path, step: int) -> list[int]:
+    """Write every nth frame and the last one as pictures; returns their numbers."""
     import cv2
+
+    images.mkdir()
+    wanted = [index for index in range(clip.num_frames) if index % step == 0 or index == clip.num_frames - 1]
+    for index, frame in enumerate(iterate_frames(root / clip.video)):
+        if index in wanted:
+            cv2.imwrite(str(images / f"{index:06d}.png"), frame[..., ::-1])
+    return wanted
+
+
+def _registered(images: Path, scratch: Path) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Frame number -> (fx, fy, cx, cy in pixels), w2c (4, 4), of the largest model that pycolmap finds. One thread: the same each time."""
     import pycolmap
 
     pycolmap.logging.minloglevel = 3
-    times = list(range(0, clip.num_frames, settings.sfm_every))
-    with tempfile.TemporaryDirectory() as scratch:
-        images = Path(scratch) / "images"
-        images.mkdir()
-        for i, frame in enumerate(iterate_frames(root / clip.video)):
-            if i % settings.sfm_every == 0:
-                cv2.imwrite(str(images / f"{i:06d}.png"), frame[..., ::-1])
-        database = Path(scratch) / "database.db"
-        options = pycolmap.FeatureExtractionOptions()
-        options.use_gpu, options.sift.max_num_features = False, 1500
-        pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, extraction_options=options)
-        matching = pycolmap.FeatureMatchingOptions()
-        matching.use_gpu = False
-        pycolmap.match_sequential(database, matching_options=matching)
-        models = pycolmap.incremental_mapping(database, images, Path(scratch) / "models")
-        best = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
-        if best is None or best.num_reg_images() < 3:
-            return replace(clip, registered_share=0.0)
-        found = sorted((int(Path(image.name).stem), image) for image in best.images.values() if image.has_pose)
-    share = round(len(found) / len(times), 4)
-    if share < settings.min_registered_share:
-        return replace(clip, registered_share=share)
-    calibration = best.cameras[found[0][1].camera_id].calibration_matrix()
-    intrinsics = np.array(
-        [calibration[0, 0] / clip.width, calibration[1, 1] / clip.height, calibration[0, 2] / clip.width, calibration[1, 2] / clip.height]
-    )
-    w2c = np.tile(np.eye(4), (len(found), 1, 1))
-    w2c[:, :3] = [image.cam_from_world().matrix() for _, image in found]
-    index = np.array([frame for frame, _ in found], dtype=float)
-    sparse = Cameras(np.tile(intrinsics, (len(found), 1)), w2c)
-    frames = np.interp(np.arange(index[0], index[-1] + 1), index, np.arange(len(index)))
-    camera = f"cameras/{clip.clip_id}.txt"
-    dense = sparse.resample(
-        np.concatenate([np.zeros(int(index[0])), frames, np.full(clip.num_frames - 1 - int(index[-1]), len(index) - 1.0)])
-    )
-    write_realestate10k(root / camera, dense, fps=clip.fps)
-    return replace(clip, camera=camera, camera_sha256=sha256_file(root / camera), camera_origin="sfm", registered_share=share)
+    pycolmap.set_random_seed(0)
+    database, options = scratch / "database.db", pycolmap.FeatureExtractionOptions()
+    options.use_gpu, options.num_threads, options.sift.max_num_features = False, 1, 1500
+    pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, extraction_options=options)
+    matching, mapping = pycolmap.FeatureMatchingOptions(), pycolmap.IncrementalPipelineOptions()
+    matching.use_gpu, matching.num_threads, mapping.num_threads, mapping.min_model_size = False, 1, 1, 3
+    pycolmap.match_sequential(database, matching_options=matching)
+    models = pycolmap.incremental_mapping(database, images, scratch / "models", options=mapping)
+    best = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+    found = {}
+    for image in best.images.values() if best is not None else ():
+        if image.has_pose:
+            k = best.cameras[image.camera_id].calibration_matrix()
+            w2c = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
+            found[int(Path(image.name).stem)] = (np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]), w2c)
+    return found
