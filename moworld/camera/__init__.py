@@ -7,11 +7,10 @@ from moworld.camera.controls import controls_from_c2w, controls_to_c2w, parse_co
 from moworld.camera.formats import read_cameras, write_cameras
 
 if TYPE_CHECKING:
-    from moworld.camera.rays import camera_latents, group_rays, pluecker_rays
+    from moworld.camera.rays import group_rays, pluecker_rays
 
 __all__ = [
     "Cameras",
-    "camera_latents",
     "controls_from_c2w",
     "controls_to_c2w",
     "cover_crop",
@@ -25,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("pluecker_rays", "group_rays", "camera_latents"):
+    if name in ("pluecker_rays", "group_rays"):
         from moworld.camera import rays
 
         return getattr(rays, name)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from moworld.camera import se3
 
 Array = NDArray[np.float64]
+Frame = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +104,13 @@ def cover_crop(in_hw: tuple[int, int], out_hw: tuple[int, int]) -> tuple[float, 
     in_aspect, out_aspect = in_hw[1] / in_hw[0], out_hw[1] / out_hw[0]
     width, height = min(1.0, out_aspect / in_aspect), min(1.0, in_aspect / out_aspect)
     return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
+
+
+def resize_to_cover(frame: Frame, size_hw: tuple[int, int]) -> Frame:
+    """The central crop of a frame (H, W, 3) that has the aspect of `size_hw`, resized to it by area averaging."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
+    crop = frame[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
+    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

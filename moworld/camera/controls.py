@@ -38,18 +38,38 @@ def controls_to_c2w(
     Raises InputError for text that is no control.
     """
     actions = parse_controls(controls) if isinstance(controls, str) else [_checked(action) for action in controls]
-    pitch_step = degrees if pitch_degrees is None else pitch_degrees
-    yaw, pitch, centre = 0.0, 0.0, np.zeros(3)
-    poses = [np.eye(4)]
-    for keys in actions:
-        yaw += degrees * (("l" in keys) - ("j" in keys))
-        pitch += pitch_step * (("i" in keys) - ("k" in keys))
-        pitch = float(np.clip(pitch, -MAX_PITCH_DEGREES, MAX_PITCH_DEGREES))
-        rotation = rotation_from_yaw_pitch(yaw, pitch)
-        move = np.array([("d" in keys) - ("a" in keys), 0.0, ("w" in keys) - ("s" in keys)])
-        centre = centre + rotation @ (step * move)
-        poses.append(se3.rigid(rotation, centre))
-    return np.stack(poses)
+    return np.concatenate([np.eye(4)[None], Walk(step, degrees, pitch_degrees).go(actions)])
+
+
+class Walk:
+    """Where a player stands: yaw, pitch and centre, moved by keys. Yaw stays about the world's up axis, however far the view is pitched.
+
+    step: model units moved by one action; degrees: yaw (and pitch, unless pitch_degrees is given) of one action
+    """
+
+    def __init__(self, step: float = STEP, degrees: float = DEGREES, pitch_degrees: float | None = None) -> None:
+        self.step, self.degrees, self.pitch_degrees = step, degrees, degrees if pitch_degrees is None else pitch_degrees
+        self.yaw, self.pitch, self.centre = 0.0, 0.0, np.zeros(3)
+
+    def go(self, actions: Iterable[Iterable[str]]) -> Array:
+        """Poses (number of actions, 4, 4) c2w after each action. Raises InputError for keys that are no control."""
+        poses = []
+        for keys in map(_checked, actions):
+            self.yaw += self.degrees * (("l" in keys) - ("j" in keys))
+            pitch = self.pitch + self.pitch_degrees * (("i" in keys) - ("k" in keys))
+            self.pitch = float(np.clip(pitch, -MAX_PITCH_DEGREES, MAX_PITCH_DEGREES))
+            rotation = rotation_from_yaw_pitch(self.yaw, self.pitch)
+            move = np.array([("d" in keys) - ("a" in keys), 0.0, ("w" in keys) - ("s" in keys)])
+            self.centre = self.centre + rotation @ (self.step * move)
+            poses.append(se3.rigid(rotation, self.centre))
+        return np.stack(poses) if poses else np.zeros((0, 4, 4))
+
+    def stand_at(self, c2w: Array) -> None:
+        """Go on from a pose (4, 4); its roll is not kept."""
+        forward = np.asarray(c2w, dtype=np.float64)[:3, 2]
+        self.yaw = float(np.degrees(np.arctan2(forward[0], forward[2])))
+        self.pitch = float(np.degrees(np.arcsin(np.clip(-forward[1], -1, 1))))
+        self.centre = np.array(c2w[:3, 3], dtype=np.float64)
 
 
 def rotation_from_yaw_pitch(yaw_degrees: float, pitch_degrees: float) -> Array:

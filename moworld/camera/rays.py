@@ -1,4 +1,4 @@
-"""Plücker rays of every pixel (paper 3.2, eq. 2 to 4), their grouping to latent frames, and a model-free camera latent."""
+"""Plücker rays of every pixel (paper 3.2, eq. 2 to 4) and their grouping to latent frames."""
 
 import torch
 from torch import Tensor
@@ -48,16 +48,3 @@ def group_rays(rays: Tensor) -> Tensor:
     rays = rays.unflatten(-4, (-1, TEMPORAL_STRIDE))  # (..., F, 4, H, W, 6)
     rays = rays.movedim((-4, -1), (-5, -4))  # (..., 4, 6, F, H, W)
     return rays.flatten(-5, -4)
-
-
-def camera_latents(grouped: Tensor, cells: tuple[int, int] = (2, 3)) -> Tensor:
-    """Model-free camera latent of every latent frame: its rays averaged over a grid of cells (for history selection, 4.2).
-
-    grouped: (..., 24, F, H, W) from group_rays
-    cells:   rows and columns of the grid, at most H and W
-    returns: (..., F, 24 * rows * columns)
-    """
-    lead, (channels, num_latents, height, width) = grouped.shape[:-4], grouped.shape[-4:]
-    pooled = torch.nn.functional.adaptive_avg_pool2d(grouped.reshape(-1, channels * num_latents, height, width), cells)
-    pooled = pooled.reshape(*lead, channels, num_latents, *cells).movedim(-3, -4)  # (..., F, 24, rows, columns)
-    return pooled.flatten(-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moworld.camera.cameras import Cameras, cover_crop
+from moworld.camera.cameras import Cameras, cover_crop, resize_to_cover
 from moworld.camera.formats import read_cameras
 from moworld.data.clips import Clip, iterate_frames
 from moworld.errors import InputError
@@ -15,16 +15,6 @@ from moworld.files import Pathlike
 def whole_groups(num_frames: int) -> int:
     """The largest 4 k + 1 that fits into a number of frames."""
     return (num_frames - 1) // 4 * 4 + 1
-
-
-def resize_to_cover(frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The central crop of a frame (H, W, 3) that has the aspect of `size_hw`, resized to it by area averaging."""
-    import cv2
-
-    height, width = frame.shape[:2]
-    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
-    crop = frame[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
-    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def model_frames(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> NDArray[np.uint8]:

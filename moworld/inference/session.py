@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moworld.camera.cameras import cover_crop
-from moworld.camera.controls import controls_to_c2w
+from moworld.camera.cameras import resize_to_cover
+from moworld.camera.controls import Walk, parse_controls
 from moworld.errors import InputError
 from moworld.model.codec import Cache
 from moworld.model.rollout import Rollout
@@ -27,7 +27,7 @@ class WorldSession:
         self.model, self.text_encoder, self.codec = model, text_encoder, model.codec
         self.rollout: Rollout | None = None
         self.cache: Cache | None = None
-        self.pose = np.eye(4)
+        self.walk = Walk()
 
     @property
     def chunk_frames(self) -> int:
@@ -48,7 +48,7 @@ class WorldSession:
             raise InputError(
                 "first_frame", "shape", f"{first_frame.shape} {first_frame.dtype}", "(H, W, 3) uint8", "convert the image to RGB"
             )
-        frame = torch.from_numpy(fit_frame(first_frame, (config.height, config.width)).copy())
+        frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)).copy())
         latent = self.codec.encode(frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
         encoder = self.text_encoder or make_text_encoder(config.text)
         self.rollout = Rollout(
@@ -61,7 +61,7 @@ class WorldSession:
             chunk_latents=config.model.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
         )
-        self.pose, self.cache = np.eye(4), None
+        self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
         return self._decode(latent)
 
     def step(self, controls: str | Iterable[Iterable[str]]) -> Frames:
@@ -70,35 +70,28 @@ class WorldSession:
         returns: (chunk_frames, height, width, 3) uint8
         Raises InputError for controls that cannot be read or are longer than a chunk.
         """
-        config = self.model.config
-        actions = controls if isinstance(controls, str) else [frozenset(keys) for keys in controls]
-        relative = controls_to_c2w(actions, step=config.move_units, degrees=config.yaw_degrees)[1:]
-        if len(relative) > self.chunk_frames:
-            raise InputError("controls", "", f"{len(relative)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
-        last = relative[-1:] if len(relative) else np.eye(4)[None]
-        relative = np.concatenate([relative, last.repeat(self.chunk_frames - len(relative), axis=0)])
-        return self.step_poses(self.pose @ relative)
+        if self.rollout is None:
+            raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
+        actions = parse_controls(controls) if isinstance(controls, str) else [frozenset(keys) for keys in controls]
+        if len(actions) > self.chunk_frames:
+            raise InputError("controls", "", f"{len(actions)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
+        actions += [frozenset()] * (self.chunk_frames - len(actions))
+        return self._generate(self.walk.go(actions))
 
-    @torch.inference_mode()
     def step_poses(self, c2w: NDArray[np.float64]) -> Frames:
         """The next chunk along poses (chunk_frames, 4, 4) in the world of the first frame, model units -> (chunk_frames, H, W, 3) uint8."""
         if self.rollout is None:
             raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
         if c2w.shape != (self.chunk_frames, 4, 4):
             raise InputError("c2w", "shape", c2w.shape, f"({self.chunk_frames}, 4, 4)", "give one pose for each frame of a chunk")
-        self.pose = np.asarray(c2w[-1], dtype=np.float64)
+        self.walk.stand_at(c2w[-1])
+        return self._generate(c2w)
+
+    @torch.inference_mode()
+    def _generate(self, c2w: NDArray[np.float64]) -> Frames:
+        assert self.rollout is not None
         return self._decode(self.rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None]))
 
     def _decode(self, latents: torch.Tensor) -> Frames:
         video, self.cache = self.codec.decode_chunk(latents, self.cache)
         return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()  # type: ignore[no-any-return]
-
-
-def fit_frame(frame: Frames, size_hw: tuple[int, int]) -> Frames:
-    """The central crop of a frame (H, W, 3) with the aspect of `size_hw`, resized to it by area averaging."""
-    import cv2
-
-    height, width = frame.shape[:2]
-    x0, y0, x1, y1 = cover_crop((height, width), size_hw)
-    crop = frame[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
-    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from moworld.camera import Cameras, controls_to_c2w, se3, translation_scale
+from moworld.camera.cameras import resize_to_cover
 
 
 def walk() -> Cameras:
@@ -76,3 +77,11 @@ def test_the_trajectory_error_is_zero_for_a_moved_and_scaled_copy():
     moved = se3.rigid(Rotation.from_rotvec([1, 0, 2]).as_matrix(), [3.0, 2, 1]) @ walk().scaled(4.0).c2w
     assert se3.centre_error_rms(moved, c2w) < 1e-9
     np.testing.assert_allclose(se3.align(moved, c2w), c2w, atol=1e-9)
+
+
+def test_a_wider_size_keeps_the_width_and_crops_the_height_about_the_middle():
+    frame = np.zeros((60, 80, 3), np.uint8)
+    frame[:10], frame[-10:] = 255, 255  # outside the central 40 rows of a 2 : 1 crop
+    assert resize_to_cover(frame, (16, 32)).max() == 0
+    frame[10:14] = 255
+    assert resize_to_cover(frame, (16, 32))[0].min() > 200

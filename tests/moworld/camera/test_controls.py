@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moworld.camera import controls_from_c2w, controls_to_c2w, parse_controls
-from moworld.camera.controls import MAX_PITCH_DEGREES, format_controls, read_actions
+from moworld.camera.controls import MAX_PITCH_DEGREES, Walk, format_controls, read_actions
 from moworld.errors import InputError
 
 DATA = Path(__file__).parents[3] / "../shared/data"
@@ -69,3 +69,14 @@ def test_actions_that_do_not_match_the_poses_are_refused(tmp_path: Path):
     (tmp_path / "action.npy").write_bytes((DATA / "lingbot-world/03/action.npy").read_bytes())
     with pytest.raises(InputError, match=r"action\.npy: rows: found \(961, 4\), wanted \(269, 4\)"):
         read_actions(tmp_path, 269)
+
+
+@given(st.lists(st.sampled_from(["w", "s", "a", "d", "j", "l", "i", "k", "wl", "aj", "dl"]), min_size=2, max_size=24), st.data())
+def test_a_walk_cut_anywhere_is_the_same_walk(keys, data):
+    cut = data.draw(st.integers(1, len(keys) - 1))
+    whole, parts, resumed = Walk(), Walk(), Walk()
+    poses = whole.go(keys)
+    first = parts.go(keys[:cut])
+    resumed.stand_at(first[-1])
+    np.testing.assert_array_equal(np.concatenate([first, parts.go(keys[cut:])]), poses)
+    np.testing.assert_allclose(resumed.go(keys[cut:]), poses[cut:], atol=1e-9)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from moworld.camera import Cameras, camera_latents, controls_to_c2w, cover_crop, group_rays, pluecker_rays, se3
+from moworld.camera import Cameras, controls_to_c2w, cover_crop, group_rays, pluecker_rays, se3
 
 INTRINSICS = np.array([0.55, 0.8, 0.49, 0.52])
 number = st.floats(-3, 3, allow_nan=False)
@@ -98,14 +98,6 @@ def test_leading_dims_go_through_every_function():
     single = pluecker_rays(k, c2w, 4, 6)
     assert torch.equal(batched[1, 2], single)
     assert torch.equal(group_rays(batched)[1, 2], group_rays(single))
-    assert torch.allclose(camera_latents(group_rays(batched))[1, 2], camera_latents(group_rays(single)))
-
-
-def test_camera_latents_are_the_mean_rays_of_cells():
-    grouped = group_rays(rays_of(walk(), 4, 6))
-    latents = camera_latents(grouped, cells=(2, 3))
-    assert latents.shape == (3, 24 * 6)
-    assert torch.allclose(latents[1].reshape(24, 2, 3)[:, 1, 2], grouped[:, 1, 2:, 4:].mean(dim=(-1, -2)))
 
 
 def test_wrong_lengths_are_refused():

@@ -9,7 +9,7 @@ import pytest
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import write_realestate10k
 from moworld.data.clips import Clip, write_video
-from moworld.data.frames import model_cameras, model_frames, resize_to_cover, whole_groups
+from moworld.data.frames import model_cameras, model_frames, whole_groups
 from moworld.errors import InputError
 from moworld.files import sha256_file
 
@@ -34,14 +34,6 @@ def make_clip(folder: Path, name: str = "a", num_frames: int = 11, split: str = 
 @pytest.mark.parametrize(("frames", "kept"), [(1, 1), (4, 1), (5, 5), (12, 9), (289, 289)])
 def test_lengths_are_cut_to_4k_plus_1(frames: int, kept: int):
     assert whole_groups(frames) == kept
-
-
-def test_a_wider_size_keeps_the_width_and_crops_the_height_about_the_middle():
-    frame = np.zeros((60, 80, 3), np.uint8)
-    frame[:10], frame[-10:] = 255, 255  # outside the central 40 rows of a 2 : 1 crop
-    assert resize_to_cover(frame, (16, 32)).max() == 0
-    frame[10:14] = 255
-    assert resize_to_cover(frame, (16, 32))[0].min() > 200
 
 
 def test_frames_and_cameras_of_a_clip_go_together(tmp_path: Path):

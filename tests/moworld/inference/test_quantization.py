@@ -1,0 +1,76 @@
+"""W8A8 of the experts: which layers, how far off, and that what is saved is what is served."""
+
+import pytest
+import torch
+
+from kernels.int8_linear import int8_linear, quantize_weight
+from moworld.errors import InputError
+from moworld.inference.quantization import QuantizeSettings, quantize_experts
+from moworld.model.int8 import Int8Linear, replaceable_linears
+from moworld.model.window import predict_velocity
+from moworld.model.world import WorldModel
+from tests.moworld.model.test_rollout import make_rollout
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+
+@torch.no_grad()
+def velocity_of(world: WorldModel) -> torch.Tensor:
+    world.experts.eval()
+    batch = tiny_batch(4)
+    window = make_rollout(world, batch).window(_chunk_cameras(batch))
+    noisy = torch.randn(window.shape, generator=torch.Generator().manual_seed(1))
+    return torch.cat([predict_velocity(world.experts.at(level), noisy, torch.full((2,), level), window) for level in (1.0, 0.5)])
+
+
+def _chunk_cameras(batch):
+    from moworld.model.latent_cameras import LatentCameras
+
+    return LatentCameras.from_chunk(batch["intrinsics"][:, 1:], batch["c2w"][:, 1:])
+
+
+def test_the_linears_of_the_blocks_and_nothing_else_become_int8():
+    world = tiny_world(num_layers=2)
+    before = {name: type(module) for name, module in world.experts.high.named_modules()}
+    report = quantize_experts(world, QuantizeSettings())
+    changed = {name for name, module in world.experts.high.named_modules() if type(module) is not before.get(name)}
+    assert changed == {f"blocks.{i}.{place}" for i in (0, 1) for place in (
+        "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")}  # fmt: skip
+    assert report["replaced"] == 2 * len(changed) == len(report["layers"])
+    assert report["bytes_after"] < report["bytes_before"]
+    assert world.config.quantization == "w8a8"
+
+
+def test_outputs_stay_close_and_errors_are_those_of_the_layers():
+    world = tiny_world()
+    exact = velocity_of(world)
+    report = quantize_experts(world, QuantizeSettings())
+    found = velocity_of(world)
+    assert 0 < float((found - exact).norm() / exact.norm()) < 0.05
+    assert all(0 < entry["error"] < 0.05 for entry in report["layers"])
+
+
+def test_what_is_saved_is_what_is_served(tmp_path):
+    world = tiny_world()
+    quantize_experts(world, QuantizeSettings())
+    world.save(tmp_path / "model")
+    again = WorldModel.load(tmp_path / "model")
+    assert isinstance(again.experts.low.blocks[0].ffn.net[2], Int8Linear)
+    assert torch.equal(velocity_of(again), velocity_of(world))
+
+
+def test_an_int8_layer_is_the_operator_on_its_quantized_weight():
+    linear = torch.nn.Linear(24, 9)
+    x = torch.randn(2, 5, 24)
+    with torch.no_grad():
+        expected = int8_linear(x, *quantize_weight(linear.weight), linear.bias)
+        assert torch.equal(Int8Linear.from_linear(linear)(x), expected)
+
+
+def test_quantizing_twice_or_too_roughly_is_refused():
+    world = tiny_world()
+    with pytest.raises(InputError, match="at most 1e-06"):
+        quantize_experts(tiny_world(), QuantizeSettings(max_layer_error=1e-6))
+    quantize_experts(world, QuantizeSettings())
+    assert not replaceable_linears(world.experts.high)
+    with pytest.raises(InputError, match="no linear"):
+        quantize_experts(world, QuantizeSettings())

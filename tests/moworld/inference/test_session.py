@@ -1,0 +1,120 @@
+"""A session: the rollout that trains is the rollout that serves, chunk by chunk, under keys."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moworld.camera import controls_to_c2w
+from moworld.errors import InputError
+from moworld.inference import WorldSession
+from moworld.model.codec import StreamingCodec
+from moworld.model.rollout import Rollout, roll_out
+from tests.moworld.worlds import tiny_world
+
+CONTROLS = ["wl*12", "il*6,wi*6", "wj*12"]  # turns while the view is pitched
+
+
+class Letters:
+    """Prompts to fixed embeddings (B, 4, 8)."""
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        return torch.stack([torch.full((4, 8), float(len(prompt))) for prompt in prompts])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    folder: Path = tmp_path_factory.mktemp("codec")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        StreamingCodec(16, hidden=8, blocks=1).save_pretrained(folder)
+    made = tiny_world()
+    made.experts.eval()
+    made.codec_folder = folder
+    return made
+
+
+def picture(height: int = 40, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def opened(world, seed: int = 3) -> WorldSession:
+    session = WorldSession(world, Letters())
+    session.open(picture(), "a hall", seed=seed)
+    return session
+
+
+def test_a_chunk_is_twelve_frames_and_the_first_frame_one(world):
+    session = WorldSession(world, Letters())
+    first = session.open(picture(), "a hall")
+    chunk = session.step("w*12")
+    assert first.shape == (1, 16, 32, 3) and chunk.shape == (session.chunk_frames, 16, 32, 3) == (12, 16, 32, 3)
+    assert first.dtype == chunk.dtype == np.uint8
+
+
+@torch.inference_mode()
+def test_a_session_is_the_rollout_that_training_uses(world):
+    session = opened(world)
+    for controls in CONTROLS:
+        session.step(controls)
+    config = world.config
+    c2w = controls_to_c2w(",".join(CONTROLS), step=config.move_units, degrees=config.yaw_degrees)
+    rollout = Rollout(
+        world.experts, session.rollout.bank.latents[:, :, :1], Letters().encode(["a hall"]), torch.tensor([config.intrinsics]),
+        schedule=config.schedule, policy=config.model.history, chunk_latents=3, generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    whole = roll_out(rollout, torch.as_tensor(c2w[None, 1:], dtype=torch.float32))
+    assert torch.equal(session.rollout.bank.latents, whole)
+
+
+def test_poses_in_chunks_are_those_of_the_whole_string_even_when_pitched(world):
+    session, other = opened(world), opened(world)
+    config = world.config
+    c2w = controls_to_c2w(",".join(CONTROLS), step=config.move_units, degrees=config.yaw_degrees)[1:]
+    for index, controls in enumerate(CONTROLS):
+        assert np.array_equal(session.step(controls), other.step_poses(c2w[12 * index : 12 * index + 12]))
+
+
+def test_keys_after_poses_go_on_from_there(world):
+    session, other = opened(world), opened(world)
+    c2w = controls_to_c2w("wl*12,w*12", step=world.config.move_units, degrees=world.config.yaw_degrees)[1:]
+    session.step_poses(c2w[:12])
+    other.step("wl*12")
+    np.testing.assert_array_equal(session.step("w*12"), other.step("w*12"))
+
+
+def test_missing_keys_are_rest_and_the_seed_is_the_world(world):
+    assert np.array_equal(opened(world).step("w*4"), opened(world).step([{"w"}] * 4 + [set()] * 8))
+    assert np.array_equal(opened(world).step("w*12"), opened(world).step("w*12"))
+    assert not np.array_equal(opened(world).step("w*12"), opened(world, seed=4).step("w*12"))
+    assert not np.array_equal(opened(world).step("w*12"), opened(world).step("s*12"))
+
+
+def test_the_decoder_carries_its_cache_between_chunks(world):
+    session = opened(world)
+    frames = np.concatenate([session.step(controls) for controls in CONTROLS])
+    with torch.inference_mode():
+        video = world.codec.decode(session.rollout.bank.latents)[0, :, 1:]
+    whole = ((video + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    assert np.abs(frames.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.step("w*13"), "at most 12"),
+        (lambda s: s.step("q*3"), "q"),
+        (lambda s: s.step_poses(np.eye(4)[None]), r"\(12, 4, 4\)"),
+        (lambda s: s.open(np.zeros((4, 4), np.uint8)), "uint8"),
+        (lambda s: s.open(np.zeros((4, 4, 3), np.float32)), "uint8"),
+    ],
+)
+def test_bad_calls_are_one_line(world, call, words):
+    with pytest.raises(InputError, match=words):
+        call(opened(world))
+
+
+def test_a_session_that_is_not_open_says_so(world):
+    with pytest.raises(InputError, match="open"):
+        WorldSession(world, Letters()).step("w")

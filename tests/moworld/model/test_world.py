@@ -1,0 +1,65 @@
+"""A world model's folder: what is written is read back, and what is missing is named."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moworld.errors import InputError
+from moworld.files import sha256_tree
+from moworld.model.world import WEIGHTS, WorldModel
+from tests.moworld.worlds import tiny_world
+
+
+def same_weights(one: WorldModel, other: WorldModel) -> bool:
+    a, b = one.experts.state_dict(), other.experts.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_folder_is_read_back_whole(tmp_path):
+    world = tiny_world(seed=5)
+    world.save(tmp_path / "model", losses={"high": [[0, 1.0]]})
+    again = WorldModel.load(tmp_path / "model")
+    assert again.config == world.config and same_weights(again, world)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "losses.json",
+        "model_index.json",
+        "transformer",
+        "transformer_2",
+    ]
+
+
+def test_the_seed_decides_every_byte(tmp_path):
+    hashes = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        tiny_world(seed=seed).save(tmp_path / name)
+        hashes.append(sha256_tree(tmp_path / name))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_experts_differ_and_a_level_chooses_one():
+    experts = tiny_world().experts
+    assert not torch.equal(experts.high.patch_embedding.weight, experts.low.patch_embedding.weight)
+    assert experts.at(0.9) is experts.high and experts.at(0.899) is experts.low and experts.at(1.0) is experts.high
+
+
+@pytest.mark.parametrize(("gone", "words"), [("model_index.json", "model_index.json"), (f"transformer_2/{WEIGHTS}", WEIGHTS)])
+def test_a_missing_file_is_named(tmp_path, gone, words):
+    tiny_world().save(tmp_path / "model")
+    (tmp_path / "model" / gone).unlink()
+    with pytest.raises(InputError, match=words):
+        WorldModel.load(tmp_path / "model")
+
+
+def test_missing_and_unknown_keys_are_counted_and_named(tmp_path):
+    tiny_world().save(tmp_path / "model")
+    path = tmp_path / "model" / "transformer" / WEIGHTS
+    weights = load_file(path)
+    weights["stray"] = weights.pop("proj_out.bias")
+    save_file(weights, path)
+    with pytest.raises(InputError, match=r"1 missing and 1 unknown keys, first proj_out\.bias"):
+        WorldModel.load(tmp_path / "model")
+
+
+def test_a_model_without_a_codec_says_so():
+    with pytest.raises(InputError, match="vae"):
+        _ = tiny_world().codec
