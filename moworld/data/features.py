@@ -3,8 +3,6 @@
 A window of latent frames is one byte range of a shard, read without the rest, from a local disk or any fsspec URI.
 """
 
-import json
-import struct
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,10 +12,9 @@ from torch import Tensor
 
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write, open_uri
+from moworld.tensors import Entry, read_header, read_rows
 
-DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 SHARD_BYTES = 256 * 2**20
-HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class FeatureStore:
             raise InputError(index, "columns", found, f"{sorted(names)}", "write it again with cache_features")
         self.clips = [FeatureRow(**row) for row in rows]
         self._by_id = {row.clip_id: row for row in self.clips}
-        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._headers: dict[str, dict[str, Entry]] = {}
 
     def of_split(self, split: str) -> list[FeatureRow]:
         return [row for row in self.clips if row.split == split]
@@ -124,26 +121,6 @@ class FeatureStore:
 
     def _rows(self, stream: Any, row: FeatureRow, name: str, start: int = 0, count: int | None = None) -> Tensor:
         """Rows start to start + count of a tensor's first dim, by byte range."""
-        base, header = self._header(stream, row.shard)
-        entry = header[f"{row.clip_id}/{name}"]
-        dtype, shape = DTYPES[entry["dtype"]], list(entry["shape"])
-        shape[0] = shape[0] - start if count is None else count
-        row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
-        stream.seek(base + entry["data_offsets"][0] + start * row_bytes)
-        data = stream.read(shape[0] * row_bytes)
-        if len(data) != shape[0] * row_bytes:
-            raise InputError(
-                f"{self.path}/{row.shard}", name, f"{len(data)} bytes", f"{shape[0] * row_bytes} bytes", "fetch the shard again"
-            )
-        return torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).astype(np.float32))
-
-    def _header(self, stream: Any, shard: str) -> tuple[int, dict[str, Any]]:
-        if shard not in self._headers:
-            try:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > HEADER_BYTES:  # rubbish: reading that much would take the memory
-                    raise ValueError(f"a header of {length} bytes")
-                self._headers[shard] = (8 + length, json.loads(stream.read(length)))
-            except (struct.error, ValueError) as error:
-                raise InputError(f"{self.path}/{shard}", "header", error, "a safetensors header", "fetch the shard again") from None
-        return self._headers[shard]
+        if row.shard not in self._headers:
+            self._headers[row.shard] = read_header(stream, f"{self.path}/{row.shard}")
+        return read_rows(stream, self._headers[row.shard][f"{row.clip_id}/{name}"], start, count).float()

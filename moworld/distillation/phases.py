@@ -52,8 +52,7 @@ def student_rollout(student: WorldModel, batch: dict[str, Tensor], generator: to
     generated = roll_out(rollout, c2w[:, 1:], intrinsics[:, 1:], exit_step)
     start = torch.zeros_like(batch["first_latent"])
     window = make_window(latents[:, :, :1], LatentCameras.from_frames(intrinsics, c2w), start, batch["text"])
-    exit_expert = "high" if float(student.config.schedule[exit_step]) >= student.experts.boundary else "low"
-    return generated, window, exit_expert
+    return generated, window, student.experts.name_at(float(student.config.schedule[exit_step]))
 
 
 def distill(
@@ -69,7 +68,7 @@ def distill(
     teacher.experts.requires_grad_(False)
     fake = copy.deepcopy(teacher.experts).requires_grad_(True)
     student_learners = {name: Learner(expert, settings.student, settings.steps) for name, expert in student.experts.named_experts()}
-    fake_learners = {name: Learner(getattr(fake, name), settings.fake, settings.steps * settings.fake_steps) for name in ("high", "low")}
+    fake_learners = {name: Learner(expert, settings.fake, settings.steps * settings.fake_steps) for name, expert in fake.named_experts()}
     curves: dict[str, list[list[float]]] = {key: [] for key in ("fake", "direction", "motion", "contrast")}
 
     def level() -> float:
@@ -81,7 +80,7 @@ def distill(
                 rollout, window, _ = student_rollout(student, next(batches), generator)
             at = level()
             loss = fake_loss(fake, rollout, window, at, generator)
-            fake_learners["high" if at >= fake.boundary else "low"].step(loss)
+            fake_learners[fake.name_at(at)].step(loss)
             curves["fake"].append([step + phase / settings.fake_steps, round(loss.item(), 5)])
         rollout, window, exit_expert = student_rollout(student, next(batches), generator)
         direction = dmd_direction(teacher.experts, fake, rollout, window, level(), settings.guidance, generator)

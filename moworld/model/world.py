@@ -68,6 +68,7 @@ class WorldConfig(Settings):
     height: int
     width: int
     fps: float
+    experts: tuple[Literal["high", "low"], ...] = ("high", "low")  # "high" alone: one expert serves every noise level
     kind: Literal["teacher", "student"] = "teacher"
     quantization: Literal["none", "w8a8"] = "none"
     move_units: float = 1 / 54
@@ -94,10 +95,10 @@ class WorldModel:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            high, low = (MoWorldTransformer3DModel(**config.model.transformer()) for _ in range(2))
-            for expert in (high, low):
+            made = [MoWorldTransformer3DModel(**config.model.transformer()) for _ in config.experts]
+            for expert in made:
                 initialize_from_scratch(expert)
-        return WorldModel(config, Experts(high, low, config.model.boundary))
+        return WorldModel(config, Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary))
 
     @property
     def codec(self) -> Any:
@@ -131,9 +132,10 @@ class WorldModel:
             raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
         values = read_json(root / "model_index.json")
         config = WorldConfig(**{key: value for key, value in values.items() if not key.startswith("_")})
-        high, low = (_load_expert(root / part, config) for part in EXPERT_FOLDERS.values())
+        experts = [_load_expert(root / EXPERT_FOLDERS[name], config) for name in config.experts]
         codec = root / "vae"
-        return WorldModel(config, Experts(high, low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+        low = experts[1] if len(experts) > 1 else None
+        return WorldModel(config, Experts(experts[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None)
 
 
 def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DModel":
@@ -144,12 +146,20 @@ def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DMode
         from moworld.model.int8 import quantize_structure
 
         quantize_structure(transformer)
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(folder, WEIGHTS, "no such file", "the weights of an expert", "copy the model folder again, whole")
-    missing, unexpected = transformer.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    missing, unexpected = transformer.load_state_dict(_read_weights(folder), strict=False)
     if missing or unexpected:
         found = f"{len(missing)} missing and {len(unexpected)} unknown keys, first {(missing + unexpected)[0]}"
         raise InputError(
             folder / WEIGHTS, "keys", found, "the keys of the configured expert", "check num_layers and quantization in model_index.json"
         )
     return transformer
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of an expert's folder: one file, or the shards that its index names."""
+    index = folder / f"{WEIGHTS}.index.json"
+    files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    for file in files:
+        if not (folder / file).is_file():
+            raise InputError(folder, file, "no such file", "the weights of an expert", "copy the model folder again, whole")
+    return {key: value for file in files for key, value in load_file(folder / file).items()}
