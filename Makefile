@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
+# Compiled modules are kept: without them each step of a run compiles torch and Diffusers anew, nine seconds a time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test lint lock clean
 
 run: .venv/installed

@@ -7,7 +7,8 @@ import numpy as np
 
 MOTION = re.compile(
     r"\b(camera|viewer|viewpoint)\s+(\w+\s+)?(pan|tilt|zoom|mov|turn|rotat|orbit|track|doll|fl|glid|follow|travel|push|pull)\w*"
-    r"|\b(pan|tilt|zoom)(s|ning|ming|ing|ned|med)?\s+(left|right|up|down|in|out|across|over)\b"
+    r"|\b(pan|tilt|zoom)(s|ning|ming|ing|ned|med)\s+(left|right|up|down|in|out|across|over)\b"
+    r"|(^|[.,;:]\s*|\b(slow|slowly|quick|quickly|smooth|gentle|steady|to|then|and)\s+)(pan|tilt|zoom)\s+(left|right|up|down|in|out|across|over)\b"
     r"|\b(we|you)\s+(\w+ly\s+)?(move|walk|turn|fly|go|travel|glide|advance)\b"
     r"|\b(dolly|tracking|panning|orbiting|handheld|first-person)\s+(shot|view|movement)\b"
     r"|\b(moving|walking|turning|rotating|flying)\s+(forward|backward|left|right|through)\b",
@@ -23,13 +24,8 @@ def mentions_camera_motion(text: str) -> list[str]:
 def scene_caption(facts: dict[str, Any]) -> str:
     """A caption from what the engine says of a scene: light, colour, extent, visible objects."""
     rgb = np.asarray(facts.get("mean_rgb", [80, 80, 80]), dtype=float)
-    place = (
-        "a large open place"
-        if facts.get("median_depth_units", 200) > 350
-        else "a hall"
-        if facts.get("median_depth_units", 200) > 160
-        else "a narrow room"
-    )
+    depth = float(facts.get("median_depth_units", 200))
+    place = "large open place" if depth > 350 else "hall" if depth > 160 else "narrow room"
     objects = [name for name, _ in sorted(facts.get("objects", {}).items(), key=lambda item: -float(item[1]))][:3]
     seen = f" with {', '.join(split_name(name) for name in objects)}" if objects else ""
     return f"{light(float(facts.get('brightness', rgb.mean())))} {tint(rgb)} {place}{seen}, in the style of an early 3D game"

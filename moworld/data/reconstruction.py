@@ -98,7 +98,9 @@ def two_view_inliers(first: NDArray[np.float64], second: NDArray[np.float64]) ->
         cv2.findHomography(first, second, cv2.USAC_MAGSAC, 2.0)[1],  # turns on the spot, and walls
         cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, 1.0, 0.999, 2000)[1],
     )
-    return max((np.zeros(len(first), bool) if fit is None else fit.ravel().astype(bool) for fit in fits), key=lambda inliers: int(inliers.sum()))
+    return max(
+        (np.zeros(len(first), bool) if fit is None else fit.ravel().astype(bool) for fit in fits), key=lambda inliers: int(inliers.sum())
+    )
 
 
 def camera_distances(

@@ -62,7 +62,9 @@ def metric_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
         }
         for name in known
     ]
-    return rows + [{"name": name, "value": number(metrics[name]), "baselines": [], "meaning": ""} for name in sorted(set(metrics) - set(known))]
+    return rows + [
+        {"name": name, "value": number(metrics[name]), "baselines": [], "meaning": ""} for name in sorted(set(metrics) - set(known))
+    ]
 
 
 def _with_unit(name: str, value: float) -> str:

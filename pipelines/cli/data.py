@@ -18,7 +18,7 @@ def _door() -> None:
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="A clip folder, a feature folder, or a Parquet or JSON file of rows.")],
-    contract: Annotated[str, typer.Option(help="clips, captions, features or evaluation.")] = "clips",
+    contract: Annotated[str, typer.Option(help="clips, captions or features.")] = "clips",
     json: Json = False,
 ) -> None:
     """Check a data set against a contract; exit status 1 where a row is rejected.

@@ -1,0 +1,80 @@
+"""The held-out protocol on a tiny feature store: baselines that can be computed by hand, and the same noise for all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from moworld.data.features import FeatureStore, FeatureWriter
+from moworld.evaluation.protocol import BenchmarkSettings, held_out_windows, measure_accuracy, pixel_mse, write_samples
+from moworld.model.codec import StreamingCodec
+from moworld.training.codec import psnr
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+SETTINGS = BenchmarkSettings(windows=3, teacher_steps=2, samples=2, sample_chunks=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    folder: Path = tmp_path_factory.mktemp("protocol")
+    batch = tiny_batch(13, batch=3)
+    (folder / "features").mkdir()
+    writer = FeatureWriter(folder / "features")
+    for index, split in enumerate(("train", "held_out", "held_out")):
+        row = {"clip_id": f"c{index}", "split": split, "scene": "s", "source": "game", "video_sha256": "0", "caption": "", "num_frames": 49}
+        writer.add(row, batch["latents"][index], batch["text"][index], batch["c2w"][index].numpy(), batch["intrinsics"][index].numpy())
+    writer.close()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        codec = StreamingCodec(16, hidden=8, blocks=1)
+    codec.save_pretrained(folder / "codec")
+    world = tiny_world()
+    world.experts.eval()
+    world.codec_folder = folder / "codec"
+    return FeatureStore(folder / "features"), world, codec
+
+
+def test_windows_come_from_held_out_clips_and_from_the_seed(made):
+    store, _, _ = made
+    batch, places = held_out_windows(store, 4, 6, 0)
+    assert {clip for clip, _ in places} == {"c1", "c2"} and batch["latents"].shape == (6, 16, 4, 2, 4)
+    assert held_out_windows(store, 4, 6, 0)[1] == places != held_out_windows(store, 4, 6, 1)[1]
+    clip, start = places[0]
+    assert torch.equal(batch["latents"][0], store.read_window(clip, start, 4)["latents"])
+
+
+def test_the_repeated_last_frame_is_what_it_says(made):
+    store, world, codec = made
+    metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
+    batch, _ = held_out_windows(store, 4, 3, 5)
+    repeated = batch["latents"][:, :, :1].expand_as(batch["latents"])
+    with torch.no_grad():
+        error = (codec.eval().decode(repeated) - codec.decode(batch["latents"]))[:, :, 1:].square().mean() / 4
+    assert metrics["last_frame_mse"] == pytest.approx(float(error), rel=1e-5)
+    assert metrics["last_frame_psnr"] == pytest.approx(psnr(float(error)), abs=1e-4)
+
+
+def test_the_same_model_twice_differs_by_nothing_and_the_camera_counts(made):
+    store, world, _ = made
+    metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
+    assert metrics["int8_psnr_drop"] == 0 and metrics["student_next_chunk_psnr"] == metrics["student_fp32_next_chunk_psnr"]
+    gain = psnr(metrics["teacher_next_chunk_mse"]) - psnr(metrics["teacher_next_chunk_mse_camera_zeroed"])
+    assert metrics["teacher_camera_gain"] == pytest.approx(gain) and gain != 0
+    assert measure_accuracy(world, world, world, store, SETTINGS, 5) == metrics
+
+
+def test_an_error_of_zero_is_found_and_the_first_frame_does_not_count(made):
+    store, _, codec = made
+    latents = held_out_windows(store, 4, 2, 0)[0]["latents"]
+    assert pixel_mse(codec, latents, latents) == 0
+
+
+def test_samples_are_videos_of_the_same_length_beside_their_numbers(made, tmp_path):
+    from moworld.data.clips import read_frames
+
+    store, world, _ = made
+    (tmp_path / "samples").mkdir()
+    told = write_samples(world, store, tmp_path, SETTINGS, 5)
+    assert len(told["samples"]) == 2 and {"drift", "yaw_correlation", "real_yaw_correlation"} <= set(told)
+    for row in told["samples"]:
+        assert read_frames(tmp_path / row["real"]).shape == read_frames(tmp_path / row["generated"]).shape == (25, 16, 32, 3)
