@@ -32,7 +32,7 @@ def choose(table: tuple[Implementation, ...], device: str, wanted: str | None = 
 
     Raises ValueError when the one asked for is unknown or cannot run, or none can.
     """
-    refused = {}
+    refused: dict[str, str] = {}
     for entry in table:
         if wanted is not None and entry.name != wanted:
             continue

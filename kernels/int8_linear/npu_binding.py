@@ -1,18 +1,19 @@
 """Ascend: npu_dynamic_quant and npu_quant_matmul. Arguments by keyword, as torch_npu's published signatures name them. Not run: no NPU here."""
 
-from types import ModuleType
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, torch_npu: ModuleType | None = None) -> Tensor:
+def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, torch_npu: Any = None) -> Tensor:
     """See the face. The operators take bfloat16 or float16 activations; the bias, in float units, is added after the product.
 
     torch_npu: the module, for checks of the calls without it
     """
     if torch_npu is None:
-        import torch_npu
+        torch_npu = import_module("torch_npu")
     dtype = x.dtype if x.dtype in (torch.bfloat16, torch.float16) else torch.bfloat16
     quantized, scale = torch_npu.npu_dynamic_quant(x.to(dtype))
     y = torch_npu.npu_quant_matmul(quantized, weight.T, weight_scale, pertoken_scale=scale, output_dtype=dtype)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,4 +32,5 @@ def measure_frames(frames: list[NDArray[np.uint8]]) -> dict[str, float]:
 def measure_quality(clip: Clip, folder: Pathlike, max_frames: int = 120) -> Clip:
     """The clip with its visual measures filled in, from at most `max_frames` consecutive frames."""
     frames = list(iterate_frames(Path(folder) / clip.video, 0, min(clip.num_frames, max_frames)))
-    return replace(clip, **{key: round(value, 4) for key, value in measure_frames(frames).items()})
+    measures: dict[str, Any] = {key: round(value, 4) for key, value in measure_frames(frames).items()}
+    return replace(clip, **measures)

@@ -72,7 +72,7 @@ def match_features(first: Frames, second: Frames, count: int) -> tuple[NDArray[n
     """SIFT matches of two frames that agree with one two-view geometry: two (n, 2) arrays of pixels, or None below MIN_MATCHES."""
     import cv2
 
-    sift = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.02)
     (points, described), (other_points, other_described) = (
         sift.detectAndCompute(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), None) for frame in (first, second)
     )
@@ -182,9 +182,11 @@ def _registered(images: Path, scratch: Path) -> dict[int, tuple[NDArray[np.float
     matching.use_gpu, matching.num_threads, mapping.num_threads, mapping.min_model_size = False, 1, 1, 3
     pycolmap.match_sequential(database, matching_options=matching)
     models = pycolmap.incremental_mapping(database, images, scratch / "models", options=mapping)
-    best = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+    if not models:
+        return {}
+    best = max(models.values(), key=lambda model: model.num_reg_images())
     found = {}
-    for image in best.images.values() if best is not None else ():
+    for image in best.images.values():
         if image.has_pose:
             k = best.cameras[image.camera_id].calibration_matrix()
             w2c = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])

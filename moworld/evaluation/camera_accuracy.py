@@ -59,7 +59,7 @@ def flow_yaw(frames: NDArray[np.uint8], focal: float, centre: float = 0.5) -> Ar
     import cv2
 
     height, width = frames.shape[1:3]
-    flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     scale = max(1, round(192 / width))  # the flow's patches of 8 pixels want more than a thumbnail
     size = (width * scale, height * scale)
     gray = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for frame in frames]

@@ -79,6 +79,9 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[T
 class StreamingCodec(nn.Module):
     """Video (B, 3, T, H, W) in [-1, 1] to latents (B, 16, F, H/8, W/8) of zero mean and unit variance a channel, and back."""
 
+    latents_mean: Tensor
+    latents_std: Tensor
+
     def __init__(self, latent_channels: int = 16, hidden: int = 48, blocks: int = 2) -> None:
         super().__init__()
         self.config = {"latent_channels": latent_channels, "hidden": hidden, "blocks": blocks}

@@ -13,6 +13,7 @@ Training is free to leave all of it. Models that start from Wan2.2's weights nev
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def initialize_from_scratch(transformer: MoWorldTransformer3DModel) -> None:
         _look_up_by_ray(transformer.blocks[0].attn1, bases, heads, head_dim)
 
 
-def _pair_embedding_with_projection(transformer: MoWorldTransformer3DModel, bases: Bases) -> None:
+def _pair_embedding_with_projection(transformer: Any, bases: Bases) -> None:
     channels, (_, p_h, p_w) = transformer.config.out_channels, transformer.config.patch_size
     width, elements = bases.noise.shape
     weight = transformer.patch_embedding.weight  # (D, 2 C + 4, 1, p, p): noise, mask, known latents
@@ -68,7 +69,7 @@ def _pair_embedding_with_projection(transformer: MoWorldTransformer3DModel, base
     transformer.scale_shift_table.zero_()
 
 
-def _look_up_by_position(attention: nn.Module, heads: int, head_dim: int) -> None:
+def _look_up_by_position(attention: Any, heads: int, head_dim: int) -> None:
     time, space = _axes(head_dim)
     bands = [(10000.0 ** (-torch.arange(0, dim, 2) / dim)).sqrt().repeat_interleave(2) for dim in (time, space, space)]
     sharpness = 0.3 + 2.5 * torch.cat(bands)
@@ -79,7 +80,7 @@ def _look_up_by_position(attention: nn.Module, heads: int, head_dim: int) -> Non
         norm.weight.copy_(sharpness.repeat(heads))
 
 
-def _carry_known_latents(transformer: MoWorldTransformer3DModel, bases: Bases) -> None:
+def _carry_known_latents(transformer: Any, bases: Bases) -> None:
     block = transformer.blocks[0]
     block.scale_shift_table.zero_()
     block.scale_shift_table[:, 2] = 1  # the gate of self-attention
@@ -89,7 +90,7 @@ def _carry_known_latents(transformer: MoWorldTransformer3DModel, bases: Bases) -
     block.attn1.to_out[0].weight[:, :rank] = -bases.noise[:, :rank]
 
 
-def _write_ray_directions(adapter: nn.Module, bases: Bases) -> None:
+def _write_ray_directions(adapter: Any, bases: Bases) -> None:
     """The adapter's output starts as the mean direction of a token's rays over its pixels and its four frames."""
     width = bases.ray.shape[0]
     adapter.conv.weight.mul_(0.3)
@@ -101,7 +102,7 @@ def _write_ray_directions(adapter: nn.Module, bases: Bases) -> None:
         nn.init.zeros_(block.conv2.bias)
 
 
-def _look_up_by_ray(attention: nn.Module, bases: Bases, heads: int, head_dim: int) -> None:
+def _look_up_by_ray(attention: Any, bases: Bases, heads: int, head_dim: int) -> None:
     """Six slow dimensions of the rows' axis in every head hold the ray, the two slowest of the columns' axis whether a token is known.
 
     Rotary positions hardly turn slow dimensions. With a camera the rays dominate the query and key norms, which shrinks the lookup by

@@ -12,6 +12,10 @@ PLACES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_
 class Int8Linear(nn.Module):
     """weight (N, K) int8 and weight_scale (N,) float32 as buffers, bias (N,) or None; forward is `kernels.int8_linear`."""
 
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features

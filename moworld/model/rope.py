@@ -15,6 +15,9 @@ Rotary = tuple[Tensor, Tensor]
 class GlobalRotaryPosEmbed(WanRotaryPosEmbed):
     """Wan's 3-D rotary embedding whose time axis is gathered at explicit ids."""
 
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
     def forward(self, hidden_states: Tensor, frame_ids: Tensor | None = None) -> Rotary:
         """Cosines and sines for every token.
 

@@ -85,7 +85,8 @@ def write_shards(folder: Path, plan: dict[str, Entry], tensors: Iterator[tuple[s
             size = 0
         shards[-1].append(key)
         size += entry.nbytes
-    stem, weights = WEIGHTS.removesuffix(".safetensors"), {}
+    stem = WEIGHTS.removesuffix(".safetensors")
+    weights: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         held = dict(next(tensors) for _ in keys)

@@ -62,8 +62,8 @@ def layout_of(keys: list[str]) -> str | None:
 
 def _renamed(key: str, old: int, new: int) -> str:
     block = _BLOCK_KEY.fullmatch(key)
-    prefix, rest, rules = (*block.groups(), BLOCK) if block else ("", key, TOP)
-    for rule in rules:
+    prefix, rest = block.groups() if block else ("", key)
+    for rule in BLOCK if block else TOP:
         if rest.startswith(rule[old]):
             return prefix + rule[new] + rest[len(rule[old]) :]
     return key

@@ -102,7 +102,7 @@ def test_a_shard_cut_short_is_an_input_error_and_not_a_crash(tmp_path: Path, kep
     write(tmp_path, {"a": 40})
     shard = next(tmp_path.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:kept])
-    with pytest.raises(InputError, match="fetch the shard again"):
+    with pytest.raises(InputError, match="fetch the file again"):
         FeatureStore(tmp_path).read_window("a", 0, 40)
 
 
