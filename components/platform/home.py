@@ -11,6 +11,12 @@ def home() -> Path:
     return Path(os.environ.get("MOWORLD_HOME") or ".moworld").absolute()
 
 
+def checkpoint_folder() -> str | None:
+    """Where the step that runs keeps its checkpoints: with its run, so that a resumed run finds them. None outside a run."""
+    run, step = os.environ.get("MOWORLD_RUN_FOLDER"), os.environ.get("MOWORLD_STEP")
+    return str(Path(run, "checkpoints", step)) if run and step else None
+
+
 def writable_home() -> Path:
     """The state folder, made if missing. Raises InputError when it cannot be written."""
     folder = home()

@@ -119,17 +119,19 @@ def stage_in(exchange: Path, arguments: dict[str, Any]) -> None:
     """Copy the folders among the arguments to the shared volume and write the rank's arguments.json with their places there."""
     moved = {}
     for key, value in arguments.items():
-        if key != "out" and isinstance(value, str) and Path(value).is_dir():
+        if key not in ("out", "checkpoints") and isinstance(value, str) and Path(value).is_dir():
             shutil.copytree(value, exchange / "in" / key, dirs_exist_ok=True)
             value = str(exchange / "in" / key)
-        moved[key] = str(exchange / "out") if key == "out" else value
+        moved[key] = str(exchange / key) if key in ("out", "checkpoints") else value  # checkpoints outlive a pod there
     write_json(exchange / "arguments.json", moved)
 
 
 def stage_out(exchanges: list[Path], out: Path) -> dict[str, Any]:
-    """Bring the results of jobs side by side together in `out` (each writes its own expert's files) and join their summaries."""
+    """Bring the results of jobs side by side together in `out` (each writes its own expert's files); join their losses and summaries."""
     summary: dict[str, Any] = {}
     for exchange in exchanges:
+        if (exchange / "out" / "losses.json").is_file() and (out / "losses.json").is_file():
+            write_json(exchange / "out" / "losses.json", read_json(out / "losses.json") | read_json(exchange / "out" / "losses.json"))
         shutil.copytree(exchange / "out", out, dirs_exist_ok=True)
         summary.update(read_json(exchange / "summary.json"))
         shutil.rmtree(exchange, ignore_errors=True)

@@ -28,6 +28,7 @@ def train_autoregressive(
     """
     from json import loads
 
+    from components.platform.home import checkpoint_folder
     from components.platform.launch import run_step
     from components.platform.steps import recorded
 
@@ -39,6 +40,7 @@ def train_autoregressive(
                     "features": features.path,
                     "teacher": teacher.path,
                     "out": student.path,
+                    "checkpoints": checkpoint_folder(),
                     "settings": loads(settings),
                     "model": loads(model),
                     "seed": int(seed),

@@ -29,6 +29,7 @@ def train_curriculum(
     """
     from json import loads
 
+    from components.platform.home import checkpoint_folder
     from components.platform.launch import run_step
     from components.platform.steps import recorded
 
@@ -40,6 +41,7 @@ def train_curriculum(
                     "features": features.path,
                     "previous": previous.path if previous else None,
                     "out": model.path,
+                    "checkpoints": checkpoint_folder(),
                     "stage": loads(stage),
                     "model": loads(settings),
                     "seed": int(seed),

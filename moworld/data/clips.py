@@ -52,7 +52,7 @@ class Clip:
     epipolar_error_px: float | None = None
     epipolar_inliers: float | None = None
     max_rotation_step_degrees: float | None = None
-    max_translation_step: float | None = None  # in multiples of the median step
+    max_translation_step: float | None = None  # in multiples of the median step of moving frames
     path_length: float | None = None
     parallax: float | None = None
     registered_share: float | None = None

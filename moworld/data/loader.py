@@ -24,11 +24,15 @@ def sample_window(clips: list[FeatureRow], num_latents: int, seed: int, sample: 
 def batches(
     store: FeatureStore, split: str, num_latents: int, batch: int, seed: int, start_step: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """Endless batches of one split for one rank; step s of all ranks together holds samples s * batch * world_size onwards.
+    """Endless batches of one split, one rank's samples of each: step s of all ranks together holds samples s * batch onwards.
 
+    batch: samples of all ranks together, so that the order does not depend on their number
     yields latents (B, C, n, h, w), c2w (B, T, 4, 4), intrinsics (B, T, 4), text (B, L, D), first_latent (B,); T = 4 (n - 1) + 1
-    Raises InputError when no clip of the split is as long as the window.
+    Raises InputError when no clip of the split is as long as the window, or the ranks cannot share a batch evenly.
     """
+    if batch % world_size:
+        mend = "choose a multiple, or let more ranks share a sample"
+        raise InputError("stage", "batch", f"{batch} samples for {world_size} ranks", "a multiple of the ranks", mend)
     clips = [row for row in store.of_split(split) if row.num_latents >= num_latents]
     if not clips:
         longest = max((row.num_frames for row in store.of_split(split)), default=0)
@@ -41,8 +45,9 @@ def batches(
         )
     step = start_step
     while True:
-        first = (step * world_size + rank) * batch
-        chosen = [sample_window(clips, num_latents, seed, sample) for sample in range(first, first + batch)]
+        share = batch // world_size
+        first = step * batch + rank * share
+        chosen = [sample_window(clips, num_latents, seed, sample) for sample in range(first, first + share)]
         windows = [store.read_window(clip.clip_id, start, num_latents) for clip, start in chosen]
         stacked = {key: torch.stack([window[key] for window in windows]) for key in windows[0]}
         yield {**stacked, "first_latent": torch.tensor([start for _, start in chosen])}

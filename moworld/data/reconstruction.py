@@ -38,7 +38,7 @@ def complete_clip(clip: Clip, folder: Pathlike, settings: GeometrySettings) -> C
     error, inliers = verify_cameras(clip, root, cameras, settings)
     centres = cameras.c2w[:, :3, 3]
     steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
-    moving = steps[steps > 1e-6 * max(steps.max(), 1e-12)]
+    moving = steps[steps > 0.01 * max(steps.max(), 1e-12)]  # less is a camera that stands still, and jitter of its recovered pose
     return replace(
         clip,
         translation_scale=clip.translation_scale or translation_scale(cameras.w2c),

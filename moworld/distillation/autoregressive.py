@@ -1,24 +1,25 @@
 """Autoregressive flow matching (paper 4.3): the bidirectional weights learn to generate one chunk from ground-truth history and an anchor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from moworld.model.flow import add_noise, clean_from_velocity, draw_noise_levels, velocity
+from moworld.model.flow import add_noise, clean_from_velocity, velocity
 from moworld.model.history import HistoryBank, HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
-from moworld.model.rollout import seeded_noise
 from moworld.model.window import Window, make_window, predict_velocity
 from moworld.model.world import WorldModel
 from moworld.settings import Settings
-from moworld.training.loop import Learner, OptimizerSettings
-from moworld.training.objective import drop_conditions
+from moworld.training.checkpoint import Checkpoints
+from moworld.training.loop import OptimizerSettings
+from moworld.training.objective import draw_noise, drop_conditions
+from moworld.training.parallel import ParallelSettings, Ranks
+from moworld.training.trainer import Curves, train
 
 
 class AutoregressiveSettings(Settings):
-    """`frames`: length of the clips that chunks are drawn from; `anchor_weight` is lambda of eq. 12."""
+    """`frames`: length of the clips that chunks are drawn from; `batch`: over all ranks; `anchor_weight` is lambda of eq. 12."""
 
     frames: int
     batch: int
@@ -27,6 +28,8 @@ class AutoregressiveSettings(Settings):
     anchor_weight: float = 1.0
     camera_dropout: float = 0.1
     text_dropout: float = 0.1
+    checkpoint_every: int = 0
+    parallel: ParallelSettings = ParallelSettings()
 
 
 def last_chunk(video_latents: int, chunk_latents: int) -> int:
@@ -54,16 +57,20 @@ def ground_truth_window(batch: dict[str, Tensor], chunk: int, chunk_latents: int
 
 
 def autoregressive_loss(
-    world: WorldModel, name: str, batch: dict[str, Tensor], settings: AutoregressiveSettings, generator: torch.Generator
+    world: WorldModel,
+    name: str,
+    batch: dict[str, Tensor],
+    settings: AutoregressiveSettings,
+    generator: torch.Generator,
+    ranks: Ranks | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """L_AR = L_FM + lambda L_anchor (eq. 10 to 12) of one expert; the chunk index is uniform (eq. 7). Returns the loss and its parts."""
-    config = world.config.model
+    ranks, config = ranks or Ranks(), world.config.model
     highest = last_chunk(batch["latents"].shape[2], config.chunk_latents)
     chunk = int(torch.randint(highest + 1, (), generator=generator))
     window, clean = ground_truth_window(batch, chunk, config.chunk_latents, config.history)
-    window = drop_conditions(window, settings.camera_dropout, settings.text_dropout, generator)
-    level = draw_noise_levels(clean.shape[0], *world.experts.noise_range(name), config.shift, generator).to(clean)
-    noise = seeded_noise(tuple(clean.shape), generator, clean)
+    window = drop_conditions(window, settings.camera_dropout, settings.text_dropout, generator, ranks)
+    level, noise = draw_noise(clean, world.experts.noise_range(name), config.shift, generator, ranks)
     level_5d = level[:, None, None, None, None]
     noisy = add_noise(clean, noise, level_5d)
     predicted = predict_velocity(dict(world.experts.named_experts())[name], noisy, level, window)
@@ -73,20 +80,18 @@ def autoregressive_loss(
 
 
 def train_autoregressive(
-    world: WorldModel, batches: Iterator[dict[str, Tensor]], settings: AutoregressiveSettings, seed: int
-) -> dict[str, list[list[float]]]:
-    """Adapt both experts of `world`, initialised from the teacher, in place. Returns loss curves per expert and part."""
-    generator = torch.Generator().manual_seed(seed)
-    world.experts.train()
-    learners = {name: Learner(expert, settings.optimizer, settings.steps) for name, expert in world.experts.named_experts()}
-    curves: dict[str, list[list[float]]] = {f"{name} {part}": [] for name in learners for part in ("flow", "anchor")}
-    for step in tqdm(range(settings.steps), desc="autoregressive flow matching", unit="step"):
-        for name, learner in learners.items():
-            loss, parts = autoregressive_loss(world, name, next(batches), settings, generator)
-            learner.step(loss)
-            for part, value in parts.items():
-                curves[f"{name} {part}"].append([step, round(value, 5)])
-    for learner in learners.values():
-        learner.use_average()
-    world.experts.eval()
-    return curves
+    world: WorldModel,
+    batches_from: Callable[[int], Iterator[dict[str, Tensor]]],
+    settings: AutoregressiveSettings,
+    seed: int,
+    ranks: Ranks | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Curves:
+    """Adapt both experts of `world`, initialised from the teacher, in place. Returns loss curves per expert and part (see `train`)."""
+
+    def loss_of(name: str, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return autoregressive_loss(world, name, batch, settings, generator, ranks)
+
+    return train(
+        world, batches_from, loss_of, settings.steps, settings.optimizer, seed, "autoregressive flow matching", None, ranks, checkpoints
+    )

@@ -20,7 +20,7 @@ class ResidualBlock(nn.Module):
 class CameraAdapter(nn.Module):
     """C_cam = gate * A(R_cam), added to the patch embedding (eq. 5).
 
-    The gate is a scalar. At 0 the transformer equals its base model bit for bit, which is where a pretrained base has to start;
+    The gate is one number, shape (1,), for FSDP shards no scalars. At 0 the transformer equals its base model bit for bit, which is where a pretrained base has to start;
     a model that learns from scratch, or published adapter weights, which carry no gate, use 1.
     """
 
@@ -29,7 +29,7 @@ class CameraAdapter(nn.Module):
         self.unshuffle = nn.PixelUnshuffle(downsample)
         self.conv = nn.Conv2d(24 * downsample**2, width, kernel_size=patch_size, stride=patch_size)
         self.residual_blocks = nn.ModuleList([ResidualBlock(width)])
-        self.gate = nn.Parameter(torch.tensor(float(gate)))
+        self.gate = nn.Parameter(torch.tensor([float(gate)]))
 
     def forward(self, rays: Tensor) -> Tensor:
         """rays: (B, 24, F, H, W) at pixel resolution, four frames of six Plücker channels per latent frame -> (B, N, D), time outermost."""

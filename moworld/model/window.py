@@ -20,7 +20,7 @@ class Window:
 
     condition: (B, 20, K + F, h, w) four mask channels (1 = known) and the known latents, 0 where unknown
     history:   (B, C, K, h, w) clean latents, K may be 0
-    camera:    (B, 24, K + F, 8h, 8w) grouped Plücker rays
+    camera:    (B, 24, K + F, 8h, 8w) grouped Plücker rays, or those of the frames that this rank works on
     frame_ids: (B, K + F) global latent time ids
     text:      (B, L, text_dim)
     """
@@ -55,6 +55,7 @@ def make_window(
     history: Tensor | None = None,
     history_cameras: LatentCameras | None = None,
     history_ids: Tensor | None = None,
+    rays_of: slice | None = None,
 ) -> Window:
     """Assemble a window.
 
@@ -63,6 +64,7 @@ def make_window(
     start:           (B,) global latent time id of the first frame
     text:            (B, L, text_dim)
     history:         (B, C, K, h, w) clean latents with their cameras and (B, K) global ids
+    rays_of:         the latent frames, history counted, whose rays to make; None makes all (see `MoWorldTransformer3DModel.part`)
     """
     batch, channels, _, height, width = first.shape
     frames = len(cameras)
@@ -77,7 +79,7 @@ def make_window(
     else:
         all_cameras, ids = history_cameras.cat(cameras), torch.cat([history_ids, ids], dim=1)
         condition = torch.cat([torch.cat([torch.ones_like(history[:, :4]), history], dim=1), condition], dim=2)
-    rays = all_cameras.relative_to(pose).rays(height * 8, width * 8).to(first.dtype)
+    rays = all_cameras[rays_of or slice(None)].relative_to(pose).rays(height * 8, width * 8).to(first.dtype)
     return Window(condition, history, rays, ids, text)
 
 
@@ -88,7 +90,9 @@ def predict_velocity(transformer: nn.Module, noisy: Tensor, level: Tensor, windo
     """
     known = window.history.shape[2]
     latents = torch.cat([window.history, noisy], dim=2)
-    timestep = (level * NUM_TIMESTEPS)[:, None].expand(-1, latents.shape[2]).clone()
-    timestep[:, :known] = 0
+    timestep = level * NUM_TIMESTEPS
+    if known:  # without history one timestep stands for all tokens, which spares a modulation for each of them
+        timestep = timestep[:, None].expand(-1, latents.shape[2]).clone()
+        timestep[:, :known] = 0
     hidden_states = torch.cat([latents, window.condition], dim=1)
     return transformer(hidden_states, timestep, window.text, window.camera, window.frame_ids)[:, :, known:]  # type: ignore[no-any-return]

@@ -109,14 +109,22 @@ class WorldModel:
             raise InputError("model", "vae", "no codec folder", "a model saved with its codec", "use a distilled or quantized model")
         return StreamingCodec.from_pretrained(self.codec_folder)
 
-    def save(self, folder: Pathlike, **record: Any) -> None:
-        """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json."""
+    def save(self, folder: Pathlike, names: list[str] | None = None, write: bool = True, **record: Any) -> None:
+        """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json.
+
+        names: the experts to write; None writes all of them
+        write: false on ranks that only help to gather sharded weights: all ranks must call it
+        """
+        states = {name: _whole(expert) for name, expert in self.experts.named_experts() if name in (names or self.config.experts)}
+        if not write:
+            return
         with atomic_folder(folder) as target:
-            for name, expert in self.experts.named_experts():
+            for name, state in states.items():
+                expert = dict(self.experts.named_experts())[name]
                 expert_folder = target / EXPERT_FOLDERS[name]
                 expert_folder.mkdir()
                 expert.save_config(expert_folder)
-                save_file({key: value.contiguous() for key, value in expert.state_dict().items()}, expert_folder / WEIGHTS)
+                save_file(state, expert_folder / WEIGHTS)
             if self.codec_folder is not None:
                 for path in sorted(self.codec_folder.glob("*")):
                     link_or_copy(path, target / "vae" / path.name)
@@ -136,6 +144,12 @@ class WorldModel:
         codec = root / "vae"
         low = experts[1] if len(experts) > 1 else None
         return WorldModel(config, Experts(experts[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+
+
+def _whole(expert: Any) -> dict[str, Tensor]:
+    """An expert's state; what is sharded over ranks is gathered, one tensor at a time."""
+    state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in expert.state_dict().items()}
+    return {key: value.cpu().contiguous() for key, value in state.items()}
 
 
 def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DModel":

@@ -1,11 +1,13 @@
 """One optimizer step, the same for every stage: clip, AdamW, learning-rate schedule, average of the weights."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moworld.settings import Settings
+from moworld.training.parallel import local
 
 
 class OptimizerSettings(Settings):
@@ -24,7 +26,8 @@ class Learner:
     """Holds what training a module needs besides the module: optimizer, schedule, moving average."""
 
     def __init__(self, module: nn.Module, settings: OptimizerSettings, total_steps: int) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
         self.settings, self.total_steps, self.steps = settings, total_steps, 0
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
@@ -52,10 +55,26 @@ class Learner:
         self.steps += 1
         if self.averages:
             decay = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
+            torch._foreach_lerp_([local(a) for a in self.averages], [local(p.detach()) for p in self.parameters], 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, by parameter: weights, both moments of AdamW with its step count, moving averages. Tensors are not copied."""
+        for parameter in self.parameters:  # before the first step AdamW has none
+            if not self.optimizer.state[parameter]:
+                zeros = {key: torch.zeros_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.tensor(0.0, device=parameter.device), **zeros}
+        moments = {name: dict(self.optimizer.state[parameter]) for name, parameter in self.named.items()}
+        averages = dict(zip(self.named, self.averages, strict=False))
+        return {"weights": {name: p.detach() for name, p in self.named.items()}, "moments": moments, "averages": averages}
+
+    def restore(self, state: dict[str, Any], steps: int) -> None:
+        """Go on after `steps` steps from a state that was read into the tensors that `state()` gave."""
+        for name, moments in state["moments"].items():
+            self.optimizer.state[self.named[name]] = moments
+        self.steps = steps
 
     def use_average(self) -> None:
         """Replace the weights by their moving average, when one is kept."""
         with torch.no_grad():
             for parameter, average in zip(self.parameters, self.averages, strict=False):
-                parameter.copy_(average)
+                local(parameter).copy_(local(average))

@@ -142,7 +142,7 @@ def _imported(
             continue
         shape = expert[key]
         if key == GATE:  # published adapters are heard in full; one that was just made is not heard yet
-            made = torch.tensor(1.0 if fresh == {GATE} else 0.0)
+            made = torch.tensor([1.0 if fresh == {GATE} else 0.0])
         else:  # as torch initialises a convolution: the bound of its weight holds for its bias, too
             bound = 1 / math.sqrt(math.prod(shape[1:])) if key.endswith("weight") else bound
             made = torch.empty(shape).uniform_(-bound, bound, generator=generator)

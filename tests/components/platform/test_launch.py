@@ -11,9 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from components.platform.launch import stage_in, stage_out, trainjob
+from moworld.model.world import WorldModel
+from tests.moworld.worlds import tiny_world
 
 CRD = Path(__file__).parents[4] / "shared" / "crds" / "trainer-trainjobs.yaml"
 POOL = {
@@ -223,3 +226,18 @@ def test_what_is_staged_in_is_what_the_ranks_read_and_what_they_write_comes_out(
     assert stage_out([tmp_path / "x"], tmp_path / "out") == {"n": 1}
     assert (tmp_path / "out" / "b").read_text() == "b"
     assert not (tmp_path / "x").exists()
+
+
+def test_two_experts_trained_side_by_side_come_together_as_one_model(tmp_path):
+    """Each job writes its own expert; neither may overwrite what the other has trained."""
+    made = {}
+    for index, name in enumerate(("high", "low")):
+        world = tiny_world(seed=index)
+        exchange = tmp_path / name
+        world.save(exchange / "out", names=[name], losses={name: [[0, float(index)]]})
+        (exchange / "summary.json").write_text(json.dumps({f"loss_{name}": index}))
+        made[name] = dict(world.experts.named_experts())[name].proj_out.weight
+    assert stage_out([tmp_path / "high", tmp_path / "low"], tmp_path / "out") == {"loss_high": 0, "loss_low": 1}
+    together = WorldModel.load(tmp_path / "out").experts
+    assert torch.equal(together.high.proj_out.weight, made["high"]) and torch.equal(together.low.proj_out.weight, made["low"])
+    assert json.loads((tmp_path / "out" / "losses.json").read_text()) == {"high": [[0, 0.0]], "low": [[0, 1.0]]}

@@ -47,7 +47,7 @@ def test_poses_stay_in_the_clips_own_world(store: FeatureStore):
 
 def test_two_ranks_together_see_what_one_rank_sees(store: FeatureStore):
     alone = take(store, 4, batch=4)
-    ranks = [take(store, 4, batch=2, rank=rank, world_size=2) for rank in range(2)]
+    ranks = [take(store, 4, batch=4, rank=rank, world_size=2) for rank in range(2)]
     for step, whole in enumerate(alone):
         for name, tensor in whole.items():
             assert torch.equal(torch.cat([ranks[rank][step][name] for rank in range(2)]), tensor)
@@ -73,3 +73,5 @@ def test_no_clip_as_long_as_the_window_is_an_input_error_that_names_the_longest(
         next(batches(store, "train", num_latents=20, batch=1, seed=0))
     with pytest.raises(InputError, match="validation"):
         next(batches(store, "validation", num_latents=4, batch=1, seed=0))
+    with pytest.raises(InputError, match="3 samples for 2 ranks"):
+        next(batches(store, "train", num_latents=4, batch=3, seed=0, world_size=2))

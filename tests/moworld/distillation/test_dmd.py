@@ -21,7 +21,7 @@ class Points(torch.nn.Module):
         self.point = point
 
     def forward(self, hidden_states, timestep, text, camera, frame_ids):
-        return (hidden_states[:, :16] - self.point) / (timestep[:, None, :, None, None] / 1000)
+        return (hidden_states[:, :16] - self.point) / (timestep[:, None, None, None, None] / 1000)
 
 
 def window_of(batch):

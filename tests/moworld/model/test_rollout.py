@@ -118,7 +118,7 @@ def test_samplers_recover_the_data_when_the_velocity_is_exact() -> None:
 
     class Exact(torch.nn.Module):
         def forward(self, hidden_states, timestep, text, camera, frame_ids):
-            return (hidden_states[:, :16] - clean) / (timestep[:, None, :, None, None] / 1000)
+            return (hidden_states[:, :16] - clean) / (timestep[:, None, None, None, None] / 1000)  # no history: (B,)
 
     world.experts.high = world.experts.low = Exact()
     generator = torch.Generator().manual_seed(0)

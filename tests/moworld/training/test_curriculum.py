@@ -47,7 +47,7 @@ def test_a_stage_is_deterministic_and_lowers_the_loss() -> None:
 
     def run():
         world = tiny_world()
-        return train_stage(world, iter(lambda: batch, None), stage, seed=1), world.experts.state_dict()
+        return train_stage(world, lambda start: iter(lambda: batch, None), stage, seed=1), world.experts.state_dict()
 
     (curves, weights), (curves_again, weights_again) = run(), run()
     assert curves == curves_again and all(torch.equal(weights[k], weights_again[k]) for k in weights)

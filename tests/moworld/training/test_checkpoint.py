@@ -1,0 +1,133 @@
+"""Training that is killed anywhere ends with the weights of one that was not; and it goes on with another number of ranks."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from moworld.training.checkpoint import Checkpoints
+from moworld.training.curriculum import Stage, train_stage
+from moworld.training.loop import OptimizerSettings
+from moworld.training.parallel import Ranks
+from tests.moworld.ranks import context, joined, run_ranks
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+STAGE = Stage(frames=25, batch=4, steps=30, checkpoint_every=3, optimizer=OptimizerSettings(lr=3e-3, average=0.9, warmup=2, final_lr=0.1))
+TASK = {"seed": 1}
+
+
+def train(folder: Path | None, ranks: Ranks | None = None, steps: int = STAGE.steps, task: dict = TASK):
+    """A training on batches that are a function of their number; stops early where `steps` says so, its checkpoints kept."""
+    ranks = ranks or Ranks()
+    world, stage = tiny_world(), STAGE.model_copy(update={"steps": STAGE.steps})
+    checkpoints = Checkpoints(folder, STAGE.checkpoint_every, task, ranks.is_first) if folder else None
+    read: list[int] = []
+
+    def batches_from(start: int):
+        for number in range(start, 10_000):
+            if number >= 2 * steps:
+                raise StopIteration
+            read.append(number)
+            yield {key: ranks.of_global(value) for key, value in tiny_batch(7, 4, seed=number).items()}
+
+    try:
+        curves = train_stage(world, batches_from, stage, 3, None, ranks, checkpoints)
+    except RuntimeError:  # the batches ended: what was saved by then stays
+        if checkpoints:
+            checkpoints.wait()
+        return None, None, read
+    world.save(Path(folder or ".", "out"), write=False)
+    state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in world.experts.state_dict().items()}
+    return state, curves, read
+
+
+def in_a_process(folder: str) -> None:
+    torch.set_num_threads(1)
+    state, curves, _ = train(Path(folder, "checkpoints"))
+    torch.save(state, Path(folder, "done.tmp"))
+    Path(folder, "curves").write_text(json.dumps(curves))
+    os.rename(Path(folder, "done.tmp"), Path(folder, "done"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    state, curves, _ = train(None)
+    torch.set_num_threads(before)
+    return state, curves
+
+
+def train_with_kills(folder: Path, picker: random.Random, kills: int) -> int:
+    """Start a training again and again until it is done; kill it outright at random moments, `kills` times at most. Returns the kills."""
+    made = 0
+    while not (folder / "done").exists():
+        process = context().Process(target=in_a_process, args=(str(folder),))
+        process.start()
+        if made < kills:
+            before = set((folder / "checkpoints").glob("*"))
+            while process.is_alive() and not (set((folder / "checkpoints").glob("*")) - before):  # let it get to its next checkpoint
+                time.sleep(0.002)
+            time.sleep(picker.uniform(0, 0.06))  # while that is written, or in a step after it
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                made += 1
+        process.join()
+    return made
+
+
+def test_killed_at_twenty_random_moments_the_weights_are_those_of_a_run_that_was_not(uninterrupted, tmp_path):
+    picker, left = random.Random(4), 20
+    for trial in range(20):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        left -= train_with_kills(folder, picker, left)
+        state = torch.load(folder / "done", weights_only=True)
+        assert all(torch.equal(state[key], value) for key, value in uninterrupted[0].items())
+        assert json.loads((folder / "curves").read_text()) == uninterrupted[1]
+        if not left:
+            return
+    raise AssertionError(f"only {20 - left} kills in 20 trainings")
+
+
+def on_two(rank: int, folder: str, steps: int):
+    state, curves, read = train(Path(folder), joined(ulysses=1), steps)
+    return {"read": read, "state": state, "curves": curves}
+
+
+def test_another_number_of_ranks_goes_on_in_the_same_order_with_the_same_loss(uninterrupted, tmp_path):
+    _, _, read = train(tmp_path / "c", steps=12)
+    assert read == list(range(24))
+    on_ranks = run_ranks(2, on_two, str(tmp_path / "c"), STAGE.steps)
+    assert on_ranks[0]["read"] == list(range(24, 60)) == on_ranks[1]["read"]
+    for name, curve in uninterrupted[1].items():
+        found = on_ranks[0]["curves"][name]
+        assert found[:12] == curve[:12] and [step for step, _ in found] == list(range(30))
+        assert max(abs(one[1] - other[1]) for one, other in zip(found, curve, strict=True)) <= 1e-4
+
+
+def test_a_sharded_run_goes_on_alone(uninterrupted, tmp_path):
+    run_ranks(2, on_two, str(tmp_path / "c"), 15)
+    state, curves, read = train(tmp_path / "c")
+    assert read == list(range(30, 60))
+    assert max(abs(a[1] - b[1]) for name in curves for a, b in zip(curves[name], uninterrupted[1][name], strict=True)) <= 1e-4
+    assert all((state[key] - value).norm() <= 1e-2 * value.norm() + 1e-6 for key, value in uninterrupted[0].items())
+
+
+def test_only_whole_checkpoints_of_the_same_task_count_and_old_ones_go(tmp_path):
+    train(tmp_path / "c", steps=12)
+    names = sorted(path.name for path in (tmp_path / "c").iterdir())
+    assert names == ["step-00000009", "step-00000012"]
+    (tmp_path / "c" / "step-00000015.tmp").mkdir()
+    again = Checkpoints(tmp_path / "c", 3, TASK)
+    assert again.latest() == (12, tmp_path / "c" / "step-00000012") and not list((tmp_path / "c").glob("*.tmp"))
+    assert Checkpoints(tmp_path / "c", 3, {"seed": 2}).latest() is None
+    again.clear()
+    assert not (tmp_path / "c").exists()
+    assert [step for step in range(1, 8) if again.is_due(step, 6)] == [3]
+    assert not any(Checkpoints(tmp_path / "d", 0, TASK).is_due(step, 6) for step in range(8))
