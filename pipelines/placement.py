@@ -14,6 +14,7 @@ from pydantic import Field
 
 from components.platform.images import ROOT, image
 from moworld.settings import Settings
+from moworld.training.plan import Device
 
 CODE = ("moworld", "kernels", "data_contracts", "components")
 
@@ -33,6 +34,7 @@ class Pool(Settings):
     queue: str = ""
     runtime: str = ""
     seconds: int = 7 * 24 * 3600
+    device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
 
 
 class Resources(Settings):
@@ -41,6 +43,7 @@ class Resources(Settings):
     disk_bytes: int = Field(description="free bytes that a local run needs at its start")
     pools: dict[str, Pool] = Field(default={})
     steps: dict[str, str | list[str]] = Field(default={}, description="step to pool, or to one pool per expert (high noise, low noise)")
+    machine: Device | None = Field(default=None, description="the machine of local runs, for 'moworld plan'")
     claim: str = "moworld-work"
     mount: str = "/mnt/moworld"
 
@@ -76,7 +79,7 @@ class Cluster:
 
     def pool(self, step: str) -> str:
         """The `pool` parameter of a step: JSON of the TrainJobs it launches, one per expert where two pools are named; "" on CPU pools."""
-        pools = [self.resources.pools[name] for name in self.names(step)]
+        pools = self.pools(step)
         if not pools or pools[0].kind == "cpu":
             return ""
         jobs = [self.job(pool) for pool in pools]
@@ -90,6 +93,10 @@ class Cluster:
         facts = {key: value for key, value in pool.model_dump().items() if key in keep}
         return {"kind": "trainjob", **facts, "per_node": pool.procs_per_node, "image": image(pool.image), "claim": self.resources.claim,
                 "mount": self.resources.mount}  # fmt: skip
+
+    def pools(self, step: str) -> list[Pool]:
+        """The pools of a step; none where the profile names none."""
+        return [self.resources.pools[name] for name in self.names(step)]
 
     def names(self, step: str) -> list[str]:
         chosen = self.resources.steps.get(step, self.resources.steps.get("default", []))

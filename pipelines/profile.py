@@ -27,7 +27,7 @@ from moworld.model.text import TextSettings
 from moworld.model.world import ModelSettings
 from moworld.settings import Settings
 from moworld.training.curriculum import Stage
-from pipelines.placement import Resources
+from pipelines.placement import Cluster, Resources
 
 FOLDER = Path(__file__).parent / "profiles"
 
@@ -91,7 +91,7 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
     for override in overrides or []:
         _override(values, override)
     try:
-        return Profile(**values)
+        return _checked(Profile(**values), source)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -100,6 +100,22 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
             mend = _nearest(str(first["loc"][-1]), known)
             raise InputError(source, where, "a key that is not known", f"one of {', '.join(known)}", mend) from None
         raise InputError(source, where, repr(first["input"])[:80], first["msg"], "mend the profile or the --set value") from None
+
+
+def _checked(profile: Profile, source: str) -> Profile:
+    """The profile, if the ranks of its pools can share the batches and the heads of every stage evenly."""
+    for index, stage in enumerate(profile.curriculum):
+        share, heads = stage.parallel.ulysses * stage.parallel.ring, profile.model.num_attention_heads
+        if heads % stage.parallel.ulysses:
+            found, mend = f"{stage.parallel.ulysses} for {heads} heads", "choose a divisor, and a ring for the rest"
+            raise InputError(source, f"curriculum.{index}.parallel.ulysses", found, "a divisor of the heads", mend)
+        for pool in Cluster(profile.resources).pools("train_curriculum"):
+            ranks = pool.nodes * pool.procs_per_node
+            if pool.kind == "npu" and (ranks % share or stage.batch % (ranks // share)):
+                found = f"batch {stage.batch}, {share} ranks a sample, {ranks} ranks"
+                mend = "change batch, parallel, or the pool's nodes"
+                raise InputError(source, f"curriculum.{index}", found, "ranks / ranks a sample that divides the batch", mend)
+    return profile
 
 
 def text(settings: Settings | Sequence[Settings]) -> str:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from moworld.errors import InputError
-from pipelines.cli import data, doctor, evaluate, model, release, run, runs, world
+from pipelines.cli import data, doctor, evaluate, model, plan, release, run, runs, world
 
 app = typer.Typer(
     name="moworld",
@@ -23,6 +23,7 @@ app.command("compile")(run.compile_)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.command("plan")(plan.plan)
 app.command("rollout")(world.rollout)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(release.app, name="release")

@@ -1,0 +1,144 @@
+"""The arithmetic of the plan against PyTorch's own counter, against what autograd keeps, and against the measured peak of small runs."""
+
+import ctypes
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from moworld.model.text import TextSettings
+from moworld.model.transformer import MoWorldTransformer3DModel
+from moworld.model.world import ModelSettings, WorldConfig, WorldModel
+from moworld.training.curriculum import Stage, train_stage
+from moworld.training.parallel import ParallelSettings, Ranks
+from moworld.training.plan import Device, forward_flops, kept_bytes, parameter_counts, plan_stage
+from tests.moworld.ranks import context
+
+TEXT, DEVICE = (
+    16,
+    Device(memory_bytes=1e9, flops=1e12, utilization=0.5, link_bytes_per_second=1e10, network_bytes_per_second=1e9, price_per_hour=2),
+)
+
+
+def settings(**changes) -> ModelSettings:
+    sizes = {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 48, "ffn_dim": 768, "text_dim": 384, "camera_gate": 0.2}
+    return ModelSettings(**{**sizes, **changes})
+
+
+def stage_of(frames: int, batch: int = 1, average: float = 0.0, **parallel) -> Stage:
+    return Stage(frames=frames, batch=batch, steps=2, optimizer={"lr": 1e-4, "average": average}, parallel=parallel)
+
+
+def inputs(model: ModelSettings, frames: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    shapes = ((1, 36, frames, 8, 12), (1, TEXT, model.text_dim), (1, 24, frames, 64, 96))
+    latents, text, rays = (torch.randn(shape, dtype=dtype) for shape in shapes)
+    return latents, torch.tensor([500.0]), text, rays
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_layers": 2, "ffn_dim": 256}, {"num_attention_heads": 8}])
+@pytest.mark.parametrize("frames", [3, 20])
+def test_operations_are_those_that_pytorch_counts(changes, frames):
+    model = settings(**changes)
+    transformer = MoWorldTransformer3DModel(**model.transformer())
+    # the counter does not know the CPU's fused attention
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        transformer(*inputs(model, frames))
+    assert forward_flops(model, frames, frames * 24, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"num_layers": 3, "ffn_dim": 1536}, {"num_attention_heads": 8}])
+def test_kept_bytes_are_those_that_autograd_keeps(changes, dtype):
+    model, frames = settings(**changes), 20
+    transformer = MoWorldTransformer3DModel(**model.transformer()).to(getattr(torch, dtype))
+    own, seen = {p.untyped_storage().data_ptr() for p in transformer.parameters()}, {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = transformer(*inputs(model, frames, getattr(torch, dtype)))
+    assert kept.requires_grad
+    outside, block = kept_bytes(model, frames * 24, TEXT, ParallelSettings(dtype=dtype))
+    assert outside + model.num_layers * block == pytest.approx(sum(seen.values()), rel=0.03)
+
+
+def status(key: str) -> int:
+    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+
+
+def measure_peak(path: str, model: dict, stage: dict, batch: int) -> None:
+    """Write by how many bytes two steps of training raise this process above what it holds after a step of a tiny model."""
+    torch.set_num_threads(1)
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 65536)  # M_MMAP_THRESHOLD: what is freed goes back at once, so that the peak is that of live tensors
+
+    def train(model: ModelSettings, stage: Stage) -> None:
+        config = WorldConfig(model=model, text=TextSettings(kind="minilm", length=TEXT), height=64, width=96, fps=16.0, experts=("high",))
+        n, t = stage.num_latents, stage.frames
+        cameras = {
+            "c2w": torch.eye(4).expand(stage.batch, t, 4, 4),
+            "intrinsics": torch.tensor([0.5, 1.0, 0.5, 0.5]).expand(stage.batch, t, 4),
+        }
+        batch = {"latents": torch.randn(stage.batch, 16, n, 8, 12), "text": torch.randn(stage.batch, TEXT, 384), **cameras}
+        batch["first_latent"] = torch.zeros(stage.batch, dtype=torch.long)
+        train_stage(WorldModel.create(config, 0), lambda start: iter(lambda: batch, None), stage, 0, None, Ranks(stage.parallel))
+
+    chosen = Stage(**stage)
+    train(settings(num_layers=1, ffn_dim=64), chosen.model_copy(update={"frames": 13, "batch": 1}))
+    gc.collect()
+    libc.malloc_trim(0)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    train(ModelSettings(**model), chosen)
+    Path(path).write_text(json.dumps(status("VmHWM") - before))
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames", "batch", "average", "again"),
+    [
+        ({}, 193, 1, 0.0, False),
+        ({}, 193, 2, 0.0, True),
+        ({"num_layers": 8}, 97, 2, 0.0, False),
+        ({"num_attention_heads": 8}, 97, 2, 0.0, True),
+        ({"num_layers": 2}, 97, 4, 0.0, False),
+        ({}, 49, 2, 0.9, False),
+        ({"num_layers": 12}, 25, 1, 0.0, False),
+    ],
+)
+def test_the_planned_peak_is_within_15_percent_of_the_measured(tmp_path, changes, frames, batch, average, again):
+    model, stage = settings(**changes), stage_of(frames, batch, average, checkpoint_activations=again)
+    arguments = (str(tmp_path / "peak"), model.model_dump(), stage.model_dump(), batch)
+    process = context().Process(target=measure_peak, args=arguments)
+    process.start()
+    process.join()
+    measured = json.loads((tmp_path / "peak").read_text())
+    planned = plan_stage(model, stage, 64, 96, TEXT, 1, DEVICE).total_bytes
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_parameters_are_those_of_the_model():
+    model = settings()
+    transformer = MoWorldTransformer3DModel(**model.transformer())
+    assert parameter_counts(model) == tuple(sum(p.numel() for p in m.parameters()) for m in (transformer, transformer.blocks[0]))
+
+
+def test_more_devices_share_state_and_tokens_and_pay_for_it_in_exchange():
+    model = settings()
+    alone = plan_stage(model, stage_of(193, 4), 64, 96, TEXT, 1, DEVICE)
+    shared = plan_stage(model, stage_of(193, 4, ulysses=4), 64, 96, TEXT, 4, DEVICE)
+    spread = plan_stage(model, stage_of(193, 4, ulysses=4, ring=4), 64, 96, TEXT, 16, DEVICE)
+    assert shared.state_bytes == pytest.approx(alone.state_bytes / 4) and shared.tokens_per_device == alone.tokens / 4
+    assert shared.flops == alone.flops and shared.compute_seconds == pytest.approx(alone.compute_seconds / 4)
+    assert alone.communication_seconds == 0 < shared.communication_seconds < spread.communication_seconds  # the last leaves its node
+    again = plan_stage(model, stage_of(193, 4, checkpoint_activations=True), 64, 96, TEXT, 1, DEVICE)
+    assert again.total_bytes < alone.total_bytes and again.flops == pytest.approx(alone.flops * 4 / 3)
+    assert alone.days == pytest.approx(2 * alone.step_seconds / 86400) and alone.cost == pytest.approx(alone.days * 48)
+    assert alone.fits and not plan_stage(model, stage_of(193, 4), 64, 96, TEXT, 1, DEVICE.model_copy(update={"memory_bytes": 1e8})).fits

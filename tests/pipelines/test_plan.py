@@ -1,0 +1,58 @@
+"""`moworld plan`: a row a stage and pool, the limits of the pools, and profiles whose ranks cannot share their work."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from moworld.errors import InputError
+from pipelines import profile
+from pipelines.cli.app import app
+
+
+def plan(*arguments: str):
+    done = CliRunner().invoke(app, ["plan", *arguments])
+    return done.exit_code, done.stdout
+
+
+def test_the_paper_scale_has_a_row_for_each_stage_and_pool_and_fits():
+    code, text = plan("--profile", "wan22-a14b", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["assumptions"]
+    assert [(row["stage"], row["pool"]) for row in told["stages"]] == [
+        (n, pool) for n in range(1, 6) for pool in ("high-noise", "low-noise")
+    ]
+    assert all(row["fits"] and row["days"] > 0 and row["cost"] > 0 for row in told["stages"])
+    assert told["stages"][0]["parameters"] == pytest.approx(14.29e9 + 0.504e9, rel=1e-3)  # Wan's expert and the camera adapter
+    assert told["stages"][-1]["tokens"] == 500 * 30 * 52
+
+
+def test_what_does_not_fit_is_said_and_ends_with_1():
+    code, text = plan("--profile", "wan22-a14b", "--set", "curriculum.4.parallel.checkpoint_activations=false")
+    assert (code == 1 and "DOES NOT FIT" in text.replace("\n", " ").replace("│", "").replace("  ", " ")) or "NOT" in text
+
+
+def test_one_machine_trains_both_experts_in_one_process():
+    code, text = plan("--profile", "pocket", "--json")
+    rows = json.loads(text)["stages"]
+    assert code == 0 and [row["pool"] for row in rows] == ["this machine"] * 5 and {row["devices"] for row in rows} == {1}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("curriculum.0.parallel.ulysses=3", "3 for 40 heads"),
+        ("curriculum.0.batch=3", "batch 3, 4 ranks a sample, 32 ranks"),
+        ("resources.pools.low-noise.nodes=3", "24 ranks"),
+    ],
+)
+def test_ranks_that_cannot_share_the_work_are_refused_before_anything_runs(override, words):
+    with pytest.raises(InputError, match=words):
+        profile.load("wan22-a14b", [override])
+
+
+def test_a_profile_that_says_nothing_of_its_devices_is_an_input_error():
+    with pytest.raises(InputError, match="resources.machine"):
+        from pipelines.plan import plan_profile
+
+        plan_profile(profile.load("pocket", ["resources.machine=null"])[1])
