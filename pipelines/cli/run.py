@@ -81,8 +81,11 @@ class Progress:
 
 
 def _print_outcome(record: dict[str, Any]) -> None:
-    share = record["orchestration_seconds"] / max(record["attempts"][-1]["seconds"], 1e-9)
-    out.print(f"{record['status']} in {record['seconds']:.1f} s (outside the steps: {100 * share:.1f} %)")
+    last = record["attempts"][-1]["seconds"]
+    outside = (
+        f" (outside the steps: {100 * record['orchestration_seconds'] / last:.1f} %)" if last > 1 else ""
+    )  # else nothing was left to run
+    out.print(f"{record['status']} in {record['seconds']:.1f} s{outside}")
     if record.get("report"):
         out.print(f"report: {record['report']}", soft_wrap=True)
     if record.get("model"):

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from moworld.errors import InputError
 from pipelines import profile
 from pipelines.cli.app import app
+from pipelines.plan import plan_profile
 
 
 def plan(*arguments: str):
@@ -29,7 +30,7 @@ def test_the_paper_scale_has_a_row_for_each_stage_and_pool_and_fits():
 
 def test_what_does_not_fit_is_said_and_ends_with_1():
     code, text = plan("--profile", "wan22-a14b", "--set", "curriculum.4.parallel.checkpoint_activations=false")
-    assert (code == 1 and "DOES NOT FIT" in text.replace("\n", " ").replace("│", "").replace("  ", " ")) or "NOT" in text
+    assert code == 1 and "FIT" in text
 
 
 def test_one_machine_trains_both_experts_in_one_process():
@@ -52,7 +53,5 @@ def test_ranks_that_cannot_share_the_work_are_refused_before_anything_runs(overr
 
 
 def test_a_profile_that_says_nothing_of_its_devices_is_an_input_error():
-    with pytest.raises(InputError, match="resources.machine"):
-        from pipelines.plan import plan_profile
-
+    with pytest.raises(InputError, match=r"resources\.machine"):
         plan_profile(profile.load("pocket", ["resources.machine=null"])[1])
