@@ -8,7 +8,7 @@ import sys
 import typer
 
 from moworld.errors import InputError
-from pipelines.cli import data, doctor, evaluate, model, plan, release, run, runs, world
+from pipelines.cli import bench, data, doctor, evaluate, model, plan, release, run, runs, world
 
 app = typer.Typer(
     name="moworld",
@@ -24,6 +24,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.command("plan")(plan.plan)
+app.command("bench")(bench.bench)
 app.command("rollout")(world.rollout)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(release.app, name="release")

@@ -15,6 +15,30 @@ def _door() -> None:
     pass
 
 
+@app.command("import")
+def import_(
+    listing: Annotated[Path, typer.Argument(help='A JSONL whose lines name the .pth feature files: {"file": ...}.')],
+    to: Annotated[Path, typer.Option("--out", help="Folder for the features.")],
+    codec: Annotated[Path, typer.Option(help="Folder of the autoencoder that made the latents, Wan2.2's vae/.")],
+    profile: Annotated[str, typer.Option(help="The profile whose sizes the features have.")] = "wan22-a14b",
+    split: Annotated[str, typer.Option(help="train, validation or held_out.")] = "train",
+    json: Json = False,
+) -> None:
+    """Rewrite feature files of the published MoWorld base as shards that training reads; pickled code is never run.
+
+    Example: moworld data import features/train.jsonl --codec Wan2.2-I2V-A14B/vae --out features
+    """
+    from moworld.data.published import import_features
+    from pipelines import profile as profiles
+
+    _, settings = profiles.load(profile)
+    world = {"height": settings.data.height, "width": settings.data.width, "fps": 24.0, "text": settings.text.model_dump(mode="json")}
+    told = import_features(listing, to, world, codec, split)
+    print_json({**told, "out": str(to)}) if json else out.print(
+        f"{told['clips']} clips, {told['frames']} frames, written to {to}", soft_wrap=True
+    )
+
+
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="A clip folder, a feature folder, or a Parquet or JSON file of rows.")],
