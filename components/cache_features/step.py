@@ -20,8 +20,8 @@ def cache_features(
     from moworld.data.sources import DataSettings
     from moworld.errors import InputError
     from moworld.files import atomic_folder, link_or_copy, write_json
-    from moworld.model.codec import StreamingCodec
     from moworld.model.text import TextSettings, make_text_encoder
+    from moworld.model.wan_vae import load_codec
     from moworld.training.codec import to_video
 
     data, text = DataSettings(**data_settings), TextSettings(**text_settings)
@@ -30,7 +30,7 @@ def cache_features(
         raise InputError(Path(clips) / "manifest.parquet", "", "no clip", "at least one", "see what the quality check put into quarantine")
     captions = sorted({row.caption or "" for row in rows})
     embeddings = dict(zip(captions, make_text_encoder(text).encode(captions), strict=True))
-    encoder = StreamingCodec.from_pretrained(codec)
+    encoder = load_codec(codec)
     with atomic_folder(out) as target:
         writer, cameras = FeatureWriter(target), None
         for clip in tqdm(rows, desc="features", unit="clip"):

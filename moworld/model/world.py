@@ -103,11 +103,11 @@ class WorldModel:
     @property
     def codec(self) -> Any:
         """The codec, loaded at each access: encoders and decoders are on demand (paper 5.2)."""
-        from moworld.model.codec import StreamingCodec
+        from moworld.model.wan_vae import load_codec
 
         if self.codec_folder is None:
             raise InputError("model", "vae", "no codec folder", "a model saved with its codec", "use a distilled or quantized model")
-        return StreamingCodec.from_pretrained(self.codec_folder)
+        return load_codec(self.codec_folder)
 
     def save(self, folder: Pathlike, names: list[str] | None = None, write: bool = True, **record: Any) -> None:
         """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json.
