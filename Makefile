@@ -11,7 +11,7 @@ run: .venv/installed
 	$(BIN)/moworld run lifecycle --profile pocket
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ def test_attention_is_timed_beside_diffusers_and_sdpa():
     assert [row["peer_name"] for row in rows] == ["Diffusers' WanAttnProcessor", "SDPA"] and all(list(row) == KEYS for row in rows)
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed_on_real_ranks():
     rows = bench_parallel(MODEL, 9, 16, 32, 4)
     assert len(rows) == 3 and all(list(row) == KEYS and row["ours"] > 0 and row["peer"] > 0 for row in rows)

@@ -101,6 +101,7 @@ def measure_peak(path: str, model: dict, stage: dict, batch: int) -> None:
     Path(path).write_text(json.dumps(status("VmHWM") - before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "frames", "batch", "average", "again"),
     [
