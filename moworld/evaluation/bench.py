@@ -51,7 +51,7 @@ def bench_attention(model: ModelSettings, tokens: int) -> list[Row]:
 
     transformer = MoWorldTransformer3DModel(**model.transformer())
     attention, width = transformer.blocks[0].attn1, model.num_attention_heads * model.attention_head_dim
-    x, rotary = torch.randn(1, tokens, width, requires_grad=True), transformer.rope(torch.empty(1, 1, 1, 2, 2 * tokens))
+    x, rotary = torch.randn(1, tokens, width, requires_grad=True), transformer.rope(torch.empty(1, 1, tokens, 2, 2), torch.arange(tokens))
 
     def run(processor: Any) -> Callable[[], None]:
         return lambda: processor(attention, x, None, None, rotary).sum().backward()
