@@ -1,14 +1,17 @@
-# run, test, lint: each makes .venv from the pinned lock when it is missing. State lives under .moworld/.
+# run, play, test, lint: each makes .venv from the pinned lock when it is missing. State lives under .moworld/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 # Compiled modules are kept: without them each step of a run compiles torch and Diffusers anew, nine seconds a time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint lock clean
+.PHONY: run play test lint lock clean
 
 run: .venv/installed
 	$(BIN)/moworld run lifecycle --profile pocket
+
+play: .venv/installed
+	$(BIN)/moworld play
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -28,7 +28,7 @@ def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -
     raw = place(collect(settings=text(profile.data), seed=seed), "collect")
     posed = place(complete_geometry(raw=raw.outputs["clips"], settings=text(profile.geometry), seed=seed), "complete_geometry")
     checked = place(check_quality(clips=posed.outputs["clips"]), "check_quality")
-    captioned = place(annotate(clips=checked.outputs["accepted"]), "annotate").outputs["captioned"]
+    captioned = place(annotate(clips=checked.outputs["accepted"], settings=text(profile.annotation)), "annotate").outputs["captioned"]
     codec = vae
     if profile.codec is not None:
         trained = train_codec(clips=captioned, settings=text(profile.codec), data=text(profile.data), seed=seed)
@@ -40,6 +40,7 @@ def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -
         text=text(profile.text),
         seed=seed,
         registry=profile.registry.data,
+        remote=profile.registry.remote,
         pool=place.pool("cache_features"),
     )
     return Data(captioned, place(cached, "cache_features").outputs["features"])

@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from components.platform.registry import RegistrySettings
-from moworld.data.reconstruction import GeometrySettings
+from moworld.data.annotation import VisionSettings
 from moworld.data.sources import DataSettings
+from moworld.data.verification import GeometrySettings
 from moworld.distillation.autoregressive import AutoregressiveSettings
 from moworld.distillation.phases import DistillSettings
 from moworld.errors import InputError
@@ -48,6 +49,7 @@ class Profile(Settings):
     seed: int
     data: DataSettings
     geometry: GeometrySettings = GeometrySettings()
+    annotation: VisionSettings | None = None  # without one, captions of videos are made of their pixels
     codec: CodecSettings | None = None
     text: TextSettings
     model: ModelSettings
@@ -103,23 +105,30 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
 
 
 def _checked(profile: Profile, source: str) -> Profile:
-    """The profile, if the ranks of its pools can share the batches and the heads of every stage evenly."""
-    for index, stage in enumerate(profile.curriculum):
+    """The profile, if the ranks of its pools can share the batches and the heads of every training step evenly."""
+    stages: list[tuple[str, str, Stage | AutoregressiveSettings | DistillSettings]] = [
+        ("autoregressive", "train_autoregressive", profile.autoregressive),
+        ("distill", "distill", profile.distill),
+    ]
+    stages += [(f"curriculum.{index}", "train_curriculum", stage) for index, stage in enumerate(profile.curriculum)]
+    for field, step, stage in stages:
         share, heads = stage.parallel.ulysses * stage.parallel.ring, profile.model.num_attention_heads
         if heads % stage.parallel.ulysses:
             found, mend = f"{stage.parallel.ulysses} for {heads} heads", "choose a divisor, and a ring for the rest"
-            raise InputError(source, f"curriculum.{index}.parallel.ulysses", found, "a divisor of the heads", mend)
-        for pool in Cluster(profile.resources).pools("train_curriculum"):
+            raise InputError(source, f"{field}.parallel.ulysses", found, "a divisor of the heads", mend)
+        for pool in Cluster(profile.resources).pools(step):
             ranks = pool.nodes * pool.procs_per_node
             if pool.kind == "npu" and (ranks % share or stage.batch % (ranks // share)):
                 found = f"batch {stage.batch}, {share} ranks a sample, {ranks} ranks"
                 mend = "change batch, parallel, or the pool's nodes"
-                raise InputError(source, f"curriculum.{index}", found, "ranks / ranks a sample that divides the batch", mend)
+                raise InputError(source, field, found, "ranks / ranks a sample that divides the batch", mend)
     return profile
 
 
-def text(settings: Settings | Sequence[Settings]) -> str:
+def text(settings: Settings | Sequence[Settings] | None) -> str:
     """Settings as the JSON string in which they travel: equal settings give equal strings, so kfp's cache key holds what matters."""
+    if settings is None:
+        return "null"
     if isinstance(settings, Settings):
         return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
     return json.dumps([one.model_dump(mode="json") for one in settings], sort_keys=True)

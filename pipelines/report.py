@@ -50,6 +50,12 @@ def output(run: Run, step: str, name: str) -> Path | None:
     return Path(found["path"]) if found and Path(found["path"]).exists() else None
 
 
+def quarantine(run: Run, step: str) -> Path | None:
+    """Folder of what a step put aside, also where the whole batch was refused; None where there is none."""
+    refused = run.folder / "refused" / step
+    return output(run, step, "quarantine") or (refused if refused.is_dir() else None)
+
+
 def gather(run: Run) -> dict[str, Any]:
     """What `moworld.evaluation.report.write_report` takes."""
     record, steps = run.record, run.steps()
@@ -107,8 +113,8 @@ def samples(run: Run) -> list[dict[str, Any]]:
 def data(run: Run) -> dict[str, Any]:
     """Accepted and quarantined clips with their reasons, and some captions."""
     quarantined: list[dict[str, Any]] = []
-    for step in ("complete_geometry", "check_quality"):
-        folder = output(run, step, "quarantine")
+    for step in ("complete_geometry", "check_quality", "annotate"):
+        folder = quarantine(run, step)
         if folder and (folder / "reasons.json").is_file():
             quarantined += [_reason(row, folder) for row in read_json(folder / "reasons.json")]
     captioned = output(run, "annotate", "captioned")

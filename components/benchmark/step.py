@@ -7,7 +7,7 @@ from typing import Any
 def benchmark(
     model: str, teacher: str, unquantized: str, features: str, clips: str, out: str, settings: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Write metrics.json and samples/*.mp4. clips: unused where the features hold the held-out episodes; kept for other protocols."""
+    """Write metrics.json and samples/*.mp4. clips: the clips the features were made of; their depth is what motion in a video is read by."""
     from moworld.data.features import FeatureStore
     from moworld.evaluation.protocol import BenchmarkSettings, measure_accuracy, write_samples
     from moworld.evaluation.speed import measure_speed, weight_bytes
@@ -19,7 +19,7 @@ def benchmark(
     with atomic_folder(out) as target:
         (target / "samples").mkdir()
         metrics: dict[str, Any] = measure_accuracy(world, source, full, store, chosen, seed)
-        metrics |= write_samples(world, store, target, chosen, seed)
+        metrics |= write_samples(world, store, clips, target, chosen, seed)
         metrics |= measure_speed(model, chosen.speed_chunks)
         metrics |= {"model_bytes": weight_bytes(model), "unquantized_bytes": weight_bytes(unquantized)}
         codec_metrics = Path(features) / "codec" / "codec_metrics.json"

@@ -14,6 +14,7 @@ def cache_features(
     text: str,
     seed: str,
     registry: str = "",
+    remote: str = "",
     pool: str = "",
 ) -> None:
     """Encode clips to latents, captions to embeddings and cameras to tensors, in shards that DVC versions.
@@ -26,6 +27,7 @@ def cache_features(
         text: section `text` of the profile, JSON
         seed: seed of crops
         registry: folder of the git and DVC registry; empty for the one in the state folder
+        remote: where a new registry keeps its data, s3://...; empty for a folder beside it
         pool: where the step runs, JSON; empty for this process
     """
     from json import loads
@@ -45,7 +47,8 @@ def cache_features(
                 "data_settings": loads(data),
                 "text_settings": loads(text),
                 "seed": int(seed),
+                "cache": str(home() / "encoded"),
             },
             pool,
         )
-        record(summary | put_under_dvc(features.path, registry or str(home() / "registry")))
+        record(summary | put_under_dvc(features.path, registry or str(home() / "registry"), remote))

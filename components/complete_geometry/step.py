@@ -1,20 +1,31 @@
-"""Give every clip verified cameras; what cannot be trusted goes to quarantine with its reason."""
+"""Give every clip verified cameras; what cannot be trusted is split off, or goes to quarantine with its reason."""
 
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {"camera", "epipolar_error_px", "max_rotation_step_degrees", "max_translation_step", "registered_share", "num_frames"}
+CONTRACTS = ("clips", "geometry")
 
 
 def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Write clips with cameras, and the rejected ones with rule, value and threshold (of contract `clips`). seed: of feature matching (none drawn)."""
-    from components.check_quality.step import over_clips, sort_out
-    from moworld.data.reconstruction import GeometrySettings
+    """Write clips with cameras, and the rejected ones with rule, value and threshold. seed: of matching and mapping (none drawn).
 
-    return sort_out(clips, out, quarantine, COLUMNS, over_clips(_complete, clips, GeometrySettings(**settings)))[0]
+    A trajectory is split where it jumps further than the contract allows; what remains is judged as clips of their own.
+    """
+    from components.check_quality.step import over_clips, sort_out
+    from data_contracts.load import load_contract
+    from moworld.data.geometry import GeometrySettings, JumpLimits
+
+    highest = {rule.column: rule.maximum for rule in load_contract("geometry").rules if rule.maximum is not None}
+    limits = JumpLimits(highest["max_rotation_step_degrees"], highest["max_translation_step"])
+
+    def measure(folder: Path) -> list[Any]:
+        made = over_clips(_complete, clips, folder, (GeometrySettings(**settings), limits))
+        return [clip for parts in made for clip in parts]
+
+    return sort_out(clips, out, quarantine, CONTRACTS, measure)[0]
 
 
 def _complete(clip: Any, folder: Path, settings: Any) -> Any:
-    from moworld.data.reconstruction import complete_clip
+    from moworld.data.geometry import complete_clip
 
-    return complete_clip(clip, folder, settings)
+    return complete_clip(clip, folder, *settings)

@@ -28,6 +28,7 @@ def distill(
     """
     from json import loads
 
+    from components.platform.home import checkpoint_folder
     from components.platform.launch import run_step
     from components.platform.steps import recorded
 
@@ -40,6 +41,7 @@ def distill(
                     "teacher": teacher.path,
                     "student": student.path,
                     "out": distilled.path,
+                    "checkpoints": checkpoint_folder(),
                     "settings": loads(settings),
                     "seed": int(seed),
                 },

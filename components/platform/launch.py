@@ -115,14 +115,17 @@ def _run_trainjobs(step: str, arguments: dict[str, Any], pools: list[dict[str, A
     return stage_out([exchange for _, exchange in jobs.values()], Path(arguments["out"]))
 
 
+LASTING = ("out", "checkpoints", "cache")  # written by ranks on the shared volume, where they outlive a pod
+
+
 def stage_in(exchange: Path, arguments: dict[str, Any]) -> None:
     """Copy the folders among the arguments to the shared volume and write the rank's arguments.json with their places there."""
     moved = {}
     for key, value in arguments.items():
-        if key not in ("out", "checkpoints") and isinstance(value, str) and Path(value).is_dir():
+        if key not in LASTING and isinstance(value, str) and Path(value).is_dir():
             shutil.copytree(value, exchange / "in" / key, dirs_exist_ok=True)
             value = str(exchange / "in" / key)
-        moved[key] = str(exchange / key) if key in ("out", "checkpoints") else value  # checkpoints outlive a pod there
+        moved[key] = str(exchange / key) if key in LASTING else value
     write_json(exchange / "arguments.json", moved)
 
 

@@ -3,6 +3,7 @@
 Without a tracking server, MLflow keeps a SQLite file under the state folder.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -20,11 +21,15 @@ ALIASES = ("candidate", "champion")
 
 
 class RegistrySettings(Settings):
-    """`name` of the registered model, MLflow's URI, and the folder of the data registry; both empty for those in the state folder."""
+    """`name` of the registered model, MLflow's URI, and the folder of the data registry; both empty for those in the state folder.
+
+    remote: where the data registry keeps its data, s3://...; empty for a folder beside it
+    """
 
     name: str
     tracking: str = ""
     data: str = ""
+    remote: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class ModelRegistry:
             metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
             params=[Param(key, value[:6000]) for key, value in params.items()],
         )
-        digest = f"{tags.get('data_revision', '')[:12]}+contract-{tags.get('contract_version', '')}"[:36]
+        contracts = hashlib.sha256(tags.get("contract_version", "").encode()).hexdigest()[:8]  # a digest has room for 36 characters
+        digest = f"{tags.get('data_revision', '')[:12]}+contracts-{contracts}"
         source = json.dumps({"registry": "dvc", "revision": tags.get("data_revision", "")})
         self.client.log_inputs(run_id, datasets=[DatasetInput(Dataset("features", digest, "dvc", source))])
 
@@ -208,12 +214,18 @@ class ModelRegistry:
         return Version(found.name, str(found.version), own, found.run_id, found.source, dict(found.tags))
 
 
+SHIPPED = Path(__file__).parents[2] / "models" / "pocket-long"
+
+
 def model_folder(reference: str, tracking: str = "") -> Path:
-    """A model folder from a path, or from a registered name such as moworld-pocket@champion. Raises InputError when there is none."""
-    path = Path(reference)
-    if path.exists() or "/" in reference:
+    """A model folder from a path, or from a registered name such as moworld-pocket@champion; the one that comes with MoWorld for "".
+
+    Raises InputError when there is none.
+    """
+    path = Path(reference) if reference else SHIPPED
+    if path.exists() or "/" in str(path):
         if not path.is_dir():
-            raise InputError(reference, "", "no such folder", "a model folder or a registered NAME@ALIAS", "check the path")
+            raise InputError(path, "", "no such folder", "a model folder or a registered NAME@ALIAS", "check the path")
         return path
     registry = (
         ModelRegistry(tracking) if tracking or (home() / "mlflow" / "mlflow.db").exists() or os.environ.get("MLFLOW_TRACKING_URI") else None

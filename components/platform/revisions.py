@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moworld.errors import InputError
 from moworld.files import link_or_copy
@@ -18,18 +19,22 @@ from moworld.files import link_or_copy
 TRACKED = "features"
 
 
-def record_revision(folder: str, registry: str, message: str) -> str:
+def record_revision(folder: str, registry: str, message: str, remote: str = "") -> str:
     """Put the folder's files into the registry as its next revision and push them to its remote; returns the git commit.
 
-    Unchanged data makes no new commit. Raises InputError when the folder is missing or empty.
+    remote: where a registry that does not exist yet shall keep its data, for example s3://bucket/data; "" for a folder beside it. The
+            endpoint and keys of S3 come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)
+
+    Unchanged data makes no new commit. Raises InputError when the folder is missing or empty, or the remote cannot be reached.
     """
     source, root = Path(folder), Path(registry).absolute()
     if not source.is_dir() or not any(source.iterdir()):
         raise InputError(source, "", "no data", "a folder with files", "run the step that makes it")
     with _at_work(root):
+        from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
-        _init(root)
+        _init(root, remote)
         target = root / TRACKED
         shutil.rmtree(target, ignore_errors=True)
         for path in sorted(source.rglob("*")):
@@ -37,7 +42,13 @@ def record_revision(folder: str, registry: str, message: str) -> str:
                 link_or_copy(path, target / path.relative_to(source))
         with Repo(str(root)) as repo:
             repo.add(str(target))
-            repo.push()
+            try:
+                repo.push()
+            except (DvcException, OSError) as error:
+                url = repo.config["remote"]["store"]["url"]
+                raise InputError(
+                    url, "", " ".join(str(error).split())[:160], "a remote that takes data", "check endpoint and keys"
+                ) from None
         _git(root, "add", f"{TRACKED}.dvc", ".gitignore")
         if _git(root, "status", "--porcelain", "--untracked-files=no"):
             _git(root, "commit", "-q", "-m", message)
@@ -57,19 +68,47 @@ def fetch_revision(registry: str, revision: str, out: str) -> None:
             raise InputError(root, revision, f"{type(error).__name__}", "a revision of the data", "see 'git log' there") from None
 
 
-def _init(root: Path) -> None:
+def newest_revision(registry: str) -> str:
+    """The commit of the data that was recorded last; "" for a registry without any."""
+    root = Path(registry).absolute()
+    return _git(root, "rev-parse", "--verify", "-q", "HEAD", check=False) if (root / f"{TRACKED}.dvc").is_file() else ""
+
+
+def read_index(registry: str, revision: str) -> list[dict[str, Any]]:
+    """Rows of the features' index as of a revision, without fetching the shards. Raises InputError for an unknown revision."""
+    import io
+
+    from pyarrow import parquet
+
+    root = Path(registry).absolute()
+    with _at_work(root):
+        from dvc.api import DVCFileSystem
+        from dvc.exceptions import DvcException
+
+        try:
+            with DVCFileSystem(str(root), rev=revision).open(f"{TRACKED}/index.parquet", "rb") as stream:
+                return list(parquet.read_table(io.BytesIO(stream.read())).to_pylist())
+        except (DvcException, OSError) as error:
+            raise InputError(root, revision, f"{type(error).__name__}", "a revision of the data", "see 'git log' there") from None
+
+
+def _init(root: Path, remote: str) -> None:
     if (root / ".dvc" / "config").is_file() and _git(root, "rev-parse", "--verify", "-q", "HEAD", check=False):
         return
     from dvc.repo import Repo
 
     _git(root, "init", "-q")
     with Repo.init(str(root), force=True) as repo:
-        store = root.with_name(root.name + "-store")
-        store.mkdir(parents=True, exist_ok=True)
+        if remote:
+            store = {"url": remote, **({"endpointurl": os.environ["AWS_ENDPOINT_URL"]} if os.environ.get("AWS_ENDPOINT_URL") else {})}
+        else:
+            beside = root.with_name(root.name + "-store")
+            beside.mkdir(parents=True, exist_ok=True)
+            store = {"url": os.path.relpath(beside, root / ".dvc")}
         with repo.config.edit("repo") as config:
             config["core"].update(remote="store", analytics=False, check_update=False, autostage=False)
             config["cache"]["type"] = ["hardlink", "copy"]
-            config["remote"]["store"] = {"url": os.path.relpath(store, root / ".dvc")}
+            config["remote"]["store"] = store
     _git(root, "add", ".dvc/config", ".dvc/.gitignore", ".dvcignore")
     _git(root, "commit", "-q", "-m", "The registry and its remote")
 

@@ -1,4 +1,7 @@
-"""Ascend: npu_fusion_attention and its gradient, arguments by keyword where the published signatures have names. Not run: no NPU here.
+"""Ascend: npu_fusion_attention and its gradient, arguments by keyword where the signatures have names. Not run: no NPU here.
+
+The forward signature is torch_npu's documented one; the gradient's is not documented there and was read from the comparison tool that
+Ascend ships (msprobe) and from public callers.
 
 The operator hands out each row's maximum and sum, eight times over in the last dimension; max + log(sum) is the log-sum-exp. Backward
 weighs with exp(logit - max) / sum, so a log-sum-exp over all keys is passed as the maximum, with sum 1.

@@ -1,6 +1,7 @@
-"""Scene captions with the camera's motion kept out (paper 2, stage 3)."""
+"""Scene captions with the camera's motion kept out (paper 2, stage 3): caught by words, and by meaning where the words are others."""
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,66 @@ MOTION = re.compile(
 )
 
 
+OF_CAMERA = (
+    "The camera moves forward through the scene.",
+    "The view slowly turns to the left.",
+    "The shot pans across the room.",
+    "We walk forward and look around.",
+    "The viewpoint rises and flies over the landscape.",
+    "The footage was filmed from a moving vehicle.",
+    "The perspective shifts as the viewer advances.",
+    "The frame zooms in on the object.",
+    "Seen while circling around the object.",
+    "Travelling along the corridor, the footage reveals a door.",
+)
+OF_SCENE = (
+    "A dark hall with stone walls and barrels.",
+    "A person walks along the street.",
+    "Cars move along a busy road.",
+    "A river flows through a green valley.",
+    "A security camera hangs on the wall.",
+    "Trees sway in the wind under a bright sky.",
+    "A narrow room with a table and a vase of flowers.",
+    "The scene has a brown tint, in the style of an early 3D game.",
+    "A large open place, in the style of a game.",
+    "A frying pan lies on a stove.",
+    "A shop sells cameras and lenses.",
+    "A painting of a ship hangs above the fireplace.",
+    "A drone is parked on the grass.",
+    "People dance in a circle.",
+)
+MARGIN = 0.12  # by which a sentence must be nearer to those of the camera than to those of the scene
+
+
 def mentions_camera_motion(text: str) -> list[str]:
-    """The phrases of a text that speak of the camera's motion; empty for a clean caption."""
-    return [match.group(0) for match in MOTION.finditer(text)]
+    """The phrases of a text that speak of the camera's motion, and sentences that mean it in other words; empty for a clean caption."""
+    phrases = [match.group(0) for match in MOTION.finditer(text)]
+    sentences = [part.strip() for part in re.split(r"(?<=[.!?;])\s+", text) if len(part.split()) > 2]
+    caught = [sentence for sentence in sentences if not MOTION.search(sentence)]
+    return phrases + ([s for s, near in zip(caught, motion_margins(caught), strict=True) if near > MARGIN] if caught else [])
+
+
+def motion_margins(sentences: list[str]) -> list[float]:
+    """How much nearer each sentence lies to sentences about the camera than to sentences about a scene (cosines, the nearest of each)."""
+    known, ours = _embedded(OF_CAMERA + OF_SCENE), _embedded(tuple(sentences))
+    cosines = ours @ known.T
+    return (cosines[:, : len(OF_CAMERA)].max(axis=1) - cosines[:, len(OF_CAMERA) :].max(axis=1)).tolist()  # type: ignore[no-any-return]
+
+
+@cache
+def _encoder() -> Any:
+    from moworld.model.text import TextSettings, make_text_encoder
+
+    return make_text_encoder(TextSettings(kind="minilm", length=48))
+
+
+@cache
+def _embedded(sentences: tuple[str, ...]) -> np.ndarray:
+    """(N, 384) unit vectors: MiniLM's mean over the words of each sentence, as it was trained to be read."""
+    hidden = _encoder().encode(list(sentences)).numpy()
+    words = (np.abs(hidden).sum(axis=2, keepdims=True) > 0).astype(np.float32)
+    mean = (hidden * words).sum(axis=1) / words.sum(axis=1).clip(1)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9))
 
 
 def scene_caption(facts: dict[str, Any]) -> str:

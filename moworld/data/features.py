@@ -3,16 +3,15 @@
 A window of latent frames is one byte range of a shard, read without the rest, from a local disk or any fsspec URI.
 """
 
+import threading
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write, open_uri
-from moworld.tensors import Entry, read_header, read_rows
+from moworld.tensors import Shard
 
 SHARD_BYTES = 256 * 2**20
 
@@ -44,16 +43,16 @@ class FeatureWriter:
         self.pending: dict[str, Tensor] = {}
         self.shards = 0
 
-    def add(self, row: dict[str, Any], latents: Tensor, text: Tensor, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
-        """latents (C, F, h, w), text (L, D), c2w (T, 4, 4) relative to the first frame in model units, intrinsics (T, 4); T = 4 (F - 1) + 1."""
-        if len(c2w) != 4 * (latents.shape[1] - 1) + 1 or len(intrinsics) != len(c2w):
-            raise ValueError(f"{latents.shape[1]} latent frames do not go with {len(c2w)} poses and {len(intrinsics)} intrinsics")
+    def add(self, row: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """tensors: latents (C, F, h, w), text (L, D), c2w (T, 4, 4) relative to the first frame in model units, intrinsics (T, 4); T = 4 (F - 1) + 1."""
+        latents, frames = tensors["latents"], len(tensors["c2w"])
+        if frames != 4 * (latents.shape[1] - 1) + 1 or len(tensors["intrinsics"]) != frames:
+            found = f"{frames} poses and {len(tensors['intrinsics'])} intrinsics"
+            raise ValueError(f"{latents.shape[1]} latent frames do not go with {found}")
         name = row["clip_id"]
         self.pending[f"{name}/latents"] = latents.transpose(0, 1).half().contiguous()  # frames outermost: a window is a byte range
-        self.pending[f"{name}/text"] = text.half().contiguous()
-        # copies: arrays of Cameras are read-only
-        self.pending[f"{name}/c2w"] = torch.tensor(c2w, dtype=torch.float32)
-        self.pending[f"{name}/intrinsics"] = torch.tensor(intrinsics, dtype=torch.float32)
+        self.pending[f"{name}/text"] = tensors["text"].half().contiguous()
+        self.pending |= {f"{name}/{part}": tensors[part].float().contiguous() for part in ("c2w", "intrinsics")}
         self.rows.append(FeatureRow(**row, shard=f"shard-{self.shards:05d}.safetensors"))
         if sum(tensor.nbytes for tensor in self.pending.values()) >= self.shard_bytes:
             self._flush()
@@ -96,7 +95,8 @@ class FeatureStore:
             raise InputError(index, "columns", found, f"{sorted(names)}", "write it again with cache_features")
         self.clips = [FeatureRow(**row) for row in rows]
         self._by_id = {row.clip_id: row for row in self.clips}
-        self._headers: dict[str, dict[str, Entry]] = {}
+        self._shards: dict[str, Shard] = {}
+        self._lock = threading.Lock()
 
     def of_split(self, split: str) -> list[FeatureRow]:
         return [row for row in self.clips if row.split == split]
@@ -105,22 +105,21 @@ class FeatureStore:
         """A window of latent frames: latents (C, n, h, w), text (L, D), c2w (T, 4, 4) and intrinsics (T, 4), all float32.
 
         T = 4 (n - 1) + 1 video frames from frame 4 * start_latent on; poses are relative to the clip's first frame, in model units.
+        Four byte ranges are read and nothing else. Safe to call from several threads.
         """
         row = self._by_id.get(clip_id)
         if row is None or start_latent < 0 or start_latent + num_latents > row.num_latents:
             found = "no such clip" if row is None else f"window {start_latent}+{num_latents} of {row.num_latents} latent frames"
             raise InputError(self.path, clip_id, found, "a clip and window of the index", "read the index for what is there")
         frames = (4 * start_latent, 4 * (num_latents - 1) + 1)
-        with open_uri(f"{self.path}/{row.shard}") as stream:
-            return {
-                "latents": self._rows(stream, row, "latents", start_latent, num_latents).transpose(0, 1),
-                "text": self._rows(stream, row, "text"),
-                "c2w": self._rows(stream, row, "c2w", *frames),
-                "intrinsics": self._rows(stream, row, "intrinsics", *frames),
-            }
+        wanted = {"latents": (start_latent, num_latents), "text": (0, None), "c2w": frames, "intrinsics": frames}
+        shard = self._shard(row.shard)
+        read = shard.rows([(f"{clip_id}/{name}", start, count) for name, (start, count) in wanted.items()])
+        window = {name: tensor.float() for name, tensor in zip(wanted, read, strict=True)}
+        return {**window, "latents": window["latents"].transpose(0, 1)}
 
-    def _rows(self, stream: Any, row: FeatureRow, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        """Rows start to start + count of a tensor's first dim, by byte range."""
-        if row.shard not in self._headers:
-            self._headers[row.shard] = read_header(stream, f"{self.path}/{row.shard}")
-        return read_rows(stream, self._headers[row.shard][f"{row.clip_id}/{name}"], start, count).float()
+    def _shard(self, name: str) -> Shard:
+        with self._lock:
+            if name not in self._shards:
+                self._shards[name] = Shard(f"{self.path}/{name}")
+            return self._shards[name]

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from moworld.camera.cameras import Cameras, cover_crop, resize_to_cover
 from moworld.camera.formats import read_cameras
-from moworld.data.clips import Clip, iterate_frames
+from moworld.data.clips import Clip
 from moworld.errors import InputError
 from moworld.files import Pathlike
+from moworld.video import iterate_frames
 
 
 def whole_groups(num_frames: int) -> int:
@@ -42,6 +43,18 @@ def model_cameras(folder: Pathlike, clip: Clip, size_hw: tuple[int, int]) -> Cam
     _all_there(path, len(cameras), wanted)
     crop = cover_crop((clip.height, clip.width), size_hw)
     return cameras.cropped(*crop).relative_to(0).scaled(clip.translation_scale or 1.0)
+
+
+def model_depth(folder: Pathlike, clip: Clip, size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> NDArray[np.float64] | None:
+    """Distances along the view axis at the centres of a grid of cells over the same crop: (T, *grid_hw) in model units; None without depth."""
+    if clip.depth is None:
+        return None
+    with np.load(Path(folder) / clip.depth) as archive:
+        depth = archive["depth"][: whole_groups(clip.num_frames)]
+    x0, y0, x1, y1 = cover_crop((clip.height, clip.width), size_hw)
+    shares = (low + (high - low) * (np.arange(cells) + 0.5) / cells for low, high, cells in ((y0, y1, grid_hw[0]), (x0, x1, grid_hw[1])))
+    rows, columns = ((share * size).astype(int) for share, size in zip(shares, depth.shape[1:], strict=True))
+    return depth[:, rows][:, :, columns] / (clip.translation_scale or 1.0)
 
 
 def _all_there(path: Path, found: int, wanted: int) -> None:

@@ -19,11 +19,12 @@ from pydantic import Field, model_validator
 
 from moworld.camera import Cameras, se3
 from moworld.camera.formats import write_realestate10k
-from moworld.data.clips import Clip, Frames, write_video
+from moworld.data.clips import Clip
 from moworld.data.game_map import GameMap, Plan, Walker
 from moworld.errors import InputError
 from moworld.files import sha256_file, write_json
 from moworld.settings import Settings
+from moworld.video import Frames, write_video
 
 ACTIONS_PER_UNIT = 54  # a walking step is 1/54 model unit, the published keyboard step
 PIXEL_ASPECT = 1.2  # the engine draws pixels 1.2 times as tall as wide, so fy = 1.2 fx in pixels
@@ -93,6 +94,7 @@ class Episode:
 def record_game(folder: Path, settings: GameSettings, seed: int) -> tuple[list[Clip], dict[str, Any]]:
     """Record every episode of the settings into a clips folder; returns its rows and a summary. Deterministic in the seed.
 
+    A level that holds fewer good walks than were asked for gives those it has; the summary's `missing` counts the others.
     Raises InputError for a level that does not exist, a size that the engine does not draw, and a level where no attempt succeeds.
     """
     from tqdm import tqdm
@@ -108,7 +110,10 @@ def record_game(folder: Path, settings: GameSettings, seed: int) -> tuple[list[C
             clips += rows
             walks |= measured
             bar.update(len(rows))
-    return clips, {"episodes": len(clips), "frames": sum(clip.num_frames for clip in clips), "walks": walks}
+    missing = {
+        name: count - found for _, name, count in settings.episodes() if (found := sum(clip.scene == name for clip in clips)) < count
+    }
+    return clips, {"episodes": len(clips), "frames": sum(clip.num_frames for clip in clips), "missing": missing, "walks": walks}
 
 
 def _in_processes(tasks: list[Any], workers: int) -> Iterator[tuple[list[Clip], dict[str, Any]]]:
@@ -224,13 +229,19 @@ class Engine:
 
 def _record_map(task: tuple[Path, GameSettings, int, str, str, int]) -> tuple[list[Clip], dict[str, Any]]:
     folder, settings, seed, split, name, count = task
-    clips, measured = [], {}
+    clips: list[Clip] = []
+    measured: dict[str, Any] = {}
     with Engine(name, settings, seed, with_geometry=True) as engine:
         geometry = engine.geometry()
     with Engine(name, settings, seed) as engine:
         for number in range(count):
             rng = np.random.default_rng([seed, *name.encode(), number])
-            episode, refused = _attempts(engine, geometry, settings, rng, name)
+            try:
+                episode, refused = _attempts(engine, geometry, settings, rng, name)
+            except InputError:
+                if not clips:
+                    raise
+                break  # a level may hold fewer good walks than were asked for
             clip_id = f"{name.lower()}-{number:02d}"
             clips.append(_store(folder, clip_id, name, split, settings, episode))
             measured[clip_id] = measure(episode) | {"refused_attempts": refused}

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moworld.camera.cameras import Cameras, translation_scale
+from moworld.data.encoded import half
 from moworld.data.features import FeatureWriter
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_folder, link_or_copy, sha256_file, write_json
@@ -44,9 +45,8 @@ def import_features(listing: Pathlike, out: Pathlike, world: dict[str, Any], cod
             frames += len(cameras)
             facts = {"clip_id": f"{path.stem}-{number:06d}", "split": split, "scene": path.stem, "source": "published", "caption": ""}
             placed = cameras.relative_to(0).scaled(translation_scale(cameras.relative_to(0).w2c))
-            writer.add(
-                {**facts, "num_frames": len(cameras), "video_sha256": sha256_file(path)}, latents, text, placed.c2w, placed.intrinsics
-            )
+            tensors = half(latents, text, placed.c2w, placed.intrinsics)
+            writer.add({**facts, "num_frames": len(cameras), "video_sha256": sha256_file(path)}, tensors)
         writer.close()
         write_json(target / "world.json", world)
         for path in sorted(Path(codec).glob("*")):

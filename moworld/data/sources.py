@@ -6,27 +6,33 @@ that cannot be read is an error when it was named alone, and listed as rejected 
 
 import hashlib
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
+from tqdm import tqdm
 
 from moworld.camera import Cameras, read_cameras, translation_scale
 from moworld.camera.formats import write_realestate10k
-from moworld.data.clips import Clip, Frames, iterate_frames, video_info, write_manifest, write_video
+from moworld.data.clips import Clip, write_manifest
 from moworld.data.game import GameSettings, record_game
+from moworld.data.isolation import isolated
+from moworld.data.shots import Dropped, content_box, shots
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_folder, open_uri, sha256_file, write_json
 from moworld.settings import Settings
+from moworld.video import Frames, VideoInfo, iterate_frames, video_info, write_video
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v")
-BLACK = 16.0  # brightest cell of a black frame's thumbnail
-SPIKE = 3.0  # a cut changes so many times more than the frames before it: a fast turn does not
-BINS = 8  # of each colour channel in the histograms that find cuts
+MAX_PIXELS = 8192 * 8192  # of a frame: more is a damaged header, or takes the memory
+MAX_FRAMES = 24 * 60 * 60 * 60  # a day at 60 frames a second
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right of the picture in a frame, ends exclusive
 
 
 class DataSettings(Settings):
@@ -35,11 +41,13 @@ class DataSettings(Settings):
     height: int = Field(64, ge=16, multiple_of=16)
     width: int = Field(96, ge=16, multiple_of=16)
     game: GameSettings | None = None
-    videos: str | None = None  # a video, a folder or an fsspec URI of either
+    videos: str | None = None  # a video, a folder, a .txt list of either, or an fsspec URI of one of them
     min_frames: int = Field(33, ge=5)  # shorter shots are rejected
     max_frames: int = Field(2001, ge=5)  # longer shots are cut into clips of this length
     max_height: int = Field(240, ge=32)  # videos are scaled down to it
     cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
+    still_seconds: float = Field(1.0, gt=0)  # a picture that stands for longer is cut out
+    workers: int = Field(2, ge=1)  # videos that are decoded at a time, each in a process of its own
     validation_share: float = Field(0.0, ge=0, lt=1)  # of imported videos, by a hash of their name
     crf: int = Field(18, ge=0, le=51)
 
@@ -70,7 +78,7 @@ def collect_clips(out: Pathlike, settings: DataSettings, seed: int) -> dict[str,
 
 
 def import_videos(source: str, folder: Path, settings: DataSettings) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Clips of every shot of a video, a folder of videos or an fsspec URI, written into a clips folder; and what was rejected and why.
+    """Clips of every shot of a video, a folder or list of videos, or an fsspec URI, written into a clips folder; what was rejected and why.
 
     Raises InputError for a source that holds no video, a named video that cannot be read, and a wrong camera file.
     """
@@ -79,22 +87,27 @@ def import_videos(source: str, folder: Path, settings: DataSettings) -> tuple[li
     with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
         paths, alone = _local_videos(source, Path(scratch))
         stems = [path.stem for path in paths]
-        for path in paths:
-            name = path.stem if stems.count(path.stem) == 1 else path.name
-            try:
-                rows, short = _import_video(path, re.sub(r"[^A-Za-z0-9._-]+", "-", name), folder, settings)
-            except UnreadableVideo as error:
+        names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if stems.count(path.stem) == 1 else path.name)[:80] for path in paths]
+        names = [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
+        parts = [Path(scratch) / f".part-{number}" for number in range(len(paths))]
+        answers = isolated(_import_video, list(zip(paths, names, parts, [settings] * len(paths), strict=True)), settings.workers)
+        for path, part, answer in zip(
+            paths, parts, tqdm(answers, total=len(paths), desc="videos", unit="video", disable=None), strict=True
+        ):
+            if isinstance(answer, InputError):
                 if alone:
-                    raise InputError(error.file, error.field, error.found, error.wanted, error.mend) from None
-                rejected.append({"video": path.name, "rule": "readable", "value": str(error)})
-                continue
-            clips += rows
-            rejected += short
+                    raise answer
+                rule = "readable" if answer.file == str(path) else "camera"
+                rejected.append({"video": path.name, "rule": rule, "value": str(answer)})
+            else:
+                rows, short = answer
+                for file in sorted(path for row in rows for path in row.files()):
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(part / file, folder / file)
+                clips += rows
+                rejected += short
+            shutil.rmtree(part, ignore_errors=True)
     return clips, rejected
-
-
-class UnreadableVideo(InputError):
-    """A video that cannot be decoded, told apart from a wrong camera file."""
 
 
 def find_camera(video: Path) -> Path | None:
@@ -107,83 +120,61 @@ def find_camera(video: Path) -> Path | None:
     return known[0] if known else None
 
 
-def shots(frames: Iterator[Frames], threshold: float, max_frames: int) -> Iterator[list[Frames]]:
-    """Runs of at most max_frames between shot cuts: a cut changes more than `threshold` and than its shot usually does."""
-    shot: list[Frames] = []
-    changes: list[float] = []
-    before = None
-    for frame in frames:
-        look = _look(frame)
-        amount = change(before, look) if before is not None else 0.0
-        usual = float(np.mean(changes[-4:])) if changes else 0.0
-        if (amount > threshold and amount > SPIKE * usual) or len(shot) == max_frames:
-            yield shot
-            shot, changes = [], []
-        else:
-            changes.append(amount)
-        shot.append(frame)
-        before = look
-    if shot:
-        yield shot
-
-
-def change(before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray]) -> float:
-    """How much two frames differ, 0 to 1: the larger of the histograms' distance and of what their thumbnails do not share.
-
-    The second finds cuts between dark shots, whose colours are alike; going into and out of black counts as a cut.
-    """
-    histograms = np.abs(before[0] - after[0]).sum() / 2
-    black = [bool(look[1].max() < BLACK) for look in (before, after)]
-    if black[0] or black[1]:
-        return float(black[0] != black[1])
-    one, other = (look[1] - look[1].mean() for look in (before, after))
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
-    correlation = (one * other).sum() / scale if scale > 0 else 1.0
-    return float(max(histograms, min(1.0, 1 - correlation)))
-
-
-def _look(frame: Frames) -> tuple[np.ndarray, np.ndarray]:
-    """Colour histogram and 12x16 grey thumbnail of a frame."""
-    import cv2
-
-    small = frame[::4, ::4].reshape(-1, 3).astype(np.int64) * BINS // 256
-    histogram = np.bincount(small @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / len(small)
-    return histogram, cv2.resize(frame, (16, 12), interpolation=cv2.INTER_AREA).mean(axis=-1)
-
-
-def _import_video(path: Path, name: str, folder: Path, settings: DataSettings) -> tuple[list[Clip], list[dict[str, str]]]:
-    clips: list[tuple[int, Clip]] = []  # first frame in the video, row
-    rejected, start = [], 0
-    try:
-        info = video_info(path)
-        size_hw = _scaled((info.height, info.width), settings.max_height)
-        frames = _resized(path, size_hw)
-        for number, part in enumerate(shots(frames, settings.cut_threshold, settings.max_frames)):
-            if len(part) < settings.min_frames:
-                rejected.append({"video": path.name, "rule": "min_frames", "value": f"shot {number}: {len(part)} < {settings.min_frames}"})
-            else:
-                clip_id = f"{name}-{number:02d}"
-                clip = Clip(clip_id, "video", name, _split(name, settings), len(part), info.fps, *size_hw, f"videos/{clip_id}.mp4", "")
-                write_video(folder / clip.video, part, info.fps, settings.crf)
-                clip = replace(clip, video_sha256=sha256_file(folder / clip.video), caption=_sidecar_caption(path))
-                clips.append((start, clip))
-            start += len(part)
-        if start == 0:
-            raise InputError(path, "", "no frame", "a readable video", "replace the file")
-    except InputError as error:
-        for _, clip in clips:
-            (folder / clip.video).unlink()
-        raise UnreadableVideo(error.file, error.field, error.found, error.wanted, error.mend) from None
+def _import_video(
+    path: Path, name: str, folder: Path, settings: DataSettings, alive: Callable[[], None]
+) -> tuple[list[Clip], list[dict[str, str]]]:
+    """Clips of one video, written into `folder`; what of it was rejected and why."""
+    info = _sane(path)
+    split, caption = _split(name, settings), _sidecar_caption(path)
+    clips, rejected, seen = list[tuple[int, Clip, Box, tuple[int, int]]](), list[dict[str, str]](), 0
+    still = max(2, round(settings.still_seconds * info.fps))
+    for part in shots(_alive(path, alive), settings.cut_threshold, settings.max_frames, still):
+        if isinstance(part, Dropped):
+            rejected.append({"video": path.name, "rule": part.rule, "value": f"frames {part.start} to {part.stop - 1}"})
+            seen = part.stop
+            continue
+        seen = part.start + len(part.frames)
+        if len(part.frames) < settings.min_frames:
+            found = f"frames {part.start} to {seen - 1}: {len(part.frames)} < {settings.min_frames}"
+            rejected.append({"video": path.name, "rule": "min_frames", "value": found})
+            continue
+        box = content_box(part.frames)
+        size_hw = _scaled((box[1] - box[0], box[3] - box[2]), settings.max_height)
+        clip_id = f"{name}-{len(clips):02d}"
+        clip = Clip(clip_id, "video", name, split, len(part.frames), info.fps, *size_hw, f"videos/{clip_id}.mp4", "", caption=caption)
+        write_video(folder / clip.video, (_resized(frame, box, size_hw) for frame in part.frames), info.fps, settings.crf)
+        clips.append((part.start, replace(clip, video_sha256=sha256_file(folder / clip.video)), box, part.frames[0].shape[:2]))
+        alive()
+    if seen == 0:
+        raise InputError(path, "", "no frame", "a readable video", "replace the file")
     camera_path = find_camera(path)
     if camera_path is None:
-        return [clip for _, clip in clips], rejected
-    cameras = _cameras(camera_path, start)
-    return [_with_cameras(clip, cameras.slice(first, first + clip.num_frames), folder) for first, clip in clips], rejected
+        return [clip for _, clip, _, _ in clips], rejected
+    cameras = _cameras(camera_path, seen)
+    return [_with_cameras(clip, cameras.slice(first, first + clip.num_frames), box, hw, folder) for first, clip, box, hw in clips], rejected
 
 
-def _with_cameras(clip: Clip, cameras: Cameras, folder: Path) -> Clip:
+def _sane(path: Path) -> VideoInfo:
+    """What the header says. Raises InputError for a size or a rate that no camera has: such a header is damaged, or hostile."""
+    info = video_info(path)
+    if not min(info.height, info.width) >= 16 or info.height * info.width > MAX_PIXELS:
+        raise InputError(path, "size", f"{info.width}x{info.height}", "16 to 8192 pixels a side", "replace the file, or scale it down")
+    if not 0.5 <= info.fps <= 1000 or info.num_frames > MAX_FRAMES:
+        raise InputError(path, "rate", f"{info.fps:g} frames a second, {info.num_frames} frames", "a camera's", "replace the file")
+    return info
+
+
+def _alive(path: Path, alive: Callable[[], None]) -> Iterator[Frames]:
+    for number, frame in enumerate(iterate_frames(path)):
+        if number % 16 == 0:
+            alive()
+        yield frame
+
+
+def _with_cameras(clip: Clip, cameras: Cameras, box: Box, size_hw: tuple[int, int], folder: Path) -> Clip:
     relative = f"cameras/{clip.clip_id}.txt"
-    write_realestate10k(folder / relative, cameras, fps=clip.fps)
+    (top, bottom, left, right), (height, width) = box, size_hw
+    write_realestate10k(folder / relative, cameras.cropped(left / width, top / height, right / width, bottom / height), fps=clip.fps)
     scale, digest = translation_scale(cameras.w2c), sha256_file(folder / relative)
     return replace(clip, camera=relative, camera_sha256=digest, camera_origin="file", translation_scale=scale)
 
@@ -197,12 +188,12 @@ def _cameras(path: Path, num_frames: int) -> Cameras:
     return cameras
 
 
-def _resized(path: Path, size_hw: tuple[int, int]) -> Iterator[Frames]:
+def _resized(frame: Frames, box: Box, size_hw: tuple[int, int]) -> Frames:
     import cv2
 
-    for frame in iterate_frames(path):
-        same = frame.shape[:2] == size_hw
-        yield frame if same else np.asarray(cv2.resize(frame, size_hw[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    inside = frame[box[0] : box[1], box[2] : box[3]]
+    same = inside.shape[:2] == size_hw
+    return inside if same else np.asarray(cv2.resize(inside, size_hw[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _scaled(image_hw: tuple[int, int], max_height: int) -> tuple[int, int]:
@@ -229,12 +220,30 @@ def _local_videos(source: str, scratch: Path) -> tuple[list[Path], bool]:
     path = Path(source)
     if not path.exists():
         raise InputError(path, "", "no such file or folder", "a video or a folder of videos", "check data.videos")
+    if path.suffix == ".txt" and path.is_file():
+        return _listed(path, scratch), False
     if path.is_file():
         return [path], True
     videos = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
     if not videos:
         raise InputError(path, "", "no video", f"files that end in {' '.join(SUFFIXES)}", "check data.videos")
     return videos, False
+
+
+def _listed(listing: Path, scratch: Path) -> list[Path]:
+    """Videos of a list: one path or URI a line, relative ones beside the list; empty lines and those after # do not count."""
+    lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
+    videos: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#"):
+            source = line if "://" in line else str(listing.parent / line)
+            try:
+                videos += _local_videos(source, scratch / str(number))[0]
+            except InputError as error:
+                raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.wanted, "mend the line") from None
+    if not videos:
+        raise InputError(listing, "", "no video", "one path or URI a line", "fill the list")
+    return videos
 
 
 def _fetched(uri: str, scratch: Path) -> tuple[list[Path], bool]:

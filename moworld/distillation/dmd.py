@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from moworld.model.experts import Experts
 from moworld.model.flow import add_noise, clean_from_velocity, shift_noise_level, velocity
-from moworld.model.rollout import seeded_noise
+from moworld.model.rollout import Noise, seeded_noise
 from moworld.model.window import Window, predict_velocity
 
 
@@ -15,7 +15,7 @@ def draw_score_level(low: float, high: float, shift: float, generator: torch.Gen
     return float(shift_noise_level(torch.rand((), generator=generator, dtype=torch.float64), shift).clamp(low, high))
 
 
-def fake_loss(fake: Experts, rollout: Tensor, window: Window, level: float, generator: torch.Generator) -> Tensor:
+def fake_loss(fake: Experts, rollout: Tensor, window: Window, level: float, generator: Noise) -> Tensor:
     """L_fake (eq. 15): the fake model learns the velocity field of the student's rollouts (eq. 14).
 
     rollout: (B, C, F, h, w) without gradient; the first latent frame is given and does not count
@@ -30,7 +30,7 @@ def fake_loss(fake: Experts, rollout: Tensor, window: Window, level: float, gene
 
 @torch.no_grad()
 def dmd_direction(
-    teacher: Experts, fake: Experts, rollout: Tensor, window: Window, level: float, guidance: float, generator: torch.Generator
+    teacher: Experts, fake: Experts, rollout: Tensor, window: Window, level: float, guidance: float, generator: Noise
 ) -> Tensor:
     """g_DMD = v_real - v_fake (eq. 16, 17) at one noise level, (B, C, F, h, w), divided by the mean distance |Z - Z_real| of each sample.
 

@@ -114,8 +114,15 @@ def _training_step(model: ModelSettings, frames: int, height: int, width: int, t
 
     batch, world, plain = _batch(model, frames, height, width, text), *(_world(model, height, width, text) for _ in range(2))
     expert, theirs = world.experts.high.train(), plain.experts.high.train()
+
+    class Plain(WanAttnProcessor):
+        """Diffusers' processor, of which the transformer gets no keys and values to keep."""
+
+        def take_own(self) -> None:
+            return None
+
     for block in theirs.blocks:
-        block.attn1.set_processor(WanAttnProcessor())
+        block.attn1.set_processor(Plain())
     learner, generator = Learner(expert, OptimizerSettings(lr=1e-5), 1000), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
 
@@ -127,7 +134,7 @@ def _training_step(model: ModelSettings, frames: int, height: int, width: int, t
         noise = torch.randn_like(latents)
         mask, first = torch.zeros_like(latents[:, :4]), torch.zeros_like(latents)
         mask[:, :, 0], first[:, :, 0] = 1, latents[:, :, 0]
-        rays = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"]).rays(height, width)
+        rays = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"]).rays(height, width).maps()
         hidden = torch.cat([(1 - level) * latents + level * noise, mask, first], dim=1)
         loss = torch.nn.functional.mse_loss(theirs(hidden, 1000 * level, batch["text"], rays), noise - latents)
         loss.backward()

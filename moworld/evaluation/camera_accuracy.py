@@ -1,6 +1,5 @@
 """Does a video move as its camera path says (paper 6.1)? Poses against poses; turning in the optical flow against turning asked for."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from moworld.camera import se3
 from moworld.camera.formats import read_cameras
 from moworld.errors import InputError
+from moworld.evaluation.egomotion import optical_flow
 from moworld.files import Pathlike
 
 Array = NDArray[np.float64]
@@ -56,22 +56,11 @@ def flow_yaw(frames: NDArray[np.uint8], focal: float, centre: float = 0.5) -> Ar
     A column at angle a that moves to angle b was turned by a - b; the median over the inner frame is taken. Walking ahead moves the two
     halves in opposite ways and cancels; walking sideways does not cancel.
     """
-    import cv2
-
-    height, width = frames.shape[1:3]
-    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    scale = max(1, round(192 / width))  # the flow's patches of 8 pixels want more than a thumbnail
-    size = (width * scale, height * scale)
-    gray = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for frame in frames]
-    rows = slice(round(CENTRE * size[1]), round((1 - CENTRE) * size[1]))
-    columns = slice(round(CENTRE * size[0]), round((1 - CENTRE) * size[0]))
-    at = np.arange(size[0])[columns] + 0.5
-    turned = []
-    for before, after in pairwise(gray):
-        flow = flow_of.calc(before, after, None)[rows, columns, 0].astype(np.float64)
-        before_angle, after_angle = (np.arctan((x / size[0] - centre) / focal) for x in (at, at + flow))
-        turned.append(np.degrees(np.median(before_angle - after_angle)))
-    return np.array(turned)
+    flow = optical_flow(frames)[..., 0]
+    rows, columns = (slice(round(CENTRE * size), round((1 - CENTRE) * size)) for size in flow.shape[1:])
+    at = ((np.arange(flow.shape[2]) + 0.5) / flow.shape[2])[columns]
+    angles = np.arctan((at - centre) / focal) - np.arctan((at + flow[:, rows, columns] - centre) / focal)
+    return np.degrees(np.median(angles, axis=(1, 2)))
 
 
 def correlation(measured: ArrayLike, wanted: ArrayLike) -> float | None:
@@ -88,7 +77,7 @@ def evaluate_folder(folder: Pathlike) -> dict[str, Any]:
     returns: videos, measured, failures [{video, reason}], yaw_correlation (over all frames), yaw_error_degrees (mean absolute, a frame)
     Raises InputError when there is no video, or none has a camera file.
     """
-    from moworld.data.clips import read_frames
+    from moworld.video import read_frames
 
     root = Path(folder)
     videos = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -32,10 +32,20 @@ METRICS = {
     "codec_psnr_held_out": Metric("dB", UP, "what the codec alone keeps of the same chunks: the ceiling of every generated chunk"),
     "last_frame_psnr": Metric("dB", UP, "baseline: the first frame repeated through the chunk"),
     "last_frame_mse": Metric("", DOWN, "the same baseline as mean squared error"),
-    "yaw_correlation": Metric(
-        "", UP, "turning in the generated video, read from optical flow, against the turning that was asked for", ("real_yaw_correlation",)
+    "turning_correlation": Metric(
+        "", UP, "turning seen in the generated video, by its optical flow and the recorded depth, against the turning asked for",
+        ("real_turning_correlation", "turning_correlation_camera_zeroed"),
     ),
-    "real_yaw_correlation": Metric("", UP, "the same reading on the recorded video: what the measure itself can reach"),
+    "real_turning_correlation": Metric("", UP, "the same reading of the recorded video through the codec: what the measure itself can reach"),
+    "turning_correlation_camera_zeroed": Metric("", DOWN, "the same reading of a video generated with the camera condition zeroed"),
+    "walking_correlation": Metric(
+        "", UP, "steps ahead and aside seen in the generated video, against those asked for",
+        ("real_walking_correlation", "walking_correlation_camera_zeroed"),
+    ),
+    "real_walking_correlation": Metric("", UP, "the same reading of the recorded video through the codec"),
+    "walking_correlation_camera_zeroed": Metric("", DOWN, "the same reading of a video generated with the camera condition zeroed"),
+    "swapped_turns": Metric("", DOWN, "share of clear turns that are seen to go to the other side", ("real_swapped_turns",)),
+    "real_swapped_turns": Metric("", DOWN, "the same reading of the recorded video through the codec"),
     "drift": Metric("dB", DOWN, "PSNR of the first chunk of a rollout minus that of its last chunk"),
     "frames_per_second": Metric("frames/s", UP, "new frames a second once the session is warm"),
     "time_to_first_chunk_seconds": Metric("s", DOWN, "from opening the session with an image and a prompt to the first new frames"),

@@ -11,18 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moworld.data.clips import write_video
+from moworld.data.clips import read_manifest
 from moworld.data.features import FeatureStore
-from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, flow_yaw
+from moworld.data.frames import model_depth
+from moworld.evaluation.camera_accuracy import correlation
+from moworld.evaluation.egomotion import GRID, by_latent_frame, camera_motion, commanded_motion
 from moworld.files import Pathlike
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Rollout, roll_out, sample_window
-from moworld.model.window import make_window
+from moworld.model.window import Window, make_window
 from moworld.model.world import WorldModel
 from moworld.settings import Settings
 from moworld.training.codec import psnr, to_frames
+from moworld.video import write_video
 
 Batch = dict[str, Tensor]
+CLEAR_TURN = 2.0  # degrees in a latent frame
 
 
 class BenchmarkSettings(Settings):
@@ -57,11 +61,19 @@ def teacher_chunk(world: WorldModel, batch: Batch, steps: int, seed: int, camera
     return sample_window(world.experts, window, steps, world.config.model.shift, torch.Generator().manual_seed(seed))
 
 
+class BlindRollout(Rollout):
+    """A rollout whose camera rays are zeros; its history is chosen by the cameras as ever."""
+
+    def window(self, cameras: LatentCameras) -> Window:
+        window = super().window(cameras)
+        return window.without(camera=torch.ones(len(window.condition), dtype=torch.bool))
+
+
 @torch.inference_mode()
-def student_rollout(world: WorldModel, batch: Batch, seed: int) -> Tensor:
-    """The student's rollout (B, C, F, h, w) along the batch's cameras: the function that serves."""
+def student_rollout(world: WorldModel, batch: Batch, seed: int, camera: bool = True) -> Tensor:
+    """The student's rollout (B, C, F, h, w) along the batch's cameras: the function that serves; without `camera` its rays are zeros."""
     config = world.config
-    rollout = Rollout(
+    rollout = (Rollout if camera else BlindRollout)(
         world.experts,
         batch["latents"][:, :, :1],
         batch["text"],
@@ -108,29 +120,73 @@ def measure_accuracy(
     }
 
 
-def write_samples(model: WorldModel, store: FeatureStore, folder: Pathlike, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
-    """Held-out episodes real beside generated as videos, with the yaw correlation, and the drift: PSNR of the first chunk minus that of the last."""
+def write_samples(
+    model: WorldModel, store: FeatureStore, clips: Pathlike | None, folder: Pathlike, settings: BenchmarkSettings, seed: int
+) -> dict[str, Any]:
+    """Held-out episodes real beside generated as videos, how the camera was obeyed, and the drift: PSNR of the first chunk minus that of the last.
+
+    clips: the folder of the same clips with their depth, by which the motion in the picture is read; None reads it without depth
+    """
     chunks = settings.sample_chunks
     longest = max((row.num_latents for row in store.of_split("held_out") or store.clips), default=0)
     chunks = max(1, min(chunks, (longest - 1) // model.config.model.chunk_latents))
     batch, places = held_out_windows(store, 1 + chunks * model.config.model.chunk_latents, settings.samples, seed + 1)
-    codec, generated = model.codec, student_rollout(model, batch, seed)
+    latents = {
+        "real": batch["latents"],
+        "generated": student_rollout(model, batch, seed),
+        "camera_zeroed": student_rollout(model, batch, seed, camera=False),
+    }
+    with torch.inference_mode():
+        videos = {kind: [to_frames(model.codec.decode(each[None])) for each in of] for kind, of in latents.items()}
+    depth = sample_depth(clips, places, len(videos["real"][0]), (model.config.height, model.config.width))
     rows, drift = [], []
-    yaw: dict[str, list[Any]] = {"real": [], "generated": [], "commanded": []}
     for index, (clip, start) in enumerate(places):
-        with torch.inference_mode():
-            real, made = (to_frames(codec.decode(latents[index : index + 1])) for latents in (batch["latents"], generated))
         names = {kind: f"samples/{index:02d}-{kind}.mp4" for kind in ("real", "generated")}
-        for kind, frames in (("real", real), ("generated", made)):
-            write_video(Path(folder) / names[kind], frames, model.config.fps)
-        rows.append(
-            {"title": f"{clip} from frame {4 * start}", **names, "note": "the same first frame and camera path; both through the codec"}
-        )
-        for kind, frames in (("real", real), ("generated", made)):
-            yaw[kind].append(flow_yaw(frames, float(batch["intrinsics"][index, 0, 0])))
-        yaw["commanded"].append(commanded_yaw(batch["c2w"][index].double().numpy()))
+        for kind, name in names.items():
+            write_video(Path(folder) / name, videos[kind][index], model.config.fps)
+        note = "the same first frame and camera path; both through the codec"
+        rows.append({"title": f"{clip} from frame {4 * start}", **names, "note": note})
+        real, made = videos["real"][index], videos["generated"][index]
         error = (made.astype(np.float64) - real).reshape(len(made), -1) / 255
         drift.append(psnr(float(np.square(error[1:13]).mean())) - psnr(float(np.square(error[-12:]).mean())))
-    real, made, commanded = (np.concatenate(yaw[kind]) for kind in ("real", "generated", "commanded"))
-    correlations = {"yaw_correlation": correlation(made, commanded), "real_yaw_correlation": correlation(real, commanded)}
-    return {"samples": rows, **correlations, "drift": float(np.mean(drift))}
+    seen = {kind: obedience(frames, batch, depth) for kind, frames in videos.items()}
+    told = {f"{prefix}{name}{suffix}": seen[kind][name] for kind, prefix, suffix, names in READINGS for name in names}
+    return {"samples": rows, **told, "drift": float(np.mean(drift))}
+
+
+CORRELATIONS = ("turning_correlation", "walking_correlation")
+READINGS = (
+    ("generated", "", "", (*CORRELATIONS, "swapped_turns")),
+    ("real", "real_", "", (*CORRELATIONS, "swapped_turns")),
+    ("camera_zeroed", "", "_camera_zeroed", CORRELATIONS),
+)
+
+
+def sample_depth(clips: Pathlike | None, places: list[tuple[str, int]], num_frames: int, size_hw: tuple[int, int]) -> list[Any]:
+    """Depth (num_frames, *GRID) of each window that held_out_windows chose, or None where the clips folder has none."""
+    known = {} if clips is None else {clip.clip_id: clip for clip in read_manifest(clips)}
+    found: list[Any] = []
+    for clip_id, start in places:
+        depth = model_depth(str(clips), known[clip_id], size_hw, GRID) if clip_id in known else None
+        found.append(None if depth is None else depth[4 * start : 4 * start + num_frames])
+    return found
+
+
+def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, float | None]:
+    """How the motion seen in videos, each (T, H, W, 3) uint8, follows the batch's cameras, a latent frame at a time.
+
+    turning_correlation: of degrees to the right; walking_correlation: of steps ahead and aside together; None where nothing moves
+    swapped_turns:       share of latent frames with a clear turn that are seen to turn to the other side
+    """
+    seen = [
+        by_latent_frame(camera_motion(frames, intrinsics, known))
+        for frames, intrinsics, known in zip(videos, batch["intrinsics"][:, 0].double().numpy(), depth, strict=True)
+    ]
+    wanted = [by_latent_frame(commanded_motion(c2w)) for c2w in batch["c2w"].double().numpy()]
+    made, asked = np.concatenate(seen), np.concatenate(wanted)
+    clear = np.abs(asked[:, 0]) >= CLEAR_TURN
+    return {
+        "turning_correlation": correlation(made[:, 0], asked[:, 0]),
+        "walking_correlation": correlation(made[:, 1:].ravel(), asked[:, 1:].ravel()),
+        "swapped_turns": float(np.mean(made[clear, 0] * asked[clear, 0] < 0)) if clear.any() else None,
+    }

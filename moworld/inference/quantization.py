@@ -18,13 +18,13 @@ class QuantizeSettings(Settings):
 
 
 def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 0) -> dict[str, Any]:
-    """Replace the linears of both experts' blocks in place and set `config.quantization`.
+    """Replace the linears of both experts' blocks in place, round what stays to bfloat16, and set `config.quantization`.
 
     returns: {"replaced", "bytes_before", "bytes_after", "layers": [{"expert", "layer", "error"}]}; the error is
              ||y_int8 - y|| / ||y|| on activations of one forward pass on noise
     Raises InputError when nothing was replaced or a layer's error is above the limit.
     """
-    before, layers = _bytes(world), []
+    before, layers = _stored_bytes(world, low=False), []
     for expert_name, expert in world.experts.named_experts():
         inputs = _layer_inputs(expert, world, seed)
         for name, linear in replaceable_linears(expert).items():
@@ -34,6 +34,8 @@ def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 
                 error = (torch.linalg.vector_norm(layer(inputs[name]) - exact) / torch.linalg.vector_norm(exact).clamp_min(1e-12)).item()
             replace_module(expert, name, layer)
             layers.append({"expert": expert_name, "layer": name, "error": round(error, 6)})
+        for parameter in expert.parameters():  # so it is stored, at half the size
+            parameter.data.copy_(parameter.data.bfloat16())
     if not layers:
         raise InputError(
             "quantize", "blocks", "no linear to replace", "a transformer in full precision", "quantize the distilled model, once"
@@ -49,11 +51,13 @@ def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 
             "train longer or raise quantize.max_layer_error",
         )
     world.config = world.config.model_copy(update={"quantization": "w8a8"})
-    return {"replaced": len(layers), "bytes_before": before, "bytes_after": _bytes(world), "layers": layers}
+    return {"replaced": len(layers), "bytes_before": before, "bytes_after": _stored_bytes(world, low=True), "layers": layers}
 
 
-def _bytes(world: WorldModel) -> int:
-    return sum(tensor.nbytes for tensor in world.experts.state_dict().values())
+def _stored_bytes(world: WorldModel, low: bool) -> int:
+    parameters = dict(world.experts.named_parameters())
+    of = {key: 2 * value.numel() if low and key in parameters else value.nbytes for key, value in world.experts.state_dict().items()}
+    return sum(of.values())
 
 
 @torch.no_grad()

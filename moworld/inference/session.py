@@ -1,10 +1,15 @@
-"""One interactive session (paper 5.2): first frame, text and controls in, frames out, chunk by chunk."""
+"""One interactive session (paper 5.2): first frame, text and controls in, frames out, chunk by chunk.
+
+A step is two halves, `denoise` and `decode`: an engine runs the denoising of a chunk beside the decoding of the one before.
+"""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moworld.camera.cameras import resize_to_cover
 from moworld.camera.controls import Walk, parse_controls
@@ -20,11 +25,19 @@ Frames = NDArray[np.uint8]
 class WorldSession:
     """A world that is open: `open` encodes the first frame and the prompt once, `step` generates the next chunk.
 
-    text_encoder: reused between sessions when given; otherwise it is loaded at `open` and released after it (on-demand loading)
+    text_encoder:  reused between sessions when given; otherwise it is loaded at `open` and released after it (on-demand loading)
+    codec:         reused between sessions when given
+    chunk_latents: new latent frames a step; None takes the number that the model was trained with. Fewer answer controls sooner.
     """
 
-    def __init__(self, model: WorldModel, text_encoder: TextEncoder | None = None) -> None:
-        self.model, self.text_encoder, self.codec = model, text_encoder, model.codec
+    def __init__(
+        self, model: WorldModel, text_encoder: TextEncoder | None = None, codec: Any = None, chunk_latents: int | None = None
+    ) -> None:
+        self.model, self.text_encoder, self.codec = model, text_encoder, model.codec if codec is None else codec
+        self.chunk_latents = chunk_latents or model.config.model.chunk_latents
+        if not 1 <= self.chunk_latents <= model.config.model.chunk_latents:
+            wanted = f"1 to {model.config.model.chunk_latents}, the model's own"
+            raise InputError("session", "chunk_latents", self.chunk_latents, wanted, "choose a length the model has learned")
         self.rollout: Rollout | None = None
         self.cache: Cache | None = None
         self.walk = Walk()
@@ -32,7 +45,7 @@ class WorldSession:
     @property
     def chunk_frames(self) -> int:
         """Video frames that a step gives: 4 per latent frame."""
-        return 4 * self.model.config.model.chunk_latents
+        return 4 * self.chunk_latents
 
     @torch.inference_mode()
     def open(self, first_frame: Frames, prompt: str = "", seed: int = 0, intrinsics: tuple[float, ...] | None = None) -> Frames:
@@ -58,11 +71,11 @@ class WorldSession:
             torch.tensor([intrinsics or config.intrinsics], dtype=torch.float32),
             schedule=config.schedule,
             policy=config.model.history,
-            chunk_latents=config.model.chunk_latents,
+            chunk_latents=self.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
         )
         self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
-        return self._decode(latent)
+        return self.decode(latent)
 
     def step(self, controls: str | Iterable[Iterable[str]]) -> Frames:
         """The next chunk under keyboard controls, one entry a frame ("w*12", or an iterable of key sets); too few are filled with rest.
@@ -70,28 +83,37 @@ class WorldSession:
         returns: (chunk_frames, height, width, 3) uint8
         Raises InputError for controls that cannot be read or are longer than a chunk.
         """
-        if self.rollout is None:
-            raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
+        return self.decode(self.denoise(controls))
+
+    def step_poses(self, c2w: NDArray[np.float64]) -> Frames:
+        """The next chunk along poses (chunk_frames, 4, 4) in the world of the first frame, model units -> (chunk_frames, H, W, 3) uint8."""
+        rollout = self._opened()
+        if c2w.shape != (self.chunk_frames, 4, 4):
+            raise InputError("c2w", "shape", c2w.shape, f"({self.chunk_frames}, 4, 4)", "give one pose for each frame of a chunk")
+        self.walk.stand_at(c2w[-1])
+        return self.decode(_next_chunk(rollout, c2w))
+
+    def denoise(self, controls: str | Iterable[Iterable[str]]) -> Tensor:
+        """The first half of `step`: latents (1, C, chunk_latents, h, w), written back to the history bank."""
+        rollout = self._opened()
         actions = parse_controls(controls) if isinstance(controls, str) else [frozenset(keys) for keys in controls]
         if len(actions) > self.chunk_frames:
             raise InputError("controls", "", f"{len(actions)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
         actions += [frozenset()] * (self.chunk_frames - len(actions))
-        return self._generate(self.walk.go(actions))
-
-    def step_poses(self, c2w: NDArray[np.float64]) -> Frames:
-        """The next chunk along poses (chunk_frames, 4, 4) in the world of the first frame, model units -> (chunk_frames, H, W, 3) uint8."""
-        if self.rollout is None:
-            raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
-        if c2w.shape != (self.chunk_frames, 4, 4):
-            raise InputError("c2w", "shape", c2w.shape, f"({self.chunk_frames}, 4, 4)", "give one pose for each frame of a chunk")
-        self.walk.stand_at(c2w[-1])
-        return self._generate(c2w)
+        return _next_chunk(rollout, self.walk.go(actions))
 
     @torch.inference_mode()
-    def _generate(self, c2w: NDArray[np.float64]) -> Frames:
-        assert self.rollout is not None
-        return self._decode(self.rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None]))
-
-    def _decode(self, latents: torch.Tensor) -> Frames:
+    def decode(self, latents: Tensor) -> Frames:
+        """The second half: frames (T, height, width, 3) uint8 of latents that follow those decoded before."""
         video, self.cache = self.codec.decode_chunk(latents, self.cache)
-        return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()  # type: ignore[no-any-return]
+        return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()  # type: ignore[no-any-return]
+
+    def _opened(self) -> Rollout:
+        if self.rollout is None:
+            raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
+        return self.rollout
+
+
+@torch.inference_mode()
+def _next_chunk(rollout: Rollout, c2w: NDArray[np.float64]) -> Tensor:
+    return rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])

@@ -9,7 +9,10 @@ from moworld.model.sequence import Part, SequenceMesh
 
 
 class SelfAttention:
-    """A Diffusers attention processor. `sequence` and `part` are None where a rank holds all tokens of its samples."""
+    """A Diffusers attention processor. `sequence` and `part` are None where a rank holds all tokens of its samples.
+
+    past: keys and values (B, M, H, head_dim) of tokens that are attended to besides the own ones, rotated where they stand
+    """
 
     _attention_backend = None
     _parallel_config = None
@@ -17,6 +20,14 @@ class SelfAttention:
     def __init__(self) -> None:
         self.sequence: SequenceMesh | None = None
         self.part: Part | None = None
+        self.past: tuple[Tensor, Tensor] | None = None
+        self._own: tuple[Tensor, Tensor] | None = None
+
+    def take_own(self) -> tuple[Tensor, Tensor]:
+        """The keys and values of the last call's own tokens, once: they are not kept alive here."""
+        own, self._own, self.past = self._own, None, None
+        assert own is not None
+        return own
 
     def __call__(
         self,
@@ -33,6 +44,9 @@ class SelfAttention:
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
         if rotary_emb is not None:
             query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
+        self._own = (key, value)
+        if self.past is not None:
+            key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
         if self.sequence is None or self.part is None:
             query, key, value = (x.transpose(1, 2) for x in (query, key, value))
             output = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moworld.model.latent_cameras import Rays
+
+RAYS_PER_TOKEN = 24 * 64 * 4  # ray channels times the pixels of a patch of 2 x 2 latents
+
 
 class ResidualBlock(nn.Module):
     """conv3x3, ReLU, conv3x3, plus the input."""
@@ -31,10 +35,34 @@ class CameraAdapter(nn.Module):
         self.residual_blocks = nn.ModuleList([ResidualBlock(width)])
         self.gate = nn.Parameter(torch.tensor([float(gate)]))
 
-    def forward(self, rays: Tensor) -> Tensor:
-        """rays: (B, 24, F, H, W) at pixel resolution, four frames of six Plücker channels per latent frame -> (B, N, D), time outermost."""
-        batch, _, frames = rays.shape[:3]
-        x = self.conv(self.unshuffle(rays.transpose(1, 2).flatten(0, 1)))  # (B F, D, H/16, W/16)
-        for block in self.residual_blocks:
+    def forward(self, rays: Rays | Tensor) -> Tensor:
+        """rays: grouped Plücker rays, or their maps (B, 24, F, H, W) at pixel resolution -> (B, N, D), time outermost."""
+        if isinstance(rays, Rays) and (rays.lenses is None or not factors_are_smaller(self.conv.out_channels)):
+            rays = rays.maps()
+        batch, frames = (len(rays.motion), len(rays)) if isinstance(rays, Rays) else (rays.shape[0], rays.shape[2])
+        x = self._embed(rays) if isinstance(rays, Rays) else self.conv(self.unshuffle(rays.transpose(1, 2).flatten(0, 1)))
+        for block in self.residual_blocks:  # (B F, D, H/16, W/16)
             x = block(x)
         return self.gate * x.flatten(2).transpose(1, 2).reshape(batch, frames * x.shape[2] * x.shape[3], -1)
+
+    def _embed(self, rays: Rays) -> Tensor:
+        """The first convolution without the maps: it is linear, so the directions pass through it once, for all poses -> (B F, D, H/16, W/16)."""
+        weight, bias, (patch, _) = self.conv.weight, self.conv.bias, self.conv.kernel_size
+        assert bias is not None
+        pixels = self.unshuffle(rays.directions[:, 0, 0].flatten(0, 1)[:, None]).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+        height, width = pixels.shape[2], pixels.shape[4]
+        pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (lenses 3, h, w, 64 p p), in the order of the weights
+        basis = functional.linear(pixels, weight.reshape(len(weight) * 24, -1))  # the convolution as a product: no copy of the weights
+        basis = (
+            basis.unflatten(0, (-1, 3)).unflatten(-1, (-1, 24)).permute(0, 1, 5, 4, 2, 3).flatten(3).flatten(1, 2)
+        )  # (lenses, 3 24, D h w)
+        tokens = torch.matmul(rays.motion.transpose(2, 3).flatten(2), basis)  # (B, F, D h w)
+        return tokens.flatten(0, 1).unflatten(1, (-1, height, width)) + bias[:, None, None]
+
+
+def factors_are_smaller(width: int) -> bool:
+    """Whether directions, convolved once for 24 channels of 3 numbers, take no more than the ray maps of the four latent frames of a window.
+
+    It goes by the width alone, so that all ranks that share a sample take the same way.
+    """
+    return 24 * 3 * width <= 4 * RAYS_PER_TOKEN

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moworld.camera.rays import pluecker_rays
+from moworld.camera.rays import camera_directions, pluecker_rays
 
 POOL = (2, 3)  # cells of the ray map that make up a camera latent
+PROBE_GRID, PROBES = (3, 5), (1.0, 3.0)  # rays a view, and distances in model units, at which overlap is probed
 
 
 def invert_pose(pose: Tensor) -> Tensor:
@@ -64,12 +65,78 @@ class LatentCameras:
         """The same cameras in the frame of `pose` (B, 4, 4), which becomes the identity."""
         return LatentCameras(self.intrinsics, invert_pose(pose)[:, None, None] @ self.c2w)
 
-    def rays(self, height: int, width: int) -> Tensor:
-        """Grouped Plücker rays (B, 24, F, height, width) (eq. 2 to 4): frame in the group outermost, moment before direction."""
+    def rays(self, height: int, width: int) -> "Rays":
+        """Grouped Plücker rays of (height, width) pixels (eq. 2 to 4): frame in the group outermost, moment before direction."""
         batch, frames = self.c2w.shape[:2]
-        rays = pluecker_rays(self.intrinsics.reshape(batch, -1, 4), self.c2w.reshape(batch, -1, 4, 4), height, width)
-        return rays.reshape(batch, frames, 4, height, width, 6).permute(0, 2, 5, 1, 3, 4).flatten(1, 2)
+        rotation, position = self.c2w[..., :3, :3], self.c2w[..., :3, 3:]
+        x, y, z = rotation.unbind(-2)  # rows, (B, F, 4, 3) each
+        px, py, pz = position.unbind(-2)
+        motion = torch.stack([py * z - pz * y, pz * x - px * z, px * y - py * x, x, y, z], dim=-2)  # t x R, then R
+        lens = self.intrinsics
+        if bool((lens == lens[:1, :1, :1]).all()):
+            lens = lens[:1, :1, :1]
+        elif bool((lens == lens[:, :1, :1]).all()):
+            lens = lens[:, :1, :1]
+        directions = camera_directions(lens.to(motion), height, width).movedim(-1, -3)
+        return Rays(motion.reshape(batch, frames, 24, 3), directions)
 
     def latents(self) -> Tensor:
-        """Camera latents (B, F, D): the grouped rays on a coarse grid. Close views, close latents (paper 4.2)."""
-        return self.rays(*POOL).permute(0, 2, 1, 3, 4).flatten(2)
+        """Camera latents (B, F, D): the rays of a coarse grid, each moment beside its direction. Close views, close latents (paper 4.2)."""
+        batch, frames = self.c2w.shape[:2]
+        return pluecker_rays(self.intrinsics.reshape(batch, -1, 4), self.c2w.reshape(batch, -1, 4, 4), *POOL).reshape(batch, frames, -1)
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Grouped Plücker rays in two factors, for a ray is linear in its direction in the camera's axes: [t x R; R] d_c (eq. 2 to 4).
+
+    motion:     (B, F, 24, 3) of each channel, frame in the group outermost; zeros are an absent camera
+    directions: (B, F, 4, 3, H, W) of the pixels in the camera's axes; (B, 1, 1, 3, H, W) where a sequence keeps its intrinsics, and
+                (1, 1, 1, 3, H, W) where all sequences share them
+    """
+
+    motion: Tensor
+    directions: Tensor
+
+    def __len__(self) -> int:
+        return self.motion.shape[1]
+
+    def __getitem__(self, frames: slice) -> "Rays":
+        directions = self.directions[:, frames] if self.directions.shape[1] > 1 else self.directions
+        return Rays(self.motion[:, frames], directions)
+
+    @property
+    def lenses(self) -> int | None:
+        """How many intrinsics there are: 1, or B; None where they change within a sequence."""
+        return None if self.directions.shape[1:3] != (1, 1) else self.directions.shape[0]
+
+    def to(self, like: Tensor | torch.dtype) -> "Rays":
+        return Rays(self.motion.to(like), self.directions.to(like))
+
+    def without(self, absent: Tensor) -> "Rays":
+        """No camera for the samples where the mask (B,) is true."""
+        return Rays(self.motion * (~absent).to(self.motion)[:, None, None, None], self.directions)
+
+    def maps(self) -> Tensor:
+        """The rays of every pixel, (B, 24, F, H, W)."""
+        batch, frames = self.motion.shape[:2]
+        maps = self.motion.unflatten(2, (4, 6)) @ self.directions.flatten(-2)
+        return maps.reshape(batch, frames, 24, *self.directions.shape[-2:]).transpose(1, 2)
+
+
+def fields_of_view_overlap(cameras: LatentCameras, chunk: LatentCameras) -> Tensor:
+    """How much of what the chunk will show each frame has seen, (B, M) in [0, 1].
+
+    Points along the chunk's rays at the distances PROBES are projected into the last view of each of the M latent frames of `cameras`.
+    """
+    batch = chunk.c2w.shape[0]
+    last = LatentCameras(chunk.intrinsics[:, :, 3:], chunk.c2w[:, :, 3:])
+    directions = pluecker_rays(last.intrinsics.flatten(1, 2), last.c2w.flatten(1, 2), *PROBE_GRID)[..., 3:]  # (B, L, y, x, 3)
+    probes = torch.tensor(PROBES, dtype=directions.dtype, device=directions.device)[:, None]
+    points = last.c2w.flatten(1, 2)[:, :, None, None, None, :3, 3] + probes * directions[..., None, :]
+    points = points.reshape(batch, 1, -1, 3)
+    w2c, intrinsics = invert_pose(cameras.c2w[:, :, 3]), cameras.intrinsics[:, :, 3]
+    seen = points @ w2c[..., :3, :3].transpose(-1, -2) + w2c[..., None, :3, 3]  # (B, M, n, 3)
+    depth = seen[..., 2]
+    picture = seen[..., :2] / depth.clamp_min(1e-6)[..., None] * intrinsics[..., None, :2] + intrinsics[..., None, 2:]
+    return ((depth > 0) & (picture >= 0).all(-1) & (picture <= 1).all(-1)).to(points).mean(-1)

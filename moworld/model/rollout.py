@@ -4,6 +4,8 @@ A chunk is a window whose first latent frame is the anchor, the overlapped last 
 appends the new frames to the history bank. `sample_window` is the teacher's counterpart: many Euler steps over one bidirectional window.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,29 +13,47 @@ from moworld.model.experts import Experts
 from moworld.model.flow import add_noise, clean_from_velocity, sampling_schedule
 from moworld.model.history import HistoryBank, HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
-from moworld.model.window import Window, make_window, predict_velocity
+from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity
 
 
-def seeded_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Gaussian noise drawn on the generator's device, then moved: the same numbers on every device."""
-    return torch.randn(shape, generator=generator, device=generator.device).to(like)
+@dataclass(frozen=True)
+class NoiseShare:
+    """A generator that draws for the samples of all ranks and gives part `index` of `parts`: noise does not depend on the number of ranks."""
+
+    generator: torch.Generator
+    index: int = 0
+    parts: int = 1
 
 
-def denoise_few_steps(
-    experts: Experts, window: Window, schedule: Tensor, generator: torch.Generator, exit_step: int | None = None
-) -> Tensor:
+Noise = torch.Generator | NoiseShare
+
+
+def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tensor:
+    """Gaussian noise (B, ...) drawn on the generator's device, then moved: the same numbers on every device."""
+    share = generator if isinstance(generator, NoiseShare) else NoiseShare(generator)
+    drawn = torch.randn((shape[0] * share.parts, *shape[1:]), generator=share.generator, device=share.generator.device)
+    return drawn.chunk(share.parts)[share.index].to(like)
+
+
+def denoise_few_steps(experts: Experts, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None) -> Tensor:
     """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it afresh to the next level, again.
 
     schedule:  (S,) descending noise levels, the first is 1
     exit_step: index of the step whose prediction is returned; gradients pass through that step alone. None runs all steps.
     """
     last = len(schedule) - 1 if exit_step is None else exit_step
-    noisy = seeded_noise(window.shape, generator, window.condition)
+    noisy, prepared = seeded_noise(window.shape, generator, window.condition), dict[int, PreparedWindow]()
     for index in range(last + 1):
-        level = float(schedule[index])
-        with torch.set_grad_enabled(torch.is_grad_enabled() and index == last):
-            levels = torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
-            clean = clean_from_velocity(noisy, predict_velocity(experts.at(level), noisy, levels, window), level)
+        level, learning = float(schedule[index]), torch.is_grad_enabled() and index == last
+        expert, levels = experts.at(level), torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
+        if learning:  # in one call, for gradients reach what is prepared, too
+            predicted = predict_velocity(expert, noisy, levels, window)
+        else:
+            with torch.no_grad():
+                if id(expert) not in prepared:
+                    prepared = {id(expert): PreparedWindow(expert, window)}  # levels descend: the expert before is done
+                predicted = prepared[id(expert)].velocity(noisy, levels)
+        clean = clean_from_velocity(noisy, predicted, level)
         if index < last:
             noisy = add_noise(clean, seeded_noise(window.shape, generator, clean), schedule[index + 1].to(clean))
     return clean
@@ -56,7 +76,7 @@ class Rollout:
         schedule: Tensor,
         policy: HistoryPolicy,
         chunk_latents: int,
-        generator: torch.Generator,
+        generator: Noise,
         first_pose: Tensor | None = None,
     ) -> None:
         self.experts, self.text, self.intrinsics = experts, text, intrinsics
@@ -109,9 +129,11 @@ def roll_out(rollout: Rollout, c2w: Tensor, intrinsics: Tensor | None = None, ex
 
 def sample_window(experts: Experts, window: Window, num_steps: int, shift: float, generator: torch.Generator) -> Tensor:
     """Clean latents (B, C, F, h, w) of one window by Euler steps along the flow: how the bidirectional teacher is sampled."""
-    levels = sampling_schedule(num_steps, shift)
+    levels, prepared = sampling_schedule(num_steps, shift), dict[int, PreparedWindow]()
     noisy = seeded_noise(window.shape, generator, window.condition)
     for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
-        at = torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
-        noisy = noisy + (following - level) * predict_velocity(experts.at(level), noisy, at, window)
+        expert, at = experts.at(level), torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
+        if id(expert) not in prepared:
+            prepared = {id(expert): PreparedWindow(expert, window)}
+        noisy = noisy + (following - level) * prepared[id(expert)].velocity(noisy, at)
     return noisy

@@ -1,17 +1,41 @@
 """The video DiT: Wan2.2's transformer (Diffusers' layout and key names) with camera tokens, per-frame timesteps and global time ids.
 
 With the adapter's gate at zero, no camera and a 1-D timestep, the output equals Diffusers' `WanTransformer3DModel` bit for bit.
+
+What stays fixed through the denoising steps of a window is computed once, in `prepare`: rotary positions, text, camera tokens and, where
+history is block-causal, the keys and values of its tokens. `forward` prepares and denoises in one.
 """
+
+from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from moworld.errors import InputError
 from moworld.model.attention import SelfAttention
 from moworld.model.camera_adapter import CameraAdapter
+from moworld.model.latent_cameras import Rays
 from moworld.model.rope import GlobalRotaryPosEmbed
 from moworld.model.sequence import Part, SequenceMesh
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The conditions of a window as one expert sees them, for the tokens that are denoised.
+
+    text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
+    past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
+    """
+
+    text: Tensor
+    camera: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+    part: Part | None = None
+    past: list[KeysValues] | None = None
 
 
 class MoWorldTransformer3DModel(WanTransformer3DModel):
@@ -38,6 +62,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         spatial_downsample: int = 8,
         camera_gate: float = 0.0,
+        block_causal: bool = False,
     ) -> None:
         super().__init__(
             patch_size,
@@ -65,9 +90,15 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
             block.attn1.set_processor(SelfAttention())
 
     def share_sequence(self, sequence: SequenceMesh | None) -> None:
-        """Share the tokens of each sample with other ranks. Raises InputError where the heads cannot be dealt out evenly."""
+        """Share the tokens of each sample with other ranks. Raises InputError where they, or the heads, cannot be dealt out."""
         if sequence is not None:
             sequence.check_heads(self.config.num_attention_heads)
+            if self.config.block_causal:
+                found, mend = (
+                    "ranks that share a sample with block-causal history",
+                    "set model.history_attention: joint, or ulysses and ring to 1",
+                )
+                raise InputError("parallel", "ulysses, ring", found, "joint attention to history", mend)
         self.sequence = sequence
         for block in self.blocks:
             block.attn1.processor.sequence = sequence
@@ -85,73 +116,127 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         hidden_states: Tensor,
         timestep: Tensor,
         encoder_hidden_states: Tensor,
-        camera: Tensor | None = None,
+        camera: Rays | Tensor | None = None,
         frame_ids: Tensor | None = None,
+        history: Tensor | None = None,
     ) -> Tensor:
         """Velocity of every latent frame (eq. 1, 10, 16).
 
         hidden_states:         (B, in_channels, F, H, W) noisy latents, mask and condition latents on channels
         timestep:              (B,), (B, F) one per latent frame, or (B, N) one per token; 0 is clean, 1000 is noise
         encoder_hidden_states: (B, L, text_dim) text embeddings
-        camera:                (B, 24, F, 8H, 8W) grouped Plücker rays; None leaves the patch embedding alone, zeros are an absent camera;
+        camera:                grouped Plücker rays of K + F frames, or their maps (B, 24, K + F, 8H, 8W); None leaves the patch embedding
+                               alone, zeros are an absent camera;
                                where ranks share a sample, the rays of `part(...).frames` alone will do
-        frame_ids:             (F,) or (B, F) global latent time ids; None means 0 to F - 1
+        frame_ids:             (K + F,) or (B, K + F) global latent time ids; None means 0 to K + F - 1
+        history:               (B, in_channels, K, H, W) of block-causal experts: clean frames that see each other and not the F frames,
+                               which see all. None: K = 0, and history, if any, is among the F frames and attends jointly
         returns:               (B, out_channels, F, H, W) in the dtype of hidden_states, on every rank of those that share the sample
         """
-        batch, _, frames, height, width = hidden_states.shape
-        part = self.part(hidden_states.shape)
+        cls = MoWorldTransformer3DModel  # not through self: sharded experts gather their weights once for both parts
+        return cls.denoise(
+            self, hidden_states, timestep, cls.prepare(self, hidden_states, encoder_hidden_states, camera, frame_ids, history)
+        )
+
+    def prepare(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        camera: Rays | Tensor | None = None,
+        frame_ids: Tensor | None = None,
+        history: Tensor | None = None,
+    ) -> Prepared:
+        """What `denoise` needs besides noisy latents and timestep; arguments as in `forward`, of hidden_states the shape alone is read."""
+        part, (_, _, frames, height, width) = self.part(hidden_states.shape), hidden_states.shape
+        known = 0 if history is None else history.shape[2]
+        ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None and (known or part) else frame_ids
         if part is not None:
-            hidden_states, timestep, camera, frame_ids = self._frames_of(part, hidden_states, timestep, camera, frame_ids)
-        dtype, low = hidden_states.dtype, self.patch_embedding.weight.dtype  # of the caller, and of the weights as they are computed with
-        hidden_states, encoder_hidden_states = hidden_states.to(low), encoder_hidden_states.to(low)
-        p_t, p_h, p_w = self.config.patch_size
-        grid = (frames // p_t, height // p_h, width // p_w)
-        rotary = self.rope(hidden_states) if frame_ids is None else self.rope(hidden_states, frame_ids)
-        x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # (B, N, D)
-        if camera is not None:
-            x = x + self.control_adapter(camera.type_as(x))
-        temb, modulation, text = self._embed_condition(timestep, encoder_hidden_states, tokens=x.shape[1])
+            assert ids is not None
+            camera = _of_frames(camera, part, frames)
+            ids, frames = ids[..., part.frames], part.frames.stop - part.frames.start
+        low = self.patch_embedding.weight.dtype  # of the weights as they are computed with; the caller's may be another
+        text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
+        tokens = None if camera is None else self.control_adapter(camera.to(low))
+        # the table is gathered at ids; of the latents only the shape and the device are read
+        shape = hidden_states.new_empty(1).expand(1, 1, known + frames, height, width)
+        rotary = self.rope(shape) if ids is None else self.rope(shape, ids)
         if part is not None:
-            x, rotary = part.of_frames(x), (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
+            tokens = None if tokens is None else part.of_frames(tokens)
+            rotary = (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
+        if history is None or not known:
+            return Prepared(text, tokens, rotary, part)
+        split = known * (height // self.config.patch_size[1]) * (width // self.config.patch_size[2])
+        front = Prepared(text, None if tokens is None else tokens[:, :split], (rotary[0][:, :split], rotary[1][:, :split]))
+        past = self._read(history.to(low), front)
+        return Prepared(text, None if tokens is None else tokens[:, split:], (rotary[0][:, split:], rotary[1][:, split:]), None, past)
+
+    def denoise(self, hidden_states: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
+        """Velocity of the latent frames `hidden_states` at `timestep` (see `forward`) under prepared conditions."""
+        _, _, frames, height, width = hidden_states.shape
+        part, dtype = prepared.part, hidden_states.dtype
+        if part is not None:
+            hidden_states = hidden_states[:, :, part.frames]
+            if timestep.ndim == 2:
+                timestep = timestep.unflatten(1, (frames, -1))[:, part.frames].flatten(1)
+        x = self._embed(hidden_states)
+        temb, modulation = self._embed_time(timestep, tokens=x.shape[1], like=prepared.text)
+        if part is not None:
+            x = part.of_frames(x)
             if temb.ndim == 3:
                 temb, modulation = part.of_frames(temb), part.of_frames(modulation)
-        for block in self.blocks:
-            block.attn1.processor.part = part
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, modulation, rotary)
-            else:
-                x = block(x, text, modulation, rotary)
+        x = x if prepared.camera is None else x + prepared.camera
+        for index in range(len(self.blocks)):
+            x, _ = self._run(index, x, modulation, prepared)
         x = self._project_out(x, temb)
         if self.sequence is not None and part is not None:
             x = self.sequence.gather(x, part.total)
-        x = x.to(dtype).reshape(batch, *grid, p_t, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        p_t, p_h, p_w = self.config.patch_size
+        x = x.to(dtype).unflatten(1, (frames // p_t, height // p_h, width // p_w)).unflatten(-1, (p_t, p_h, p_w, -1))
+        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)  # (B, out_channels, F, H, W)
 
-    @staticmethod
-    def _frames_of(
-        part: Part, hidden_states: Tensor, timestep: Tensor, camera: Tensor | None, frame_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """The inputs of `forward` cut to the latent frames of a part."""
-        frames = hidden_states.shape[2]
-        ids = torch.arange(frames, device=hidden_states.device) if frame_ids is None else frame_ids
-        if camera is not None and camera.shape[2] == frames:
-            camera = camera[:, :, part.frames]
-        if timestep.ndim == 2:
-            timestep = timestep.unflatten(1, (frames, -1))[:, part.frames].flatten(1)
-        return hidden_states[:, :, part.frames], timestep, camera, ids[..., part.frames]
+    def _read(self, history: Tensor, prepared: Prepared) -> list[KeysValues]:
+        """The keys and values of every block for clean history frames (B, in_channels, K, H, W), which attend to each other alone (t = 0)."""
+        x = self._embed(history)
+        _, modulation = self._embed_time(x.new_zeros(x.shape[0]), tokens=x.shape[1], like=prepared.text)
+        x, past = x if prepared.camera is None else x + prepared.camera, list[KeysValues]()
+        for index in range(len(self.blocks)):
+            x, own = self._run(index, x, modulation, prepared)
+            past.append(own)
+        return past
 
-    def _embed_condition(self, timestep: Tensor, text: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Time embedding (B, D) or (B, N, D), modulation (B, 6, D) or (B, N, 6, D), text (B, L, D).
+    def _run(self, index: int, x: Tensor, modulation: Tensor, prepared: Prepared) -> tuple[Tensor, KeysValues]:
+        """One block: its output, and the keys and values of its own tokens."""
+        past = None if prepared.past is None else prepared.past[index]
+
+        def run(x: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeysValues]:
+            processor = self.blocks[index].attn1.processor
+            processor.part, processor.past = prepared.part, past  # set here, for recomputation in the backward pass needs them again
+            return self.blocks[index](x, text, modulation, rotary), processor.take_own()
+
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(run, x, prepared.text, modulation, prepared.rotary)  # type: ignore[no-any-return]
+        return run(x, prepared.text, modulation, prepared.rotary)
+
+    def _embed(self, hidden_states: Tensor) -> Tensor:
+        """(B, in_channels, F, H, W) -> tokens (B, N, D), time outermost."""
+        return self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).contiguous()  # type: ignore[no-any-return]
+
+    def _embed_time(self, timestep: Tensor, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Time embedding (B, D) or (B, N, D), modulation (B, 6, D) or (B, N, 6, D).
 
         Timesteps per frame are embedded once a frame and then repeated: per token, the projection to 6 D would cost as much as a block.
         """
-        length = timestep.shape[1] if timestep.ndim == 2 else None
-        temb, modulation, text, _ = self.condition_embedder(timestep.flatten(), text, None, timestep_seq_len=length)
-        modulation = modulation.unflatten(-1, (6, -1))
+        embedder, length = self.condition_embedder, timestep.shape[1] if timestep.ndim == 2 else None
+        waves = embedder.timesteps_proj(timestep.flatten())
+        if length is not None:
+            waves = waves.unflatten(0, (-1, length))
+        temb = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype)).type_as(like)
+        modulation = embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
         if length is not None and length != tokens:
             temb = temb.repeat_interleave(tokens // length, dim=1)
             modulation = modulation.repeat_interleave(tokens // length, dim=1)
-        return temb, modulation, text
+        return temb, modulation
 
     def _project_out(self, x: Tensor, temb: Tensor) -> Tensor:
         if temb.ndim == 3:
@@ -159,3 +244,10 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         else:
             shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
         return self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
+
+
+def _of_frames(camera: Rays | Tensor | None, part: Part, frames: int) -> Rays | Tensor | None:
+    """The cameras of a rank's frames, unless it was given those alone."""
+    if isinstance(camera, Tensor):
+        return camera if camera.shape[2] != frames else camera[:, :, part.frames]
+    return camera if camera is None or len(camera) != frames else camera[part.frames]

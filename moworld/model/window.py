@@ -6,12 +6,13 @@ that frame is the identity camera in both.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moworld.model.flow import NUM_TIMESTEPS
-from moworld.model.latent_cameras import LatentCameras
+from moworld.model.latent_cameras import LatentCameras, Rays
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Window:
 
     condition: (B, 20, K + F, h, w) four mask channels (1 = known) and the known latents, 0 where unknown
     history:   (B, C, K, h, w) clean latents, K may be 0
-    camera:    (B, 24, K + F, 8h, 8w) grouped Plücker rays, or those of the frames that this rank works on
+    camera:    grouped Plücker rays of (8h, 8w) pixels of K + F frames, or of the frames that this rank works on
     frame_ids: (B, K + F) global latent time ids
     text:      (B, L, text_dim)
     """
 
     condition: Tensor
     history: Tensor
-    camera: Tensor
+    camera: Rays
     frame_ids: Tensor
     text: Tensor
 
@@ -41,7 +42,7 @@ class Window:
         """Drop conditions of the samples where the boolean masks (B,) are true: their rays or their text become zeros."""
         window = self
         if camera is not None:
-            window = replace(window, camera=window.camera * (~camera).to(window.camera.dtype)[:, None, None, None, None])
+            window = replace(window, camera=window.camera.without(camera))
         if text is not None:
             window = replace(window, text=window.text * (~text).to(window.text.dtype)[:, None, None])
         return window
@@ -79,7 +80,7 @@ def make_window(
     else:
         all_cameras, ids = history_cameras.cat(cameras), torch.cat([history_ids, ids], dim=1)
         condition = torch.cat([torch.cat([torch.ones_like(history[:, :4]), history], dim=1), condition], dim=2)
-    rays = all_cameras[rays_of or slice(None)].relative_to(pose).rays(height * 8, width * 8).to(first.dtype)
+    rays = all_cameras[rays_of or slice(None)].relative_to(pose).rays(height * 8, width * 8).to(first)
     return Window(condition, history, rays, ids, text)
 
 
@@ -88,11 +89,33 @@ def predict_velocity(transformer: nn.Module, noisy: Tensor, level: Tensor, windo
 
     noisy: (B, C, F, h, w); level: (B,) noise level of each sample, the same for all its frames
     """
-    known = window.history.shape[2]
-    latents = torch.cat([window.history, noisy], dim=2)
-    timestep = level * NUM_TIMESTEPS
+    hidden_states, timestep, conditions, known = _inputs(transformer, noisy, level, window)
+    return transformer(hidden_states, timestep, **conditions)[:, :, known:]  # type: ignore[no-any-return]
+
+
+class PreparedWindow:
+    """A window as one expert sees it: what stays fixed through its denoising steps is computed once. Velocities equal `predict_velocity`'s."""
+
+    def __init__(self, transformer: Any, window: Window) -> None:
+        self.transformer, self.window = transformer, window
+        noisy = window.history.new_zeros(window.shape)
+        hidden_states, _, conditions, _ = _inputs(transformer, noisy, noisy.new_zeros(len(noisy)), window)
+        self.prepared = transformer.prepare(hidden_states, **conditions)
+
+    def velocity(self, noisy: Tensor, level: Tensor) -> Tensor:
+        """See `predict_velocity`."""
+        hidden_states, timestep, _, known = _inputs(self.transformer, noisy, level, self.window)
+        return self.transformer.denoise(hidden_states, timestep, self.prepared)[:, :, known:]  # type: ignore[no-any-return]
+
+
+def _inputs(transformer: Any, noisy: Tensor, level: Tensor, window: Window) -> tuple[Tensor, Tensor, dict[str, Any], int]:
+    """The transformer's latents, timestep and conditions, and how many of the latents' first frames are history that attends jointly."""
+    known, timestep = window.history.shape[2], level * NUM_TIMESTEPS
+    conditions = {"encoder_hidden_states": window.text, "camera": window.camera, "frame_ids": window.frame_ids}
+    if known and transformer.config.block_causal:
+        conditions["history"] = torch.cat([window.history, window.condition[:, :, :known]], dim=1)
+        return torch.cat([noisy, window.condition[:, :, known:]], dim=1), timestep, conditions, 0
     if known:  # without history one timestep stands for all tokens, which spares a modulation for each of them
-        timestep = timestep[:, None].expand(-1, latents.shape[2]).clone()
+        timestep = timestep[:, None].expand(-1, known + noisy.shape[2]).clone()
         timestep[:, :known] = 0
-    hidden_states = torch.cat([latents, window.condition], dim=1)
-    return transformer(hidden_states, timestep, window.text, window.camera, window.frame_ids)[:, :, known:]  # type: ignore[no-any-return]
+    return torch.cat([torch.cat([window.history, noisy], dim=2), window.condition], dim=1), timestep, conditions, known

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json, write_json
+from moworld.files import Pathlike, atomic_folder, atomic_write, link_or_copy, read_json, write_json
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
@@ -27,7 +27,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class ModelSettings(Settings):
-    """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'."""
+    """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'.
+
+    history_attention: `joint`, as in the paper: history and chunk attend to all tokens; `block_causal`: history does not see the chunk, so that
+                       its keys and values are the same in all steps of an expert and are computed once a chunk
+    """
 
     num_layers: int
     num_attention_heads: int
@@ -42,6 +46,7 @@ class ModelSettings(Settings):
     shift: float = 5.0
     chunk_latents: int = 3
     student_steps: int = 4
+    history_attention: Literal["joint", "block_causal"] = "joint"
     history: HistoryPolicy = HistoryPolicy()
 
     def transformer(self) -> dict[str, Any]:
@@ -57,6 +62,7 @@ class ModelSettings(Settings):
             "ffn_dim": self.ffn_dim,
             "num_layers": self.num_layers,
             "camera_gate": self.camera_gate,
+            "block_causal": self.history_attention == "block_causal",
         }
 
 
@@ -115,7 +121,8 @@ class WorldModel:
         names: the experts to write; None writes all of them
         write: false on ranks that only help to gather sharded weights: all ranks must call it
         """
-        states = {name: _whole(expert) for name, expert in self.experts.named_experts() if name in (names or self.config.experts)}
+        stored = _whole if self.config.quantization == "none" else _in_bfloat16
+        states = {name: stored(expert) for name, expert in self.experts.named_experts() if name in (names or self.config.experts)}
         if not write:
             return
         with atomic_folder(folder) as target:
@@ -126,8 +133,7 @@ class WorldModel:
                 expert.save_config(expert_folder)
                 save_file(state, expert_folder / WEIGHTS)
             if self.codec_folder is not None:
-                for path in sorted(self.codec_folder.glob("*")):
-                    link_or_copy(path, target / "vae" / path.name)
+                _copy_codec(self.codec_folder, target / "vae", small=self.config.quantization != "none")
             write_json(target / "model_index.json", {"_class_name": "WorldModel", **self.config.model_dump(mode="json")})
             for name, value in record.items():
                 write_json(target / f"{name}.json", value)
@@ -150,6 +156,22 @@ def _whole(expert: Any) -> dict[str, Tensor]:
     """An expert's state; what is sharded over ranks is gathered, one tensor at a time."""
     state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in expert.state_dict().items()}
     return {key: value.cpu().contiguous() for key, value in state.items()}
+
+
+def _in_bfloat16(expert: Any) -> dict[str, Tensor]:
+    """The state of a quantized expert, whose parameters hold bfloat16's values (see `quantize_experts`); INT8 layers are buffers and stay."""
+    parameters = {name for name, _ in expert.named_parameters()}
+    return {key: value.bfloat16() if key in parameters else value for key, value in _whole(expert).items()}
+
+
+def _copy_codec(source: Path, target: Path, small: bool) -> None:
+    """The codec's files; `small` stores the own codec's weights in float16, which changes pixels far less than their rounding to bytes."""
+    for path in sorted(source.glob("*")):
+        link_or_copy(path, target / path.name)
+    if small and read_json(source / "config.json").get("_class_name") == "StreamingCodec":
+        state = {key: value.half() if value.ndim > 1 else value for key, value in load_file(source / WEIGHTS).items()}
+        with atomic_write(target / WEIGHTS) as stream:  # in the place of the link, not through it
+            stream.write(save(state))
 
 
 def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DModel":

@@ -18,7 +18,7 @@ _NAME = re.compile(r"step-(\d{8})")
 
 
 class Checkpoints:
-    """Checkpoints of one training in a folder; the newest `keep` stay.
+    """Checkpoints of one training in a folder; the newest `keep` (2 or more) stay.
 
     every: steps between two checkpoints; 0 writes none
     task:  what is trained (settings, seed, data), JSON-able: a checkpoint of another task is passed over
@@ -82,9 +82,11 @@ class Checkpoints:
         future.result()
         if self.first:
             write_json(temporary / "task.json", self.task)
-            temporary.rename(final)
-            for old in sorted(path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name))[: -self.keep]:
+            whole = sorted(path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name))
+            same = [path for path in whole if path != final and read_json(path / "task.json") == self.task]
+            for old in [path for path in whole if path not in same[-self.keep + 1 :]]:  # those of another task make room as well
                 shutil.rmtree(old)
+            temporary.rename(final)
 
     def clear(self) -> None:
         """Remove all checkpoints: the training is over."""

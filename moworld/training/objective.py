@@ -20,8 +20,7 @@ def drop_conditions(window: Window, camera: float, text: float, generator: torch
 def draw_noise(clean: Tensor, levels: tuple[float, float], shift: float, generator: torch.Generator, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Noise levels (B,) and noise like `clean` (B, C, F, h, w), drawn for the global batch and then cut to this rank's samples."""
     level = draw_noise_levels(clean.shape[0] * ranks.data_size, *levels, shift, generator)
-    noise = seeded_noise(ranks.global_shape(tuple(clean.shape)), generator, clean)
-    return ranks.of_global(level).to(clean), ranks.of_global(noise)
+    return ranks.of_global(level).to(clean), seeded_noise(tuple(clean.shape), ranks.noise(generator), clean)
 
 
 def flow_matching_loss(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moworld.errors import InputError
+from moworld.model.rollout import NoiseShare
 from moworld.model.sequence import SequenceMesh
 from moworld.settings import Settings
 
@@ -33,7 +34,7 @@ class ParallelSettings(Settings):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This rank's place. `mesh` and `sequence` are None where there is one rank, or one rank a sample."""
+    """This rank's place. `mesh` is None where nothing is sharded, `sequence` where a rank holds all tokens of its samples."""
 
     settings: ParallelSettings = field(default_factory=ParallelSettings)
     rank: int = 0
@@ -52,9 +53,9 @@ class Ranks:
         """This rank's samples of numbers that were drawn for the global batch: noise does not depend on the number of ranks."""
         return drawn.chunk(self.data_size, dim)[self.data_rank]
 
-    def global_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A local batch's shape with the global batch in its place."""
-        return (shape[0] * self.data_size, *shape[1:])
+    def noise(self, generator: torch.Generator) -> NoiseShare:
+        """A source of noise for this rank's samples, drawn for the global batch."""
+        return NoiseShare(generator, self.data_rank, self.data_size)
 
     def place(self, transformer: Any) -> None:
         """Put an expert on this rank's device, share its tokens and shard its weights, in place."""
@@ -64,13 +65,15 @@ class Ranks:
             transformer.enable_gradient_checkpointing()
         if self.mesh is None:
             return
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         low = torch.bfloat16 if self.settings.dtype == "bfloat16" else None
         precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in transformer.blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=precision)
         fully_shard(transformer, mesh=self.mesh, mp_policy=precision)
+        for method in ("prepare", "denoise"):  # the parts of forward that a rollout calls by themselves
+            register_fsdp_forward_method(transformer, method)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all ranks."""
@@ -124,5 +127,5 @@ def _device() -> tuple[torch.device, str]:
         module = getattr(torch, kind, None)
         if module is not None and module.is_available():
             module.set_device(index)
-            return torch.device(kind, index), backend
+            return torch.device(kind, index), f"cpu:gloo,{kind}:{backend}"  # checkpoints speak through the CPUs
     return torch.device("cpu"), "gloo"

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
+from moworld.model.camera_adapter import RAYS_PER_TOKEN, factors_are_smaller
 from moworld.model.world import ModelSettings
 from moworld.settings import Settings
 from moworld.training.curriculum import Stage
 from moworld.training.parallel import ParallelSettings
-
-RAYS_PER_TOKEN = 24 * 64 * 4  # ray channels times the pixels of a patch of 2 x 2 latents
 
 
 class Device(Settings):
@@ -79,10 +78,13 @@ def forward_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> 
     blocks = model.num_layers * (tokens * (of_tokens + attention) + text * of_text)
     patch = model.patch_size[1] * model.patch_size[2]
     embedding = 2 * (2 * model.latent_channels + 4) * patch * width
-    adapter = 2 * RAYS_PER_TOKEN * width + 2 * 2 * 9 * width**2
+    adapter = 2 * 2 * 9 * width**2 + 2 * (24 * 3 if factors_are_smaller(width) else RAYS_PER_TOKEN) * width
+    basis = (
+        2 * 3 * RAYS_PER_TOKEN * width * tokens / frames if factors_are_smaller(width) else 0.0
+    )  # of the directions of one frame's pixels
     head = 2 * width * model.latent_channels * patch
     conditions = 2 * (model.freq_dim * width + 7 * width**2) + 2 * text * (model.text_dim * width + width**2)
-    return float(blocks + tokens * (embedding + adapter + head) + conditions)
+    return float(blocks + tokens * (embedding + adapter + head) + basis + conditions)
 
 
 def kept_bytes(model: ModelSettings, tokens: int, text: int, parallel: ParallelSettings) -> tuple[float, float]:
@@ -94,7 +96,8 @@ def kept_bytes(model: ModelSettings, tokens: int, text: int, parallel: ParallelS
     width, low = model.num_attention_heads * model.attention_head_dim, 2 if parallel.dtype == "bfloat16" else 4
     block = tokens * (width * (12 * 4 + 10 * low) + 2 * low * model.ffn_dim + 8 * model.num_attention_heads) + 18 * text * width
     patch = model.patch_size[1] * model.patch_size[2] * (2 * model.latent_channels + 4)
-    outside = tokens * (RAYS_PER_TOKEN * low + patch * low + width * (2 * 4 + 4 * low) + 4 * model.attention_head_dim)
+    rays = 0 if factors_are_smaller(width) else RAYS_PER_TOKEN
+    outside = tokens * (rays * low + patch * low + width * (2 * 4 + 4 * low) + 4 * model.attention_head_dim)
     return float(outside), float(block)
 
 
@@ -127,7 +130,15 @@ def plan_stage(model: ModelSettings, stage: Stage, height: int, width: int, text
 
 
 def _memory(
-    model: ModelSettings, stage: Stage, local: int, text: int, samples: float, devices: int, experts: int, parameters: int, block: int
+    model: ModelSettings,
+    stage: Stage,
+    local: int,
+    text: int,
+    samples: float,
+    devices: int,
+    experts: int,
+    parameters: int,
+    block: int,
 ) -> dict[str, Any]:
     """Bytes on one device at the peak: sharded state, gathered weights, and the largest of what the phases of a step hold."""
     low = 2 if stage.parallel.dtype == "bfloat16" else 4
@@ -137,13 +148,14 @@ def _memory(
         0.0 if devices == 1 else low * (parameters - model.num_layers * block + 2 * block)
     )  # what is outside the blocks, and two of them
     outside, inside = (samples * kept for kept in kept_bytes(model, local, text, stage.parallel))
-    rays = RAYS_PER_TOKEN * local * samples
+    rays = 0.0 if factors_are_smaller(width) else RAYS_PER_TOKEN * local * samples
     blocks = model.num_layers * (low * local * samples * width if again else inside)  # their inputs alone where they are computed again
     working = samples * local * (low * 2 * model.ffn_dim + 4 * 4 * width)  # gradients of the MLP's activations and of the residual
+    recomputing = 9 * 4 * width * local * samples  # measured beside what is kept; where it comes from was not found
     phases = {
         "camera adapter": rays * (4 + low + low + (low if low != 4 else 0)),  # the rays, regrouped by frame, by pixel, and in the dtype
         "end of forward": outside + 4 * rays + blocks,
-        "start of backward": outside + blocks + again * inside + working,
+        "start of backward": outside + blocks + again * (inside + recomputing) + working,
         "end of backward": outside + inside + 4 * parameters / devices,  # with nearly all gradients
     }
     phase = max(phases, key=phases.__getitem__)

@@ -38,13 +38,14 @@ def train(
     returns:      curves {"high" or "high <part>": [[step, value], ...]}, means over ranks
     """
     ranks = ranks or Ranks()
-    generator, curves = torch.Generator().manual_seed(seed), Curves()
+    generator = torch.Generator().manual_seed(seed)
     world.experts.train()
     experts = {name: expert for name, expert in world.experts.named_experts() if name in (names or ("high", "low"))}
     for expert in experts.values():
         ranks.place(expert)
     learners = {name: Learner(expert, optimizer, steps) for name, expert in experts.items()}
-    done = _resume(checkpoints, learners, generator, curves) if checkpoints else 0
+    told = resume(checkpoints, learners, generator)
+    done, curves = told.get("step", 0), Curves(told.get("curves", {}))
     batches = batches_from(done * len(learners))
     for step in tqdm(range(done, steps), desc=description, unit="step", initial=done, total=steps, disable=not ranks.is_first):
         for name, learner in learners.items():
@@ -52,10 +53,10 @@ def train(
             loss, parts = loss_of(name, batch, generator)
             learner.step(loss)
             for part, value in parts.items():
-                mean = float(ranks.mean(torch.tensor(value)))
+                mean = float(ranks.mean(torch.tensor(value, device=ranks.device)))
                 curves.setdefault(f"{name} {part}".strip(), []).append([step, round(mean, 5)])
         if checkpoints and checkpoints.is_due(step + 1, steps):
-            checkpoints.save(step + 1, _state(learners, generator, curves, step + 1))
+            checkpoints.save(step + 1, training_state(learners, generator, {"step": step + 1, "curves": curves}))
     for learner in learners.values():
         learner.use_average()
     if checkpoints:
@@ -64,24 +65,27 @@ def train(
     return curves
 
 
-def _state(learners: dict[str, Learner], generator: torch.Generator, curves: Curves, step: int) -> dict[str, Any]:
-    told = json.dumps({"step": step, "curves": curves}).encode()
-    state = {"experts": {name: learner.state() for name, learner in learners.items()}}
-    return {**state, "generator": generator.get_state(), "told": torch.frombuffer(bytearray(told), dtype=torch.uint8)}
+def training_state(
+    learners: dict[str, Learner], generator: torch.Generator, told: dict[str, Any], kept: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint holds: learners by name, the generator, `told` of plain values, and further tensors."""
+    text = json.dumps({**told, "steps": {name: learner.steps for name, learner in learners.items()}}).encode()
+    state = {"experts": {name: learner.state() for name, learner in learners.items()}, "kept": kept or {}}
+    return {**state, "generator": generator.get_state(), "told": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
-def _resume(checkpoints: Checkpoints, learners: dict[str, Learner], generator: torch.Generator, curves: Curves) -> int:
-    """Read the newest checkpoint into learners, generator and curves; the number of steps that are done."""
-    found = checkpoints.latest()
-    if found is None:
-        return 0
-    step, path = found
-    state = _state(learners, generator, curves, step)
-    state["told"] = torch.zeros(checkpoints.size_of(path, "told"), dtype=torch.uint8)
-    checkpoints.load(path, state)
-    for name, learner in learners.items():
-        learner.restore(state["experts"][name], step)
+def resume(
+    checkpoints: Checkpoints | None, learners: dict[str, Learner], generator: torch.Generator, kept: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Read the newest checkpoint into learners, generator and `kept`; returns what was told then, {} where there is none."""
+    found = checkpoints.latest() if checkpoints else None
+    if checkpoints is None or found is None:
+        return {}
+    state = training_state(learners, generator, {}, kept)
+    state["told"] = torch.zeros(checkpoints.size_of(found[1], "told"), dtype=torch.uint8)
+    checkpoints.load(found[1], state)
     generator.set_state(state["generator"])
-    told = json.loads(bytes(state["told"].tolist()))
-    curves.update(told["curves"])
-    return step
+    told: dict[str, Any] = json.loads(bytes(state["told"].tolist()))
+    for name, learner in learners.items():
+        learner.restore(state["experts"][name], told["steps"][name])
+    return told

@@ -16,6 +16,7 @@ def import_(
     source: Source,
     to: Annotated[Path, typer.Option("--out", help="Folder for the world model.")],
     profile: Annotated[str, typer.Option(help="The profile whose model the weights must fit.")] = "wan22-a14b",
+    fps: Annotated[float, typer.Option(help="Frames a second of the footage the weights know; the published base: 24.")] = 24.0,
     json: Json = False,
 ) -> None:
     """Read published weights into a world model folder, bit for bit.
@@ -28,7 +29,7 @@ def import_(
 
     _, settings = profiles.load(profile)
     data = settings.data
-    config = WorldConfig(model=settings.model, text=settings.text, height=data.height, width=data.width, fps=16.0)
+    config = WorldConfig(model=settings.model, text=settings.text, height=data.height, width=data.width, fps=fps)
     _print(import_model(source, to, config, settings.seed), to, json)
 
 

@@ -6,6 +6,9 @@ import typer
 
 from pipelines.cli.output import Json, out, print_json, print_table
 
+WHOLE = ("stage", "frames", "pool", "devices", "memory, GB", "step, s", "days", "cost")
+PARTS = ("stage", "pool", "mesh", "tokens", "state", "gathered", "step", "compute", "exchange")
+
 
 def plan(
     profile: Annotated[str, typer.Option(help="A profile by name, or the path of one.")] = "pocket",
@@ -26,11 +29,9 @@ def plan(
     if json:
         print_json({"profile": name, "stages": rows, "assumptions": ASSUMPTIONS})
     else:
-        columns = ("stage", "frames", "pool", "devices", "ulysses x ring", "tokens (per device)", "memory, GB: state + gathered + step",
-                   "of", "step, s: compute | exchange", "days", "device hours", "cost")  # fmt: skip
-        print_table(
-            f"training plan of profile {name}, {rows[0]['parameters'] / 1e9:.3f} B parameters an expert", columns, [_cells(r) for r in rows]
-        )
+        title = f"training plan of profile {name}, {rows[0]['parameters'] / 1e9:.3f} B parameters an expert"
+        print_table(title, WHOLE, [_whole(row) for row in rows])
+        print_table("on each device: tokens of its mesh (heads x ring), memory in GB, seconds a step", PARTS, [_parts(row) for row in rows])
         pools = {row["pool"]: row for row in rows}
         for pool in pools:
             mine = [row for row in rows if row["pool"] == pool]
@@ -42,13 +43,14 @@ def plan(
     raise typer.Exit(0 if all(row["fits"] for row in rows) else 1)
 
 
-def _cells(row: dict[str, float]) -> tuple[object, ...]:
-    gigabytes = [row[f"{part}_bytes"] / 1e9 for part in ("state", "gathered", "step")]
-    memory = f"{row['total_bytes'] / 1e9:.2f}: {' + '.join(f'{value:.2f}' for value in gigabytes)}"
-    limit = f"{row['device_bytes'] / 1e9:.0f}{'' if row['fits'] else ' DOES NOT FIT'}"
-    seconds = f"{row['step_seconds']:.1f}: {row['compute_seconds']:.1f} | {row['communication_seconds']:.1f}"
-    shared = f"{row['tokens']:,} ({row['tokens_per_device']:,})"
-    hours = f"{row['days'] * 24 * row['devices']:,.0f}" if row["days"] > 0.1 else f"{row['days'] * 24 * row['devices']:.3f}"
+def _whole(row: dict[str, float]) -> tuple[object, ...]:
+    memory = f"{row['total_bytes'] / 1e9:.1f} of {row['device_bytes'] / 1e9:.0f}{'' if row['fits'] else ': DOES NOT FIT'}"
     days = f"{row['days']:.2f}" if row["days"] > 0.1 else f"{row['days'] * 86400:.0f} s"
-    return (row["stage"], row["frames"], row["pool"], row["devices"], f"{row['ulysses']} x {row['ring']}", shared, memory, limit, seconds, days,
-            hours, f"{row['cost']:,.0f}")  # fmt: skip
+    where = (row["stage"], row["frames"], row["pool"], row["devices"])
+    return *where, memory, f"{row['step_seconds']:.1f}", days, f"{row['cost']:,.0f}"
+
+
+def _parts(row: dict[str, float]) -> tuple[object, ...]:
+    memory = (f"{row[f'{part}_bytes'] / 1e9:.1f}" for part in ("state", "gathered", "step"))
+    seconds = (f"{row[key]:.1f}" for key in ("compute_seconds", "communication_seconds"))
+    return row["stage"], row["pool"], f"{row['ulysses']} x {row['ring']}", f"{row['tokens_per_device']:,}", *memory, *seconds

@@ -1,4 +1,4 @@
-"""Door `moworld rollout`: a picture and controls to a video."""
+"""Doors `moworld rollout`, a picture and controls to a video, and `moworld play`, a world in the browser."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,11 +8,13 @@ import typer
 from moworld.errors import InputError
 from pipelines.cli.output import Json, err, out, print_json
 
+Model = Annotated[str, typer.Option(help="A model folder, or a registered NAME@ALIAS; without one the model that comes with MoWorld.")]
+
 
 def rollout(
-    model: Annotated[str, typer.Option(help="A model folder, or a registered NAME@ALIAS.")],
     image: Annotated[Path, typer.Option(help="The first frame: a picture, or a video whose first frame is taken.")],
     to: Annotated[Path, typer.Option("--out", help="The video to write.")],
+    model: Model = "",
     actions: Annotated[str, typer.Option(help='Keys and counts: w a s d move, i k pitch, j l yaw, as "w*48,d*24".')] = "w*48",
     poses: Annotated[Path | None, typer.Option(help="A camera file instead of actions.")] = None,
     prompt: Annotated[str, typer.Option(help="What the scene is.")] = "",
@@ -28,9 +30,9 @@ def rollout(
     from rich.progress import track
 
     from components.platform.registry import model_folder
-    from moworld.data.clips import write_video
     from moworld.inference import WorldSession
     from moworld.model.world import WorldModel
+    from moworld.video import write_video
 
     folder = model_folder(model)
     first = read_picture(image)
@@ -52,6 +54,45 @@ def rollout(
         print_json(facts)
     else:
         out.print(f"{to}: {count} frames in {seconds:.1f} s ({facts['fps']:.1f} frames a second)", soft_wrap=True)
+
+
+def play(
+    model: Model = "",
+    image: Annotated[Path | None, typer.Option(help="A picture to start from, before those that come with the model.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the scene is.")] = "",
+    host: Annotated[str, typer.Option(help="The address to listen on; any but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8800,
+    token: Annotated[
+        str, typer.Option(envvar="MOWORLD_PLAY_TOKEN", help="What visitors must know; made for you where one is needed.")
+    ] = "",
+    fps: Annotated[float, typer.Option(min=1, max=120, help="Frames a second to play at.")] = 30.0,
+    sessions: Annotated[int, typer.Option(min=1, max=64, help="Visitors at once.")] = 2,
+    low_latency: Annotated[bool, typer.Option("--low-latency", help="Chunks of one latent frame: keys are obeyed sooner.")] = False,
+) -> None:
+    """Walk through a world in the browser: W A S D, arrow keys, touch or a gamepad.
+
+    Example: moworld play --model moworld-pocket@champion
+    """
+    from components.platform.registry import model_folder
+    from moworld.evaluation.speed import example_picture
+    from moworld.inference.engine import Engine
+    from moworld.inference.player import server
+    from moworld.model.world import WorldModel
+
+    folder = model_folder(model)
+    world = WorldModel.load(folder)
+    pictures = ([read_picture(image)] if image else []) + server.pictures_of(folder)
+    if host not in server.LOOPBACK and not token:
+        token = server.new_token()
+    engine = Engine(world, sessions, chunk_latents=1 if low_latency else None)
+    pictures = pictures or [example_picture(world.config.height, world.config.width)]
+    player = server.Player(engine, pictures, fps, host, token, prompt)
+    listening = server.listen(host, port)
+    out.print(f"open {server.address(host, listening.getsockname()[1], token)} (Ctrl-C ends it)", soft_wrap=True)
+    try:
+        server.serve(player, listening)
+    finally:
+        engine.close()
 
 
 def key_chunks(actions: str, chunk: int) -> list[Any]:
@@ -84,6 +125,6 @@ def read_picture(path: Path) -> Any:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is not None:
         return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    from moworld.data.clips import read_frames
+    from moworld.video import read_frames
 
     return read_frames(path, 0, 1)[0]

@@ -1,5 +1,10 @@
 """The steps `train_codec` and `cache_features` on real small clips: what one writes the next one reads."""
 
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +104,62 @@ def test_an_empty_manifest_is_refused_by_both_steps_and_nothing_is_written(made,
     with pytest.raises(InputError, match="no clip"):
         cache_features(str(tmp_path / "clips"), str(made[0] / "codec"), str(tmp_path / "features"), DATA, TEXT, seed=3)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
+
+
+CACHING = """
+import sys
+from components.cache_features.step import cache_features
+cache_features(*sys.argv[1:4], {"height": 16, "width": 32, "videos": "x"}, {"kind": "minilm", "length": 6}, 3, sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_caching_that_is_killed_goes_on_and_encodes_nothing_twice(made, tmp_path: Path, kills: int):
+    root = made[0]
+    clips = [make_clip(tmp_path / "clips", f"clip-{number:02d}", 45, seed=number) for number in range(24)]
+    write_manifest(tmp_path / "clips", clips)
+
+    def started(name: str) -> subprocess.Popen:
+        places = [str(tmp_path / "clips"), str(root / "codec"), str(tmp_path / name / "features"), str(tmp_path / name / "encoded")]
+        return subprocess.Popen([sys.executable, "-c", CACHING, *places], stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert started("whole").wait() == 0
+    seconds, generator = time.monotonic() - begun, np.random.default_rng(0)
+    whole = sha256_tree(tmp_path / "whole/features")
+    written: dict[Path, int] = {}
+    for _ in range(kills):
+        process = started("killed")
+        # most of the time goes into imports: kill in the last half, where encoding and writing happen
+        time.sleep(seconds * generator.uniform(0.5, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        files = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/encoded").rglob("*.safetensors") if path.name[0] != "."}
+        assert files.items() >= written.items()  # what was encoded stays as it is
+        written = files
+        # whole or absent: a kill may come after the rename and before the process has ended
+        assert not (tmp_path / "killed/features").exists() or sha256_tree(tmp_path / "killed/features") == whole
+    assert started("killed").wait() == 0
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/encoded").rglob("*.safetensors") if path.name[0] != "."}
+    assert files.items() >= written.items() and len(files) == 24
+    assert sha256_tree(tmp_path / "killed/features") == whole
+
+
+def test_new_clips_cost_their_own_encoding_and_a_changed_one_is_encoded_again(made, tmp_path: Path):
+    root = made[0]
+
+    def encoded(clips: list, **text) -> int:
+        write_manifest(tmp_path / "clips", clips)
+        where = (str(tmp_path / "clips"), str(root / "codec"), str(tmp_path / "features"))
+        return cache_features(*where, DATA, {**TEXT, **text}, 3, str(tmp_path / "encoded"))["encoded"]
+
+    clips = [make_clip(tmp_path / "clips", name, 21, seed=seed) for seed, name in enumerate("ab")]
+    assert [encoded(clips), encoded(clips)] == [2, 0]
+    clips.append(make_clip(tmp_path / "clips", "c", 21, seed=9))
+    assert encoded(clips) == 1
+    clips[0] = replace(clips[0], caption="another caption")
+    assert encoded(clips) == 1
+    assert encoded(clips, length=7) == 3  # other embeddings
+    for path in list((tmp_path / "encoded").rglob("*.safetensors"))[:1]:
+        path.write_bytes(path.read_bytes()[:100])
+    assert encoded(clips) + encoded(clips, length=7) == 1  # a damaged file is no file

@@ -1,5 +1,8 @@
 """Tiny models and batches that tests of rollout, training, distillation and inference share."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 
 from moworld.camera.controls import controls_to_c2w
@@ -36,3 +39,23 @@ def tiny_batch(num_latents: int = 7, batch: int = 2, seed: int = 0) -> dict[str,
         "text": torch.randn(batch, 4, 8, generator=generator),
         "first_latent": torch.zeros(batch, dtype=torch.long),
     }
+
+
+def batches_from(start: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of two chunks from number `start` on, each a function of its number."""
+    return (tiny_batch(7, seed=number) for number in range(start, 10_000))
+
+
+@contextmanager
+def counted_saved_bytes(without: Iterable[torch.Tensor]) -> Iterator[dict[int, int]]:
+    """Bytes by storage of what autograd keeps for the backward pass, `without` excluded."""
+    own, seen = {tensor.untyped_storage().data_ptr() for tensor in without}, dict[int, int]()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield seen

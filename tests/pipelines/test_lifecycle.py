@@ -119,7 +119,7 @@ def test_a_failing_gate_is_refused_with_its_value_and_the_champion_stays(lifecyc
 
 
 def test_a_rollout_from_the_promoted_model_is_a_playing_video(lifecycle, tmp_path):
-    from moworld.data.clips import read_frames
+    from moworld.video import read_frames
 
     home, _, run = lifecycle
     clips = Path(run.record["artifacts"]["collect"]["clips"]["path"])

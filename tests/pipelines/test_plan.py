@@ -45,6 +45,7 @@ def test_one_machine_trains_both_experts_in_one_process():
         ("curriculum.0.parallel.ulysses=3", "3 for 40 heads"),
         ("curriculum.0.batch=3", "batch 3, 4 ranks a sample, 32 ranks"),
         ("resources.pools.low-noise.nodes=3", "24 ranks"),
+        ("autoregressive.batch=1", "autoregressive: found batch 1, 4 ranks a sample, 32 ranks"),
     ],
 )
 def test_ranks_that_cannot_share_the_work_are_refused_before_anything_runs(override, words):

@@ -1,13 +1,13 @@
-"""Checkpoints in and out: names change, bytes do not. Tensors pass one shard at a time, so memory holds one shard and never a model."""
+"""Checkpoints in and out: names change, bytes do not. Tensors pass one at a time: memory holds the largest, never a model."""
 
 import json
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from moworld.errors import InputError
@@ -15,7 +15,7 @@ from moworld.files import Pathlike, atomic_folder, link_or_copy, write_json
 from moworld.model.checkpoints.layouts import ADAPTER, DIFFUSERS, GATE, LAYOUTS, MOWORLD, WAN, from_diffusers, to_diffusers
 from moworld.model.checkpoints.reader import FOLDERS, Checkpoint, find_experts
 from moworld.model.world import EXPERT_FOLDERS, WEIGHTS, WorldConfig
-from moworld.tensors import Entry
+from moworld.tensors import Entry, write_tensors
 
 SHARD_BYTES = 512 * 2**20
 
@@ -42,7 +42,7 @@ def import_model(source: str, out: Pathlike, config: WorldConfig, seed: int = 0,
             write_json(folder / "config.json", {"_class_name": "MoWorldTransformer3DModel", "expert": name, **config.model.transformer()})
             size = sum(entry.nbytes for entry in plan.values())
             told[name] = {"tensors": len(plan), "bytes": size, "adapter": "fresh, gate 0" if ADAPTER + "conv.weight" in fresh else "read"}
-        index = {"_class_name": "WorldModel", **config.model_copy(update={"experts": sorted(found)}).model_dump(mode="json")}
+        index = {"_class_name": "WorldModel", **config.model_copy(update={"experts": tuple(sorted(found))}).model_dump(mode="json")}
         write_json(target / "model_index.json", index)
     return {"layout": next(iter(found.values())).layout, "experts": told}
 
@@ -89,10 +89,7 @@ def write_shards(folder: Path, plan: dict[str, Entry], tensors: Iterator[tuple[s
     weights: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        held = dict(next(tensors) for _ in keys)
-        if list(held) != keys:
-            raise RuntimeError(f"tensors came in another order than planned, first {next(iter(held))} for {keys[0]}")
-        save_file({key: value.contiguous() for key, value in held.items()}, folder / file)
+        write_tensors(folder / file, {key: plan[key] for key in keys}, islice(tensors, len(keys)))
         weights |= dict.fromkeys(keys, file)
     if len(shards) > 1:
         total = sum(entry.nbytes for entry in plan.values())
@@ -145,13 +142,16 @@ def _imported(
             made = torch.tensor([1.0 if fresh == {GATE} else 0.0])
         else:  # as torch initialises a convolution: the bound of its weight holds for its bias, too
             bound = 1 / math.sqrt(math.prod(shape[1:])) if key.endswith("weight") else bound
-            made = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            made = torch.empty(shape, dtype=_dtype(checkpoint))
+            for row in made:  # the largest is a gigabyte; drawn in float32 at once it would be three
+                row.copy_(torch.empty(row.shape).uniform_(-bound, bound, generator=generator))
         yield key, made.to(_dtype(checkpoint))
 
 
 def _finite(tensors: Iterator[tuple[str, Tensor]], path: str) -> Iterator[tuple[str, Tensor]]:
     for key, tensor in tensors:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        extremes = tensor.aminmax() if tensor.is_floating_point() and tensor.numel() else ()  # which, unlike isfinite, takes no memory
+        if not all(torch.isfinite(extreme) for extreme in extremes):
             found = f"{int((~torch.isfinite(tensor)).sum())} values that are not finite"
             raise InputError(path, key, found, "finite weights", "fetch the checkpoint again, or take an earlier one")
         yield key, tensor
@@ -160,6 +160,12 @@ def _finite(tensors: Iterator[tuple[str, Tensor]], path: str) -> Iterator[tuple[
 def _exported_keys(checkpoint: Checkpoint, layout: str) -> list[str]:
     keys = list(checkpoint.entries)
     if layout == DIFFUSERS:
+        return keys
+    if quantized := [key for key in keys if key.endswith("weight_scale")]:
+        raise InputError(checkpoint.path, quantized[0], "an INT8 model", "full precision", "export the model that was quantized")
+    if GATE not in checkpoint.entries:
+        if layout == MOWORLD:
+            raise InputError(checkpoint.path, GATE, "no camera adapter", "a world model's", "export it as wan")
         return keys
     gate = float(next(value for _, value in checkpoint.tensors([GATE])))
     wanted = 0.0 if layout == WAN else 1.0

@@ -216,10 +216,12 @@ def test_a_retried_pod_adopts_the_job_of_its_predecessor(cluster, tmp_path):
 def test_what_is_staged_in_is_what_the_ranks_read_and_what_they_write_comes_out(tmp_path):
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "a").write_text("a")
-    stage_in(tmp_path / "x", {"features": str(tmp_path / "features"), "previous": None, "out": "/elsewhere", "stage": {"steps": 2}})
+    stage_in(tmp_path / "x", {"features": str(tmp_path / "features"), "previous": None, "out": "/elsewhere", "stage": {"steps": 2},
+        "checkpoints": str(tmp_path / "features")})  # fmt: skip
     arguments = json.loads((tmp_path / "x" / "arguments.json").read_text())
     assert Path(arguments["features"], "a").read_text() == "a"
     assert arguments["previous"] is None and arguments["stage"] == {"steps": 2} and arguments["out"] == str(tmp_path / "x" / "out")
+    assert arguments["checkpoints"] == str(tmp_path / "x" / "checkpoints")  # on the volume that outlives the pod
     Path(arguments["out"]).mkdir()
     Path(arguments["out"], "b").write_text("b")
     (tmp_path / "x" / "summary.json").write_text('{"n": 1}')

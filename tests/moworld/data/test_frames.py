@@ -8,10 +8,11 @@ import pytest
 
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import write_realestate10k
-from moworld.data.clips import Clip, write_video
-from moworld.data.frames import model_cameras, model_frames, whole_groups
+from moworld.data.clips import Clip
+from moworld.data.frames import model_cameras, model_depth, model_frames, whole_groups
 from moworld.errors import InputError
 from moworld.files import sha256_file
+from moworld.video import write_video
 
 
 def make_clip(folder: Path, name: str = "a", num_frames: int = 11, split: str = "train", caption: str = "a hall", seed: int = 0) -> Clip:
@@ -43,6 +44,17 @@ def test_frames_and_cameras_of_a_clip_go_together(tmp_path: Path):
     np.testing.assert_allclose(cameras.c2w[0], np.eye(4), atol=1e-9)
     np.testing.assert_allclose(cameras.c2w[:, 2, 3], 0.5 * np.arange(9), atol=1e-6)  # 3 native units of 6 a model unit
     np.testing.assert_allclose(cameras.intrinsics[4], [0.5, 0.8 * 60 / 40, 0.5, 0.5], atol=1e-6)  # 40 of 60 rows are left
+
+
+def test_depth_is_read_at_the_cells_of_the_crop_in_model_units(tmp_path: Path):
+    clip = make_clip(tmp_path)
+    depth = np.zeros((11, 6, 8), np.uint16)
+    depth[:] = 60 * np.arange(1, 7)[:, None] + np.arange(8)  # rows 60, 120 ... of ten pixels each; the crop keeps the middle 40 of 60
+    np.savez(tmp_path / "depth.npz", depth=depth)
+    found = model_depth(tmp_path, replace(clip, depth="depth.npz"), (16, 32), (4, 4))
+    assert found is not None and found.shape == (9, 4, 4)
+    np.testing.assert_allclose(found[5], (60 * np.arange(2, 6)[:, None] + np.array([1, 3, 5, 7])) / 6)
+    assert model_depth(tmp_path, clip, (16, 32), (4, 4)) is None
 
 
 def test_a_clip_without_cameras_is_named(tmp_path: Path):

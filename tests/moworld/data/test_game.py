@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from moworld.camera import controls_from_c2w, read_cameras
-from moworld.data.clips import read_frames
 from moworld.data.game import Engine, GameSettings, engine_c2w, engine_intrinsics, record_game, wad_of
 from moworld.data.game_map import GameMap, Walker
 from moworld.errors import InputError
 from moworld.files import sha256_tree
+from moworld.video import read_frames
 
 SETTINGS = GameSettings(train_maps=("MAP04",), held_out_maps=("MAP05",), train_episodes_per_map=1, frames_per_episode=33, workers=1)
 
@@ -140,6 +140,22 @@ def test_a_level_without_a_good_walk_says_why(tmp_path: Path):
     bright = SETTINGS.model_copy(update={"held_out_maps": (), "min_brightness": 250.0, "attempts": 3})
     with pytest.raises(InputError, match="3 dark"):
         record_game(tmp_path, bright, seed=0)
+
+
+def test_a_level_with_fewer_good_walks_than_asked_for_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from moworld.data import game
+
+    settings, found = SETTINGS.model_copy(update={"held_out_maps": (), "train_episodes_per_map": 3}), game._attempts
+    calls = iter((True, True, False))
+
+    def attempts(*arguments):
+        if next(calls):
+            return found(*arguments)
+        raise InputError("data.game", "MAP04", "no good walk", "a bright, open level", "take another level")
+
+    monkeypatch.setattr(game, "_attempts", attempts)
+    clips, summary = record_game(tmp_path, settings, seed=3)
+    assert [clip.clip_id for clip in clips] == ["map04-00", "map04-01"] and summary["missing"] == {"MAP04": 1}
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import pytest
 
 from data_contracts.check import check_rows
 from data_contracts.load import load_contract
-from moworld.data.clips import sha256_file, write_video
+from moworld.data.clips import sha256_file
 from moworld.data.quality import measure_frames, measure_quality
+from moworld.video import write_video
 from tests.moworld.data.test_frames import make_clip
-
-VISUAL = {"sharpness", "brightness", "contrast", "frozen_share", "cut_score"}
 
 
 def walk(count: int = 24, shift: int = 3) -> list[np.ndarray]:
@@ -23,9 +22,18 @@ def walk(count: int = 24, shift: int = 3) -> list[np.ndarray]:
     return [np.ascontiguousarray(wall[:, shift * i : shift * i + 160]) for i in range(count)]
 
 
+def with_subtitle(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    frame = frame.copy()
+    for line, text in enumerate(("THE TEXT OF A SUBTITLE", "STAYS WHERE IT IS")):
+        for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            cv2.putText(frame, text, (6, 80 + 22 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
+    return frame
+
+
 def broken_rules(frames: list[np.ndarray]) -> set[str]:
-    measures = {key: value for key, value in measure_frames(frames).items() if key in VISUAL}
-    report = check_rows([{"clip_id": "a", **measures}], load_contract("clips"), VISUAL)
+    report = check_rows([{"clip_id": "a", "similarity": 0.0, **measure_frames(frames)}], load_contract("quality"))
     return {failure["rule"] for failure in report.failures}
 
 
@@ -41,11 +49,21 @@ def test_good_footage_breaks_no_rule():
         (lambda frames: [np.full_like(frame, 120) for frame in frames], "something-to-see"),
         (lambda frames: [frames[0]] * 24, "not-frozen"),
         (lambda frames: [*frames[:12], *(255 - frame // 4 for frame in frames[12:])], "one-shot"),
+        (lambda frames: [frame // (2 - i % 2) for i, frame in enumerate(frames)], "steady-light"),
+        (lambda frames: [with_subtitle(frame) for frame in frames], "no-text-overlay"),
+        (lambda frames: [frame[:40] for frame in frames], "neither-tower-nor-ribbon"),
     ],
-    ids=["black", "burnt", "flat", "frozen", "cut"],
+    ids=["black", "burnt", "flat", "frozen", "cut", "flicker", "subtitle", "ribbon"],
 )
 def test_each_spoiled_clip_breaks_its_rule(spoil, rule):
     assert rule in broken_rules(spoil(walk()))
+
+
+def test_a_fade_and_a_turn_do_not_flicker_and_a_wall_of_letters_that_moves_is_no_overlay():
+    fade = [np.clip(frame * (1 - 0.03 * i), 0, 255).astype(np.uint8) for i, frame in enumerate(walk())]
+    assert measure_frames(fade)["flicker"] < 1
+    board = np.concatenate([with_subtitle(walk(1)[0]) for _ in range(4)], axis=1)
+    assert measure_frames([board[:, 3 * i : 3 * i + 160] for i in range(24)])["text_share"] == 0
 
 
 def test_blur_breaks_the_rule_of_sharpness_and_lowers_the_measure_step_by_step():

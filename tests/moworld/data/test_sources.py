@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from moworld.camera import Cameras, controls_to_c2w, read_cameras, write_cameras
-from moworld.data.clips import read_frames, verify, write_video
+from moworld.data.clips import verify
+from moworld.data.shots import content_box
 from moworld.data.sources import DataSettings, collect_clips
 from moworld.errors import InputError
+from moworld.files import read_json
+from moworld.video import read_frames, write_video
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
@@ -52,9 +55,14 @@ def test_a_camera_file_is_cut_with_its_video(videos: Path, tmp_path: Path):
 
 def test_a_camera_file_of_another_video_is_refused_and_nothing_is_written(videos: Path, tmp_path: Path):
     write_cameras(videos / "two shots.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*20")))
-    with pytest.raises(InputError, match=r"two shots\.txt: rows: found 21 cameras, wanted 45"):
-        collect(videos, tmp_path / "clips")
+    words = r"two shots\.txt: rows: found 21 cameras, wanted 45"
+    for source in (videos, videos / "two shots.mp4"):
+        with pytest.raises(InputError, match=words):
+            collect(source, tmp_path / "clips")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+    write_video(videos / "good.mp4", shot(3), fps=24)
+    (rejected,) = collect(videos, tmp_path / "clips")["rejected"]
+    assert rejected["video"] == "two shots.mp4" and rejected["rule"] == "camera" and "21 cameras" in rejected["value"]
 
 
 def test_large_videos_are_scaled_down_with_their_aspect(tmp_path: Path):
@@ -94,10 +102,89 @@ def test_no_source_no_video_and_no_clip_are_refused(videos: Path, tmp_path: Path
     assert not (tmp_path / "clips").exists()
 
 
+def test_black_frames_and_a_standing_picture_are_cut_out_and_bars_are_cut_away(tmp_path: Path):
+    bars = np.zeros((40, 96, 128, 3), np.uint8)
+    bars[:, 12:84] = shot(0, 40)
+    black, standing = np.zeros((6, 96, 128, 3), np.uint8), np.repeat(bars[-1:], 40, axis=0)
+    video = np.concatenate([bars[:20], black, bars[20:], standing, bars[:15]])
+    write_video(tmp_path / "v.mp4", video, fps=24)
+    write_cameras(tmp_path / "v.txt", Cameras.from_c2w([0.5, 0.6, 0.5, 0.5], controls_to_c2w("w*100")))
+    told = collect(tmp_path / "v.mp4", tmp_path / "clips")
+    clips = verify(tmp_path / "clips")
+    # of the standing picture stay its first frame and those in which the encoder still refines it
+    assert [clip.num_frames for clip in clips] == [20, pytest.approx(23, abs=2), 15]
+    assert [entry["rule"] for entry in told["rejected"]] == ["black", "frozen"]
+    assert [entry["value"] for entry in told["rejected"]] == ["frames 20 to 25", f"frames {26 + clips[1].num_frames} to 85"]
+    assert all((clip.height, clip.width) == (72, 128) for clip in clips)
+    cameras = read_cameras(tmp_path / "clips" / clips[1].camera)
+    np.testing.assert_allclose(cameras.intrinsics[0], [0.5, 0.8, 0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(cameras.c2w[0, 2, 3], 26 / 54, atol=1e-6)
+
+
+def test_a_dark_floor_is_no_letterbox_bar():
+    frames = list(shot(4))
+    for frame in frames:
+        frame[-20:] = 0
+    assert content_box(frames) == (0, 72, 0, 128)
+
+
+def test_a_list_names_files_folders_and_uris(videos: Path, tmp_path: Path):
+    write_video(tmp_path / "other.mp4", shot(5), fps=24)
+    (tmp_path / "list.txt").write_text(f"# mine\nvideos\n\nfile://{tmp_path}/other.mp4\n")
+    assert collect(tmp_path / "list.txt", tmp_path / "clips")["clips"] == 3
+    (tmp_path / "list.txt").write_text("videos\nnowhere.mp4\n")
+    with pytest.raises(InputError, match=r"list\.txt: line 2: found nowhere\.mp4"):
+        collect(tmp_path / "list.txt", tmp_path / "clips")
+
+
+def damaged(good: bytes, generator: np.random.Generator, number: int) -> tuple[str, bytes]:
+    """A name and bytes of one damaged input, of ten kinds in turn."""
+    kind, cut = number % 10, int(generator.integers(1, len(good)))
+    flipped = bytearray(good)
+    for place in generator.integers(0, len(good), 1 + number % 40):
+        flipped[place] ^= 1 << int(generator.integers(8))
+    header = bytearray(good)
+    for place in generator.integers(0, min(len(good), 1500), 8):
+        header[place] = int(generator.integers(256))
+    moov = good.rfind(b"moov")
+    tables = bytearray(good)
+    for place in generator.integers(moov, len(good), 12):  # sizes, rates, durations and offsets stand here
+        tables[place] = int(generator.choice([0, 1, 127, 128, 255]))
+    noise = generator.integers(0, 256, cut, dtype=np.uint8).tobytes()
+    return [
+        ("mp4", good[:cut]), ("mp4", bytes(flipped)), ("mp4", b""), ("mov", noise), ("mp4", bytes(header)), ("mp4", bytes(tables)),
+        ("avi", good), ("mkv", b"\x1aE\xdf\xa3" + noise), ("mp4", good[: len(good) // 2] + good), ("webm", b"<html>no video</html>"),
+    ][kind]  # fmt: skip
+
+
+def damage_all(folder: Path, count: int) -> None:
+    write_video(folder / "good.mp4", shot(0, 24), fps=24)
+    good, generator = (folder / "good.mp4").read_bytes(), np.random.default_rng(0)
+    for number in range(count):
+        suffix, data = damaged(good, generator, number)
+        (folder / f"{number:04d}.{suffix}").write_bytes(data)
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_videos_end_nothing_and_each_is_a_clip_or_has_its_reason(tmp_path: Path, count: int):
+    (tmp_path / "videos").mkdir()
+    damage_all(tmp_path / "videos", count)
+    told = collect(tmp_path / "videos", tmp_path / "clips")
+    clips = verify(tmp_path / "clips")
+    judged = {entry["video"].split(".")[0] for entry in told["rejected"]} | {clip.scene.split(".")[0] for clip in clips}
+    assert judged == {"good", *(f"{number:04d}" for number in range(count))}
+    assert sum(entry["rule"] == "readable" for entry in told["rejected"]) > 0.4 * count
+    assert all(entry["value"] and "\n" not in entry["value"] for entry in told["rejected"])
+
+
 @needs_data
 def test_real_footage_is_cut_where_it_goes_black_and_left_whole_where_it_does_not(tmp_path: Path):
     collect(DATA / "cosmos-curate", tmp_path / "sintel", min_frames=17)
-    starts = [clip.num_frames for clip in verify(tmp_path / "sintel")]
-    assert len(starts) >= 3 and sum(starts) <= 240
+    clips, told = verify(tmp_path / "sintel"), read_json(tmp_path / "sintel/summary.json")
+    assert len(clips) >= 3 and sum(clip.num_frames for clip in clips) <= 240
+    assert "black" in {entry["rule"] for entry in told["rejected"]}
+    # 854 x 480 with bars above and below: the picture is 2.35 to 1
+    shapes = sorted(round(clip.width / clip.height, 1) for clip in clips)
+    assert shapes == [1.8, *[2.4] * (len(clips) - 1)]  # one is a title that fades in on black: quality rejects it
     collect(DATA / "gsplat/viewer_garden_480p.mp4", tmp_path / "garden", min_frames=17)
     assert [clip.num_frames for clip in verify(tmp_path / "garden")] == [83]

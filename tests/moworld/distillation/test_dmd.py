@@ -10,7 +10,7 @@ from moworld.model.experts import Experts
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.window import make_window
 from moworld.training.loop import OptimizerSettings
-from tests.moworld.worlds import tiny_batch, tiny_world
+from tests.moworld.worlds import batches_from, tiny_batch, tiny_world
 
 
 class Points(torch.nn.Module):
@@ -20,7 +20,7 @@ class Points(torch.nn.Module):
         super().__init__()
         self.point = point
 
-    def forward(self, hidden_states, timestep, text, camera, frame_ids):
+    def forward(self, hidden_states, timestep, **conditions):
         return (hidden_states[:, :16] - self.point) / (timestep[:, None, None, None, None] / 1000)
 
 
@@ -78,7 +78,7 @@ def test_distillation_is_deterministic_moves_the_student_and_leaves_the_teacher_
     def run():
         teacher, student = tiny_world(0), tiny_world(1)
         before = copy.deepcopy(teacher.experts.state_dict()), copy.deepcopy(student.experts.state_dict())
-        curves = distill(student, teacher, iter([tiny_batch(7, seed=i) for i in range(99)]), settings, seed=5)
+        curves, _ = distill(student, teacher, batches_from, settings, seed=5)
         return before, teacher.experts.state_dict(), student.experts.state_dict(), curves
 
     (teacher_before, student_before), teacher_after, student_after, curves = run()

@@ -8,9 +8,9 @@ from moworld.camera import se3
 from moworld.camera.cameras import Cameras
 from moworld.camera.controls import controls_to_c2w
 from moworld.camera.formats import write_cameras
-from moworld.data.clips import write_video
 from moworld.errors import InputError
 from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, evaluate_folder, flow_yaw, pose_errors
+from moworld.video import write_video
 
 FOCAL, HEIGHT, WIDTH = 0.5, 64, 96
 PATH = "w*5,wl*5,d*3,j*8"

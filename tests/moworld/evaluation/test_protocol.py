@@ -2,13 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from moworld.data.features import FeatureStore, FeatureWriter
-from moworld.evaluation.protocol import BenchmarkSettings, held_out_windows, measure_accuracy, pixel_mse, write_samples
+from moworld.evaluation.metrics import METRICS
+from moworld.evaluation.protocol import (
+    BenchmarkSettings,
+    held_out_windows,
+    measure_accuracy,
+    obedience,
+    pixel_mse,
+    student_rollout,
+    write_samples,
+)
 from moworld.model.codec import StreamingCodec
 from moworld.training.codec import psnr
+from tests.moworld.evaluation.test_egomotion import walk_past_a_wall
 from tests.moworld.worlds import tiny_batch, tiny_world
 
 SETTINGS = BenchmarkSettings(windows=3, teacher_steps=2, samples=2, sample_chunks=2)
@@ -22,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     writer = FeatureWriter(folder / "features")
     for index, split in enumerate(("train", "held_out", "held_out")):
         row = {"clip_id": f"c{index}", "split": split, "scene": "s", "source": "game", "video_sha256": "0", "caption": "", "num_frames": 49}
-        writer.add(row, batch["latents"][index], batch["text"][index], batch["c2w"][index].numpy(), batch["intrinsics"][index].numpy())
+        writer.add(row, {name: batch[name][index] for name in ("latents", "text", "c2w", "intrinsics")})
     writer.close()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -70,11 +81,30 @@ def test_an_error_of_zero_is_found_and_the_first_frame_does_not_count(made):
 
 
 def test_samples_are_videos_of_the_same_length_beside_their_numbers(made, tmp_path):
-    from moworld.data.clips import read_frames
+    from moworld.video import read_frames
 
     store, world, _ = made
     (tmp_path / "samples").mkdir()
-    told = write_samples(world, store, tmp_path, SETTINGS, 5)
-    assert len(told["samples"]) == 2 and {"drift", "yaw_correlation", "real_yaw_correlation"} <= set(told)
+    told = write_samples(world, store, None, tmp_path, SETTINGS, 5)
+    assert len(told["samples"]) == 2 and set(told) - {"samples"} <= set(METRICS) and len(told) == 10
     for row in told["samples"]:
         assert read_frames(tmp_path / row["real"]).shape == read_frames(tmp_path / row["generated"]).shape == (25, 16, 32, 3)
+
+
+def test_without_its_camera_a_rollout_no_longer_hears_the_path(made):
+    store, world, _ = made
+    batch, _ = held_out_windows(store, 4, 2, 0)
+    standing = {**batch, "c2w": torch.eye(4).expand_as(batch["c2w"])}
+    told, not_told = (
+        [student_rollout(world, path, 3, camera=camera) for path in (batch, standing)] for camera in (True, False)
+    )  # one chunk from one frame: the history has nothing to choose from
+    assert not torch.equal(*told) and torch.equal(*not_told)
+
+
+def test_obedience_of_a_video_that_turns_as_asked_and_of_its_mirror_image():
+    frames, c2w, intrinsics, depth = walk_past_a_wall(turns=[3.0, 2.0, -3.0, -2.0] * 4 + [3.0] * 4)
+    batch = {"c2w": torch.as_tensor(c2w)[None], "intrinsics": torch.as_tensor(intrinsics).expand(1, len(frames), 4)}
+    seen = obedience([frames], batch, [depth])
+    assert seen["turning_correlation"] > 0.99 and seen["swapped_turns"] == 0
+    mirrored = obedience([np.ascontiguousarray(frames[:, :, ::-1])], batch, [depth[:, :, ::-1]])
+    assert mirrored["turning_correlation"] < -0.99 and mirrored["swapped_turns"] == 1

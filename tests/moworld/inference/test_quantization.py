@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kernels.int8_linear import int8_linear, quantize_weight
 from moworld.errors import InputError
 from moworld.inference.quantization import QuantizeSettings, quantize_experts
+from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.int8 import Int8Linear, replaceable_linears
 from moworld.model.window import predict_velocity
 from moworld.model.world import WorldModel
@@ -49,13 +51,38 @@ def test_outputs_stay_close_and_errors_are_those_of_the_layers():
     assert all(0 < entry["error"] < 0.05 for entry in report["layers"])
 
 
-def test_what_is_saved_is_what_is_served(tmp_path):
-    world = tiny_world()
-    quantize_experts(world, QuantizeSettings())
+@pytest.mark.parametrize("settings", [{}, {"history_attention": "block_causal"}])
+def test_what_is_saved_is_what_is_served(tmp_path, settings):
+    world = tiny_world(**settings)
+    report = quantize_experts(world, QuantizeSettings())
     world.save(tmp_path / "model")
     again = WorldModel.load(tmp_path / "model")
     assert isinstance(again.experts.low.blocks[0].ffn.net[2], Int8Linear)
+    stored = [load_file(path) for path in sorted(tmp_path.glob("model/*/diffusion_pytorch_model.safetensors")) if "vae" not in str(path)]
+    assert sum(tensor.nbytes for tensors in stored for tensor in tensors.values()) == report["bytes_after"]
+    assert {str(tensor.dtype) for tensor in stored[0].values()} == {"torch.int8", "torch.bfloat16", "torch.float32"}
     assert torch.equal(velocity_of(again), velocity_of(world))
+
+
+def test_the_codec_of_a_quantized_model_takes_half_and_its_source_is_left_alone(tmp_path):
+    codec = StreamingCodec(hidden=16)
+    codec.save_pretrained(tmp_path / "codec")
+    weights = tmp_path / "codec" / WEIGHTS
+    before = weights.read_bytes()
+    world = tiny_world()
+    world.codec_folder = tmp_path / "codec"
+    world.save(tmp_path / "full")
+    assert (tmp_path / "full" / "vae" / WEIGHTS).read_bytes() == before
+    quantize_experts(world, QuantizeSettings())
+    world.save(tmp_path / "small")
+    assert weights.read_bytes() == before
+    assert (tmp_path / "small" / "vae" / WEIGHTS).stat().st_size < 0.6 * len(before)
+    frames = torch.rand(1, 3, 5, 16, 32) * 2 - 1
+    with torch.no_grad():
+        exact, stored = (WorldModel.load(tmp_path / name).codec for name in ("full", "small"))
+        latents = exact.encode(frames)
+        error = (exact.decode(latents) - stored.decode(latents)).abs().max()
+    assert 0 < error < 1 / 127.5  # less than one step of a byte
 
 
 def test_an_int8_layer_is_the_operator_on_its_quantized_weight():

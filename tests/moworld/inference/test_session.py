@@ -1,7 +1,5 @@
 """A session: the rollout that trains is the rollout that serves, chunk by chunk, under keys."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,34 +7,15 @@ import torch
 from moworld.camera import controls_to_c2w
 from moworld.errors import InputError
 from moworld.inference import WorldSession
-from moworld.model.codec import StreamingCodec
 from moworld.model.rollout import Rollout, roll_out
-from tests.moworld.worlds import tiny_world
+from tests.moworld.inference.worlds import Letters, picture, served_world
 
 CONTROLS = ["wl*12", "il*6,wi*6", "wj*12"]  # turns while the view is pitched
 
 
-class Letters:
-    """Prompts to fixed embeddings (B, 4, 8)."""
-
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        return torch.stack([torch.full((4, 8), float(len(prompt))) for prompt in prompts])
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory):
-    folder: Path = tmp_path_factory.mktemp("codec")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        StreamingCodec(16, hidden=8, blocks=1).save_pretrained(folder)
-    made = tiny_world()
-    made.experts.eval()
-    made.codec_folder = folder
-    return made
-
-
-def picture(height: int = 40, width: int = 64) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return served_world(tmp_path_factory.mktemp("codec"))
 
 
 def opened(world, seed: int = 3) -> WorldSession:
@@ -118,3 +97,11 @@ def test_bad_calls_are_one_line(world, call, words):
 def test_a_session_that_is_not_open_says_so(world):
     with pytest.raises(InputError, match="open"):
         WorldSession(world, Letters()).step("w")
+
+
+def test_shorter_chunks_answer_sooner_and_longer_ones_than_learned_are_refused(world):
+    session = WorldSession(world, Letters(), chunk_latents=1)
+    session.open(picture(), "a hall")
+    assert session.step("wl*4").shape == (4, 16, 32, 3)
+    with pytest.raises(InputError, match="chunk_latents"):
+        WorldSession(world, Letters(), chunk_latents=4)

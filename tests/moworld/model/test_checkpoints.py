@@ -1,6 +1,8 @@
 """Published layouts in and out, bit for bit, at small size with the true key names; and every way in which a checkpoint can be wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from moworld.errors import InputError
 from moworld.files import sha256_tree
+from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.model.checkpoints import describe, export_model, find_experts, import_model
 from moworld.model.checkpoints.layouts import DIFFUSERS, MOWORLD, WAN, from_diffusers, layout_of, to_diffusers
 from moworld.model.text import TextSettings
@@ -101,7 +104,7 @@ def test_wan_to_ours_and_back_is_bit_exact_and_the_adapter_starts_silent(wan, tm
 @pytest.mark.parametrize("in_channels", [36, 16], ids=["i2v", "t2v"])
 def test_imported_weights_give_diffusers_output_bit_for_bit(tmp_path, in_channels):
     torch.manual_seed(0)
-    sizes = {key: value for key, value in CONFIG.model.transformer().items() if key not in ("camera_gate", "in_channels")}
+    sizes = {key: value for key, value in CONFIG.model.transformer().items() if key not in ("camera_gate", "block_causal", "in_channels")}
     theirs = WanTransformer3DModel(**sizes, in_channels=in_channels).eval()
     ours = MoWorldTransformer3DModel(**sizes, in_channels=in_channels).eval()
     renamed = {from_diffusers(key): value for key, value in theirs.state_dict().items()}
@@ -233,3 +236,55 @@ def test_other_sizes_than_the_profiles_are_named(wan, tmp_path):
     with pytest.raises(InputError, match="pickles are not loaded"):
         find_experts(str(tmp_path / "model.pth"))
     assert not (tmp_path / "ours").exists() and WEIGHTS.endswith(".safetensors")
+
+
+def test_an_int8_model_and_one_without_an_adapter_are_exported_as_what_they_are_or_not_at_all(tmp_path):
+    world = WorldModel.create(CONFIG, 1)
+    world.save(tmp_path / "whole")
+    quantize_experts(world, QuantizeSettings(max_layer_error=1.0))
+    world.save(tmp_path / "int8")
+    with pytest.raises(InputError, match=r"weight_scale.*an INT8 model"):
+        export_model(tmp_path / "int8", tmp_path / "out", WAN)
+    for expert in (tmp_path / "whole").glob("transformer*"):
+        state = {key: value for key, value in load_file(expert / WEIGHTS).items() if "control_adapter" not in key}
+        save_file(state, expert / WEIGHTS)
+    with pytest.raises(InputError, match="no camera adapter"):
+        export_model(tmp_path / "whole", tmp_path / "out", MOWORLD)
+    export_model(tmp_path / "whole", tmp_path / "out", WAN)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.safetensors")} == {"high_noise_model", "low_noise_model"}
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from moworld.model.checkpoints import export_model, import_model
+from moworld.model.world import WorldConfig
+
+def peak():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+
+config = WorldConfig.model_validate_json(sys.argv[1])
+tiny = config.model_copy(update={"model": config.model.model_copy(update={"ffn_dim": 64})})
+import_model("tiny", "out/tiny", tiny)
+export_model("out/tiny", "out/tiny-wan", "wan")
+before = peak()
+import_model("wan", "out/wan", config)
+export_model("out/wan", "out/wan-again", "wan")
+print(peak() - before)
+"""
+
+
+def test_memory_holds_a_few_tensors_and_never_a_model(tmp_path):
+    sizes = {"attention_head_dim": 128, "num_layers": 20}
+    for name, ffn_dim in (("tiny", 64), ("wan", 20480)):
+        config = CONFIG.model_copy(update={"model": ModelSettings(**{**SIZES, **sizes, "ffn_dim": ffn_dim})})
+        with torch.device("meta"):
+            state = MoWorldTransformer3DModel(**config.model.transformer()).state_dict()
+        kept = {from_diffusers(k): torch.zeros(v.shape, dtype=torch.bfloat16) for k, v in state.items() if "control_adapter" not in k}
+        for expert in ("high_noise_model", "low_noise_model"):
+            write_sharded(tmp_path / name / expert, kept)
+    total = sum(path.stat().st_size for path in (tmp_path / "wan").rglob("*.safetensors"))
+    called = subprocess.run(
+        [sys.executable, "-c", PEAK, config.model_dump_json()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert total > 800e6 and int(called.stdout.split()[-1]) * 1024 < 0.1 * total

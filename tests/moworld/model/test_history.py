@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moworld.model.history import HistoryBank, HistoryPolicy, select_history
-from moworld.model.latent_cameras import LatentCameras
+from moworld.camera.controls import controls_to_c2w
+from moworld.model.history import HistoryBank, HistoryPolicy, camera_latent_distance, move_origin, select_history
+from moworld.model.latent_cameras import LatentCameras, fields_of_view_overlap
 
 
 @given(frames=st.integers(1, 40), recent=st.integers(0, 4), camera=st.integers(0, 4), seed=st.integers(0, 5))
@@ -13,7 +14,7 @@ from moworld.model.latent_cameras import LatentCameras
 def test_budget_is_fixed_and_first_and_recent_frames_are_always_there(frames: int, recent: int, camera: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     policy = HistoryPolicy(recent=recent, camera=camera)
-    chosen = select_history(torch.randn(2, frames, 7, generator=generator), torch.randn(2, 3, 7, generator=generator), policy)
+    chosen = select_history(torch.rand(2, frames, generator=generator), policy)
     assert chosen.shape == (2, policy.num_frames)
     for row in chosen.tolist():
         assert row == sorted(row) and row[0] == 0 and row[-1] < frames
@@ -26,7 +27,9 @@ def test_budget_is_fixed_and_first_and_recent_frames_are_always_there(frames: in
 def test_camera_frames_are_the_nearest_to_the_mean_of_the_chunk() -> None:
     latents = torch.arange(20.0).view(1, 20, 1)
     chunk = torch.tensor([[[6.0], [7.0], [8.0]]])
-    assert select_history(latents, chunk, HistoryPolicy(recent=2, camera=3)).tolist() == [[0, 6, 7, 8, 18, 19]]
+    distance = camera_latent_distance(latents, chunk)
+    torch.testing.assert_close(distance, (latents - 7).abs()[..., 0])
+    assert select_history(distance, HistoryPolicy(recent=2, camera=3)).tolist() == [[0, 6, 7, 8, 18, 19]]
 
 
 def yaw_cameras(degrees: list[float]) -> LatentCameras:
@@ -51,3 +54,37 @@ def test_the_bank_holds_no_gradients() -> None:
     bank = HistoryBank(latents, yaw_cameras([0.0]))
     bank.append(latents * 2, yaw_cameras([1.0]))
     assert not bank.latents.requires_grad and len(bank) == 2
+
+
+def walked(controls: str) -> LatentCameras:
+    c2w = torch.as_tensor(controls_to_c2w(controls, step=0.2, degrees=5.0))[None]
+    return LatentCameras.from_frames(torch.tensor([0.5, 0.7, 0.5, 0.5], dtype=torch.float64).expand(1, c2w.shape[1], 4), c2w)
+
+
+def test_distances_are_those_of_views_relative_to_the_anchor() -> None:
+    """Moving the origin alone must give the distances of camera latents made anew in the anchor's frame."""
+    cameras, chunk = walked("wl*40,a*20"), walked("s*20,k*4")
+    pose = cameras.last_pose()
+    anew = camera_latent_distance(cameras.relative_to(pose).latents(), chunk.relative_to(pose).latents())
+    moved = (move_origin(one.latents(), pose[:, :3, 3]) for one in (cameras, chunk))
+    torch.testing.assert_close(camera_latent_distance(*moved), anew)
+    assert not torch.allclose(camera_latent_distance(cameras.latents(), chunk.latents()), anew)
+
+
+def test_overlap_of_fields_of_view_knows_what_was_seen() -> None:
+    cameras = yaw_cameras([0.0, 30.0, 180.0])
+    overlap = fields_of_view_overlap(cameras, yaw_cameras([0.0]))[0]
+    assert overlap[0] == 1 and 0.2 < overlap[1] < 0.9 and overlap[2] == 0
+    bank = HistoryBank(torch.randn(1, 16, 19, 2, 2), yaw_cameras([10.0 * i for i in range(19)]))
+    chosen = bank.select(yaw_cameras([28.0, 30.0, 32.0]), HistoryPolicy(recent=2, camera=1, similarity="field_of_view"))
+    assert chosen.tolist() == [[0, 3, 17, 18]]
+
+
+def test_a_bank_that_grew_frame_by_frame_is_the_bank_of_all_frames() -> None:
+    cameras, latents = walked("wl*60"), torch.randn(1, 16, 16, 2, 2)
+    whole, grown = HistoryBank(latents, cameras), HistoryBank(latents[:, :, :1], cameras[:1])
+    for frame in range(1, 16):
+        grown.append(latents[:, :, frame : frame + 1], cameras[frame : frame + 1])
+    policy, chunk = HistoryPolicy(recent=2, camera=3), walked("l*8")
+    assert torch.equal(grown.latents, whole.latents) and torch.equal(grown.cameras.c2w, whole.cameras.c2w)
+    assert torch.equal(grown.select(chunk, policy), whole.select(chunk, policy)) and grown.nbytes == whole.nbytes

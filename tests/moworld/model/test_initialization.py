@@ -34,7 +34,7 @@ def turning_cameras(degrees_per_frame, latents=4):
 
 def panorama(cameras):
     """Latents (1, 16, F, 8, 12) of a far scene: a smooth random function of the direction of each ray."""
-    rays = cameras.rays(*SIZE).view(1, 4, 6, -1, *SIZE)[:, :, 3:].mean(1)  # (1, 3, F, H, W)
+    rays = cameras.rays(*SIZE).maps().view(1, 4, 6, -1, *SIZE)[:, :, 3:].mean(1)  # (1, 3, F, H, W)
     direction = torch.nn.functional.avg_pool3d(rays, (1, 8, 8))
     generator = torch.Generator().manual_seed(1)
     waves = torch.randn(64, 3, generator=generator) * 3

@@ -1,11 +1,16 @@
 """The rollout (eq. 13) and the window that feeds it."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from moworld.errors import InputError
 from moworld.model.flow import few_step_schedule
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Rollout, denoise_few_steps, roll_out, sample_window
-from moworld.model.window import make_window, predict_velocity
+from moworld.model.sequence import SequenceMesh
+from moworld.model.window import PreparedWindow, make_window, predict_velocity
 from moworld.model.world import WorldModel
 from tests.moworld.worlds import tiny_batch, tiny_world
 
@@ -117,10 +122,75 @@ def test_samplers_recover_the_data_when_the_velocity_is_exact() -> None:
     clean = batch["latents"]
 
     class Exact(torch.nn.Module):
-        def forward(self, hidden_states, timestep, text, camera, frame_ids):
+        def prepare(self, hidden_states, **conditions):
+            return None
+
+        def denoise(self, hidden_states, timestep, prepared):
             return (hidden_states[:, :16] - clean) / (timestep[:, None, None, None, None] / 1000)  # no history: (B,)
 
     world.experts.high = world.experts.low = Exact()
     generator = torch.Generator().manual_seed(0)
     torch.testing.assert_close(sample_window(world.experts, window, 7, 5.0, generator), clean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoise_few_steps(world.experts, window, world.config.schedule, generator), clean, rtol=1e-4, atol=1e-4)
+
+
+BLOCK_CAUSAL = {"num_layers": 2, "history_attention": "block_causal", "history": {"recent": 2, "camera": 1}}
+
+
+def later_window(world: WorldModel, batch: dict[str, torch.Tensor], history: torch.Tensor | None = None):
+    """The window of the third chunk, whose history holds frames of the two before, and noise for it."""
+    rollout = make_rollout(world, batch)
+    for start in (1, 13):
+        frames = slice(start, start + 12)
+        latents = batch["latents"][:, :, 1 + start // 4 : 4 + start // 4] if history is None else history
+        rollout.bank.append(latents, LatentCameras.from_chunk(batch["intrinsics"][:, frames], batch["c2w"][:, frames]))
+    window = rollout.window(LatentCameras.from_chunk(batch["intrinsics"][:, 25:37], batch["c2w"][:, 25:37]))
+    return window, torch.randn(window.shape, generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, BLOCK_CAUSAL], ids=["joint", "block-causal"])
+def test_what_is_prepared_once_gives_what_each_call_gives(settings) -> None:
+    world, batch = tiny_world(**settings), tiny_batch(10)
+    window, noisy = later_window(world, batch)
+    assert window.history.shape[2] == 4 if settings else True
+    prepared = PreparedWindow(world.experts.high, window)
+    for level in (1.0, 0.9):
+        levels = torch.full((2,), level)
+        assert torch.equal(prepared.velocity(noisy, levels), predict_velocity(world.experts.high, noisy, levels, window))
+
+
+@torch.no_grad()
+def test_block_causal_history_sees_itself_and_the_chunk_sees_it() -> None:
+    world, batch = tiny_world(**BLOCK_CAUSAL), tiny_batch(10)
+    window, noisy = later_window(world, batch)
+    keys = [key for key, _ in PreparedWindow(world.experts.high, window).prepared.past]
+    other_chunk = replace(window, condition=window.condition.clone())
+    other_chunk.condition[:, :, window.history.shape[2] :] += 1
+    for before, after in zip(keys, PreparedWindow(world.experts.high, other_chunk).prepared.past, strict=True):
+        assert torch.equal(before, after[0])  # whatever the chunk holds
+    changed = replace(window, history=window.history + torch.randn(window.history.shape, generator=torch.Generator().manual_seed(3)))
+    levels = torch.full((2,), 1.0)
+    first, second = (predict_velocity(world.experts.high, noisy, levels, seen) for seen in (window, changed))
+    assert (first - second).abs().max() > 1e-4
+    assert not torch.equal(keys[1], PreparedWindow(world.experts.high, changed).prepared.past[1][0])
+
+
+def test_block_causal_gradients_are_the_same_when_activations_are_computed_again() -> None:
+    gradients = []
+    for again in (False, True):
+        world, batch = tiny_world(**BLOCK_CAUSAL), tiny_batch(10)
+        expert = world.experts.high.train()
+        if again:
+            expert.enable_gradient_checkpointing()
+        window, noisy = later_window(world, batch)
+        predict_velocity(expert, noisy, torch.full((2,), 1.0), window).square().mean().backward()
+        gradients.append({name: p.grad for name, p in expert.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and any("to_k" in name for name in gradients[0])
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_block_causal_model_does_not_share_samples_over_ranks() -> None:
+    with pytest.raises(InputError, match="block-causal"):
+        tiny_world(**BLOCK_CAUSAL).experts.high.share_sequence(SequenceMesh(None, None, None, ulysses=2, ring=1, rank=0))

@@ -12,11 +12,11 @@ from moworld.training.loop import Learner, OptimizerSettings
 from moworld.training.objective import flow_matching_loss
 from moworld.training.parallel import ParallelSettings, Ranks, join_ranks
 from tests.moworld.ranks import joined, run_ranks
-from tests.moworld.worlds import tiny_batch, tiny_world
+from tests.moworld.worlds import counted_saved_bytes, tiny_batch, tiny_world
 
 STEPS = 10
 BATCH, LATENTS = 4, 7  # 7 frames of 2 tokens: 14 tokens, which neither 4 ranks nor 3 divide
-OPTIMIZER = OptimizerSettings(lr=1e-3, clip=0.5, average=0.9)
+OPTIMIZER = OptimizerSettings(lr=5e-4, clip=0.5, average=0.9)
 
 
 def world_of(heads: int = 4):
@@ -80,13 +80,13 @@ def alone() -> dict[str, dict[str, torch.Tensor]]:
     ("world", "ulysses", "ring", "checkpoint"),
     [
         (2, 1, 1, False),
-        (4, 1, 1, True),
+        pytest.param(4, 1, 1, True, marks=pytest.mark.slow),
         (2, 2, 1, False),
-        (4, 4, 1, False),
+        pytest.param(4, 4, 1, False, marks=pytest.mark.slow),
         (2, 1, 2, False),
-        (4, 1, 4, True),
+        pytest.param(4, 1, 4, True, marks=pytest.mark.slow),
         (4, 2, 2, False),
-        (4, 2, 1, True),
+        pytest.param(4, 2, 1, True, marks=pytest.mark.slow),
     ],
     ids=["fsdp2", "fsdp4", "ulysses2", "ulysses4", "ring2", "ring4", "usp2x2", "ulysses2-data2"],
 )
@@ -107,7 +107,7 @@ def test_the_two_tasks_differ_and_the_weights_have_moved_much_further_than_the_t
     assert not torch.equal(alone["plain"]["losses"], alone["history"]["losses"])
     for name, start in world_of().experts.low.named_parameters():
         if name.endswith("to_q.weight"):
-            assert (alone["plain"][f"weight {name}"] - start).norm() > 1e-2 * start.norm()
+            assert (alone["plain"][f"weight {name}"] - start).norm() > 5e-3 * start.norm()
 
 
 def saved_bytes(rank: int, ulysses: int, ring: int) -> int:
@@ -115,22 +115,16 @@ def saved_bytes(rank: int, ulysses: int, ring: int) -> int:
     ranks = joined(ulysses, ring) if ulysses * ring > 1 else Ranks()
     world, batch = world_of(), tiny_batch(49, 1)
     world.experts.low.share_sequence(ranks.sequence)
-    own = {p.untyped_storage().data_ptr() for p in world.experts.parameters()} | {x.untyped_storage().data_ptr() for x in batch.values()}
-    seen: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with counted_saved_bytes([*world.experts.parameters(), *batch.values()]) as seen:
         loss = flow_matching_loss(world.experts, "low", batch, 5.0, torch.Generator().manual_seed(0), 0, 0, ranks)
     assert loss.requires_grad
     return sum(seen.values())
 
 
-@pytest.mark.parametrize(("ulysses", "ring", "share"), [(2, 1, 0.6), (1, 2, 0.6), (4, 1, 0.35), (1, 4, 0.35), (2, 2, 0.35)])
+SHARES = [(2, 1, 0.6), (1, 2, 0.6), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, 1, 0.35), (1, 4, 0.35), (2, 2, 0.35)))]
+
+
+@pytest.mark.parametrize(("ulysses", "ring", "share"), SHARES)
 def test_a_rank_keeps_its_share_of_the_activations(ulysses, ring, share):
     whole_bytes = saved_bytes(0, 1, 1)
     assert max(run_ranks(ulysses * ring, saved_bytes, ulysses, ring)) <= share * whole_bytes

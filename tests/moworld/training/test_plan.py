@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from moworld.model.latent_cameras import LatentCameras
 from moworld.model.text import TextSettings
 from moworld.model.transformer import MoWorldTransformer3DModel
 from moworld.model.world import ModelSettings, WorldConfig, WorldModel
@@ -17,6 +18,7 @@ from moworld.training.curriculum import Stage, train_stage
 from moworld.training.parallel import ParallelSettings, Ranks
 from moworld.training.plan import Device, forward_flops, kept_bytes, parameter_counts, plan_stage
 from tests.moworld.ranks import context
+from tests.moworld.worlds import counted_saved_bytes
 
 TEXT, DEVICE = (
     16,
@@ -33,10 +35,10 @@ def stage_of(frames: int, batch: int = 1, average: float = 0.0, **parallel) -> S
     return Stage(frames=frames, batch=batch, steps=2, optimizer={"lr": 1e-4, "average": average}, parallel=parallel)
 
 
-def inputs(model: ModelSettings, frames: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
-    shapes = ((1, 36, frames, 8, 12), (1, TEXT, model.text_dim), (1, 24, frames, 64, 96))
-    latents, text, rays = (torch.randn(shape, dtype=dtype) for shape in shapes)
-    return latents, torch.tensor([500.0]), text, rays
+def inputs(model: ModelSettings, frames: int, dtype: torch.dtype = torch.float32) -> tuple:
+    latents, text = (torch.randn(shape, dtype=dtype) for shape in ((1, 36, frames, 8, 12), (1, TEXT, model.text_dim)))
+    cameras = LatentCameras(torch.tensor([0.5, 1.0, 0.5, 0.5]).expand(1, frames, 4, 4), torch.eye(4).expand(1, frames, 4, 4, 4))
+    return latents, torch.tensor([500.0]), text, cameras.rays(64, 96).to(dtype)
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_layers": 2, "ffn_dim": 256}, {"num_attention_heads": 8}])
@@ -51,19 +53,13 @@ def test_operations_are_those_that_pytorch_counts(changes, frames):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"num_layers": 3, "ffn_dim": 1536}, {"num_attention_heads": 8}])
-def test_kept_bytes_are_those_that_autograd_keeps(changes, dtype):
-    model, frames = settings(**changes), 20
+@pytest.mark.parametrize(
+    ("changes", "frames"), [({"num_layers": 1}, 20), ({"num_layers": 3, "ffn_dim": 1536}, 20), ({"num_attention_heads": 8}, 20)]
+)
+def test_kept_bytes_are_those_that_autograd_keeps(changes, frames, dtype):
+    model = settings(**changes)
     transformer = MoWorldTransformer3DModel(**model.transformer()).to(getattr(torch, dtype))
-    own, seen = {p.untyped_storage().data_ptr() for p in transformer.parameters()}, {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with counted_saved_bytes(transformer.parameters()) as seen:
         kept = transformer(*inputs(model, frames, getattr(torch, dtype)))
     assert kept.requires_grad
     outside, block = kept_bytes(model, frames * 24, TEXT, ParallelSettings(dtype=dtype))

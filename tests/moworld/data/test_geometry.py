@@ -9,9 +9,10 @@ from data_contracts.load import load_contract
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
 from moworld.data.game import GameSettings, record_game
-from moworld.data.reconstruction import GeometrySettings, complete_clip, verify_cameras
+from moworld.data.geometry import GeometrySettings, JumpLimits, complete_clip
+from moworld.data.verification import verify_cameras
 
-SETTINGS = GeometrySettings()
+SETTINGS, LIMITS = GeometrySettings(), JumpLimits(15.0, 12.0)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory):
 
 
 def limit() -> float:
-    rule = next(rule for rule in load_contract("clips").rules if rule.name == "cameras-agree-with-pictures")
+    rule = next(rule for rule in load_contract("geometry").rules if rule.name == "cameras-agree-with-pictures")
     assert rule.maximum is not None
     return rule.maximum
 
@@ -31,7 +32,7 @@ def limit() -> float:
 def test_the_engines_cameras_agree_with_its_pictures(recorded):
     folder, clips = recorded
     for clip in clips:
-        found = complete_clip(clip, folder, SETTINGS)
+        (found,) = complete_clip(clip, folder, SETTINGS, LIMITS)
         assert found.epipolar_error_px is not None and found.epipolar_error_px < limit()
         assert found.epipolar_inliers is not None and found.epipolar_inliers > 0.8
 
@@ -55,7 +56,7 @@ def test_wrong_cameras_are_found_out(recorded, wrong):
 
 
 def test_a_clip_of_nothing_says_nothing(recorded, tmp_path):
-    from moworld.data.clips import write_video
+    from moworld.video import write_video
 
     folder, clips = recorded
     clip = clips[0]
@@ -68,7 +69,7 @@ def planes_video(path, frames=31, size_hw=(240, 320), still_from=None):
     """A camera slides and turns before two textured planes at depths 3 and 6; returns its c2w (T, 4, 4)."""
     import cv2
 
-    from moworld.data.clips import write_video
+    from moworld.video import write_video
 
     generator = np.random.default_rng(0)
     height, width = size_hw
@@ -113,7 +114,7 @@ def unposed(folder, **kwargs):
 def recovered(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("recovered")
     clip, c2w = unposed(folder)
-    return folder, complete_clip(clip, folder, SETTINGS), c2w
+    return folder, complete_clip(clip, folder, SETTINGS, LIMITS)[0], c2w
 
 
 def test_cameras_are_recovered_from_pictures_alone(recovered):
@@ -129,11 +130,12 @@ def test_cameras_are_recovered_from_pictures_alone(recovered):
 
 
 def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):
-    from moworld.data.clips import read_frames, sha256_file
+    from moworld.data.clips import sha256_file
+    from moworld.video import read_frames
 
     clip, _ = unposed(tmp_path, frames=43, still_from=31)
     before = read_frames(tmp_path / clip.video, 0, 31).astype(int)
-    found = complete_clip(clip, tmp_path, SETTINGS)
+    (found,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
     assert found.num_frames == len(read_cameras(tmp_path / found.camera)) == len(read_frames(tmp_path / found.video)) == 31
     assert found.registered_share == pytest.approx(11 / 15, abs=1e-3)
     assert found.video_sha256 == sha256_file(tmp_path / found.video) != clip.video_sha256
@@ -142,14 +144,14 @@ def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):
 
 def test_pictures_of_nothing_leave_the_camera_open(tmp_path):
     clip, _ = unposed(tmp_path, still_from=0)
-    found = complete_clip(clip, tmp_path, SETTINGS)
+    (found,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
     assert (found.camera, found.registered_share) == (None, 0.0)
     assert found.video_sha256 == clip.video_sha256
 
 
 def test_recovery_is_the_same_each_time(recovered, tmp_path):
     folder, found, _ = recovered
-    again = complete_clip(unposed(tmp_path)[0], tmp_path, SETTINGS)
+    (again,) = complete_clip(unposed(tmp_path)[0], tmp_path, SETTINGS, LIMITS)
     assert (tmp_path / again.camera).read_bytes() == (folder / found.camera).read_bytes()
 
 
@@ -158,6 +160,6 @@ def test_recovery_is_the_same_each_time(recovered, tmp_path):
     [([], 2, []), ([0, 3, 6, 30, 33], 6, [0, 3, 6]), ([0, 9, 12, 15], 6, [9, 12, 15]), ([0, 3, 20, 23], 6, [0, 3])],
 )
 def test_the_longest_run(times, gap, run):
-    from moworld.data.reconstruction import longest_run
+    from moworld.data.geometry import longest_run
 
     assert longest_run(times, gap) == run

@@ -1,0 +1,72 @@
+"""Work on files from outside, each in a process of its own: a decoder that crashes, hangs or eats memory takes nothing else with it."""
+
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+from moworld.errors import InputError
+
+STALL_SECONDS = 30.0
+START_SECONDS = 60.0  # a busy machine takes its time to start a process; that says nothing of the file
+MEMORY_BYTES = 6 * 2**30
+
+
+def isolated(
+    work: Callable[..., Any], arguments: list[tuple[Any, ...]], workers: int = 2, stall: float = STALL_SECONDS, memory: int = MEMORY_BYTES
+) -> Iterator[Any]:
+    """`work(*arguments, alive)` of each entry in its own process, at most `workers` at a time, in order: its value, or an InputError.
+
+    work:   a function of a module; it calls `alive()` as it goes on, and raises InputError for what is wrong with its input
+    stall:  seconds without a sign of life after which the process is killed; memory: bytes of address space it may take
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__, "av", "cv2"])
+
+    def one(values: tuple[Any, ...]) -> Any:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_child, args=(theirs, memory, work, values), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            return _answer(ours, process, str(values[0]), stall)
+        finally:
+            if process.is_alive():
+                process.kill()
+            process.join()
+            ours.close()
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(one, arguments)
+
+
+def _answer(ours: Connection, process: Any, name: str, stall: float) -> Any:
+    wait = START_SECONDS
+    while ours.poll(wait):
+        wait = stall
+        try:
+            kind, value = ours.recv()
+        except EOFError:
+            process.join()
+            found = f"a decoder that ended with signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "a decoder that ended"
+            return InputError(name, "", found, "a readable file", "replace the file")
+        if kind != "alive":
+            return value
+    return InputError(name, "", f"no progress in {stall:g} s", "a readable file", "replace the file")
+
+
+def _child(theirs: Connection, memory: int, work: Callable[..., Any], values: tuple[Any, ...]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    theirs.send(("alive", None))  # the work begins
+    try:
+        answer = work(*values, lambda: theirs.send(("alive", None)))
+    except InputError as error:
+        answer = error
+    except MemoryError:
+        answer = InputError(values[0], "", f"more than {memory >> 20} MiB of memory", "a video of a sane size", "scale it down")
+    except Exception as error:  # whatever a decoder does with a damaged file is a fact about the file, told in one line
+        answer = InputError(values[0], "", f"{type(error).__name__}: {error}"[:200], "a readable file", "replace the file")
+    theirs.send(("done", answer))

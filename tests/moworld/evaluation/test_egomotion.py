@@ -1,0 +1,83 @@
+"""Egomotion read from pictures of a textured wall whose distance and whose camera are known exactly."""
+
+import numpy as np
+import pytest
+
+from moworld.evaluation.egomotion import FAR, GRID, by_latent_frame, camera_motion, commanded_motion
+
+SIZE = (64, 96)
+INTRINSICS = np.array([0.6, 0.9, 0.5, 0.5])
+
+
+def walk_past_a_wall(turns=(), ahead=(), aside=()):
+    """Frames (T, 64, 96, 3), c2w (T, 4, 4), intrinsics (4,) and depth (T, *GRID) before a wall that stands slantwise.
+
+    turns: degrees to the right from each frame to the next; ahead, aside: steps in model units
+    """
+    steps = max(map(len, (turns, ahead, aside)))
+    turns, ahead, aside = (np.resize(values, steps) if len(values) else np.zeros(steps) for values in (turns, ahead, aside))
+    c2w = [np.eye(4)]
+    for turn, forward, right in zip(np.radians(turns), ahead, aside, strict=True):
+        step = np.eye(4)
+        step[:3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
+        step[:3, 3] = (right, 0, forward)
+        c2w.append(c2w[-1] @ step)
+    c2w = np.stack(c2w)
+    rows, columns = np.meshgrid((np.arange(SIZE[0]) + 0.5) / SIZE[0], (np.arange(SIZE[1]) + 0.5) / SIZE[1], indexing="ij")
+    grid = np.meshgrid((np.arange(GRID[0]) + 0.5) / GRID[0], (np.arange(GRID[1]) + 0.5) / GRID[1], indexing="ij")
+    frames = np.stack([_texture(_hit(pose, rows, columns)[0]) for pose in c2w])
+    return frames, c2w, INTRINSICS, np.stack([_hit(pose, *grid)[1] for pose in c2w])
+
+
+def _hit(pose, rows, columns):
+    """Where the rays of a camera meet the wall 0.4 x + 0.5 y + z = 3: points (..., 3) and their distance along the view axis."""
+    rays = np.stack([(columns - 0.5) / INTRINSICS[0], (rows - 0.5) / INTRINSICS[1], np.ones_like(rows)], axis=-1)
+    normal = np.array([0.4, 0.5, 1.0])
+    distance = (3 - normal @ pose[:3, 3]) / (rays @ pose[:3, :3].T @ normal)
+    return pose[:3, 3] + distance[..., None] * (rays @ pose[:3, :3].T), distance
+
+
+def _texture(points):
+    """A smooth pattern (..., 3) uint8 painted on the wall, of waves in many directions."""
+    generator = np.random.default_rng(0)
+    waves = generator.normal(0, 4, (40, 2))
+    value = np.sin(points[..., :2] @ waves.T + generator.uniform(0, 6, 40)).mean(axis=-1)
+    return np.repeat((127 + 500 * value).clip(0, 255)[..., None], 3, axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("motion", "axis"),
+    [({"turns": [2.0, -1.0]}, 0), ({"ahead": [0.05, -0.03]}, 1), ({"aside": [0.04, -0.02]}, 2)],
+    ids=["turn", "ahead", "aside"],
+)
+def test_each_motion_is_found_in_its_own_amount_and_no_other(motion, axis):
+    frames, c2w, intrinsics, depth = walk_past_a_wall(**{name: values * 4 for name, values in motion.items()})
+    wanted, found = commanded_motion(c2w), camera_motion(frames, intrinsics, depth)
+    assert wanted[:, axis] == pytest.approx(next(iter(motion.values())) * 4)
+    assert np.allclose(found, wanted, atol=(0.25, 0.01, 0.01))
+
+
+def test_a_turn_and_steps_together_are_told_apart():
+    frames, c2w, intrinsics, depth = walk_past_a_wall([1.5, -1.5, 0.5], [0.04, 0.04, -0.04], [0.03, -0.02, 0.01])
+    assert np.allclose(camera_motion(frames, intrinsics, depth), commanded_motion(c2w), atol=(0.3, 0.01, 0.012))
+
+
+def test_a_thing_that_moves_by_itself_does_not_count():
+    frames, _c2w, intrinsics, depth = walk_past_a_wall([2.0, 2.0, 2.0])
+    frames = frames.copy()
+    for index in range(len(frames)):
+        frames[index, 20:40, 30 + 6 * index : 46 + 6 * index] = _texture(
+            np.stack(np.meshgrid(*[np.linspace(0, 1, n) for n in (16, 20)]), -1)
+        )
+    assert np.allclose(camera_motion(frames, intrinsics, depth)[:, 0], 2, atol=0.5)
+
+
+def test_without_depth_turning_is_still_found():
+    frames, _, intrinsics, depth = walk_past_a_wall([2.0, -2.0, 1.0])
+    assert np.allclose(camera_motion(frames, intrinsics)[:, 0], [2, -2, 1], atol=0.4)
+    assert np.array_equal(camera_motion(frames, intrinsics), camera_motion(frames, intrinsics, np.full_like(depth, FAR)))
+
+
+def test_sums_over_four_frames():
+    motion = np.arange(30.0).reshape(10, 3)
+    assert by_latent_frame(motion).tolist() == [motion[:4].sum(0).tolist(), motion[4:8].sum(0).tolist()]

@@ -1,0 +1,83 @@
+"""A headless Chromium, driven over its DevTools socket."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CODES = {"w": "KeyW", "a": "KeyA", "s": "KeyS", "d": "KeyD", "j": "KeyJ", "l": "KeyL", " ": "Space"}
+
+
+class Page:
+    """One page: scripts are evaluated in it, keys are pressed on it, pictures are taken of it."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket, self.number, self.errors = socket, 0, list[str]()
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.number += 1
+        await self.socket.send_json({"id": self.number, "method": method, "params": parameters})
+        async for message in self.socket:
+            answer = json.loads(message.data)
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(answer["params"]["exceptionDetails"]["text"])
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+        raise ConnectionError("the browser went away")
+
+    async def evaluate(self, script: str) -> Any:
+        answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    async def until(self, script: str, seconds: float = 30.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not await self.evaluate(script):
+                await asyncio.sleep(0.05)
+
+    async def open(self, url: str, width: int = 1100, height: int = 760) -> None:
+        await self.call("Runtime.enable")
+        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        await self.call("Emulation.setTouchEmulationEnabled", enabled=width < 600, maxTouchPoints=2 if width < 600 else 1)
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    async def key(self, key: str, down: bool) -> None:
+        await self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", key=key, code=CODES[key])
+
+    async def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
+
+
+@contextlib.asynccontextmanager
+async def browser(profile: Path) -> AsyncIterator[Page]:
+    """A page of a Chromium of its own, whose profile lies in the folder `profile`."""
+    assert CHROMIUM, "these tests need Chromium"
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run", "--remote-debugging-port=0")
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        port, written = profile / "DevToolsActivePort", ""
+        async with asyncio.timeout(60):
+            while "\n" not in written:
+                await asyncio.sleep(0.05)
+                written = port.read_text() if port.exists() else ""
+        address = f"http://127.0.0.1:{written.splitlines()[0]}"
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{address}/json/list") as answer:
+                pages = [target for target in await answer.json() if target["type"] == "page"]
+            async with http.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                yield Page(socket)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()

@@ -1,0 +1,108 @@
+"""What browsers may say: bounded, strict, and never the end of the server."""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from moworld.errors import InputError
+from moworld.inference.player.messages import PICTURE_BYTES, Allowance, Keys, parse, read_picture
+
+
+def test_messages_are_read():
+    keys = parse('{"type":"keys","keys":"wwl","number":3}')
+    assert isinstance(keys, Keys) and keys.held == "wl"
+    assert parse('{"type":"keys","keys":"wsjl","number":3}').held == "" and parse('{"type":"keys","keys":"","number":0}').held == ""
+    assert parse('{"type":"start"}').picture == 0 and parse('{"type":"start","picture":null}').picture is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "[]", "{}", '{"type":"keys"}', '{"type":"quit"}', '{"type":"keys","keys":"q","number":1}', '{"type":"pause","paused":1}',
+        '{"type":"keys","keys":"w","number":-1}', '{"type":"keys","keys":"w","number":1.5}', '{"type":"keys","keys":"w","number":1,"more":2}',
+        '{"type":"start","seed":2147483648}', '{"type":"shown","frame":NaN}', '{"type":"shown","frame":1e99}', "[" * 4000, "x" * 5000,
+        json.dumps({"type": "start", "prompt": "x" * 501}), '{"type":"start","picture":-1}',
+    ],
+)  # fmt: skip
+def test_all_else_is_refused_in_one_line(text: str):
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@given(
+    st.text(max_size=300)
+    | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)).map(
+        json.dumps
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_no_text_does_anything_but_parse_or_be_refused(text: str):
+    try:
+        parse(text)
+    except InputError:
+        return
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_pictures_of_three_kinds_are_read_as_rgb(kind: str):
+    picture = Image.fromarray(np.full((40, 60, 3), (200, 30, 60), dtype=np.uint8))
+    read = read_picture(encoded(picture, kind))
+    assert read.shape == (40, 60, 3) and read.dtype == np.uint8
+    assert np.abs(read.astype(int).mean((0, 1)) - (200, 30, 60)).max() < 6
+
+
+def test_orientation_is_obeyed_and_transparency_dropped():
+    tall = Image.fromarray(np.zeros((40, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_picture(encoded(tall, "JPEG", exif=exif)).shape == (60, 40, 3)
+    assert read_picture(encoded(Image.new("RGBA", (20, 30), (1, 2, 3, 4)), "PNG")).shape == (30, 20, 3)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side x side pixels whose file is small."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GIF89a" + bytes(100), bytes(PICTURE_BYTES + 1), bomb(100_000), bomb(60_000), bomb(2000),
+     encoded(Image.new("RGB", (64, 64)), "PNG")[:60], encoded(Image.new("RGB", (8, 64)), "PNG"), encoded(Image.new("RGB", (64, 64)), "BMP")],
+)  # fmt: skip
+def test_hostile_pictures_are_refused_before_they_cost_memory(data: bytes):
+    with pytest.raises(InputError, match="picture"):
+        read_picture(data)
+
+
+def test_an_allowance_is_a_rate_with_a_burst():
+    now = [0.0]
+    allowance = Allowance(rate=10, burst=3, clock=lambda: now[0])
+    assert [allowance.take() for _ in range(4)] == [True, True, True, False]
+    now[0] = 0.25
+    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    now[0] = 100.0
+    assert sum(allowance.take() for _ in range(10)) == 3  # the burst is all that is saved up

@@ -1,0 +1,296 @@
+"""The player over real sockets on loopback: what a browser gets, and what no visitor can do to another."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import av
+import cv2
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestServer
+
+from moworld.errors import InputError
+from moworld.inference.player import server as servers
+from moworld.inference.player.messages import HEADER
+from moworld.inference.player.server import Player
+from tests.moworld.inference.player.test_messages import bomb
+from tests.moworld.inference.worlds import picture, tiny_engine
+
+FPS = 40.0
+Visit = Callable[[Player, TestServer, aiohttp.ClientSession], Coroutine[Any, Any, None]]
+
+
+def visit(folder: Path, scenario: Visit, **settings: Any) -> None:
+    """Run a scenario against a served player."""
+
+    async def run() -> None:
+        engine = tiny_engine(folder, max_sessions=settings.pop("max_sessions", 2))
+        player = Player(engine, [picture(16, 32), picture(16, 32, seed=1)], FPS, recordings=folder, **settings)
+        async with TestServer(player.application()) as served, aiohttp.ClientSession() as http:
+            await scenario(player, served, http)
+        engine.close()
+
+    asyncio.run(run())
+
+
+class Guest:
+    """A browser's side of the socket: counts frames, says which it has drawn."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, draws: bool = True) -> None:
+        self.socket, self.draws = socket, draws
+        self.frames: list[tuple[int, int, bytes]] = []
+        self.heard: list[dict[str, Any]] = []
+        self.at: list[float] = []
+        self.task = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        async for message in self.socket:
+            if message.type == aiohttp.WSMsgType.TEXT:
+                self.heard.append(json.loads(message.data))
+                continue
+            number, keys, _ = HEADER.unpack(message.data[: HEADER.size])
+            self.frames.append((number, keys, message.data[HEADER.size :]))
+            self.at.append(asyncio.get_running_loop().time())
+            if self.draws:
+                await self.say(type="shown", frame=number)
+
+    async def say(self, **message: Any) -> None:
+        await self.socket.send_str(json.dumps(message))
+
+    async def until(self, ready: Callable[[], bool], seconds: float = 20.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not ready():
+                await asyncio.sleep(0.01)
+
+    def rate(self) -> float:
+        return (len(self.at) - 1) / (self.at[-1] - self.at[0])
+
+
+@contextlib.asynccontextmanager
+async def guest(served: TestServer, http: aiohttp.ClientSession, draws: bool = True, **options: Any) -> AsyncIterator[Guest]:
+    async with http.ws_connect(served.make_url("/world"), max_msg_size=0, **options) as socket:
+        arrived = Guest(socket, draws)
+        yield arrived
+        arrived.task.cancel()
+
+
+def test_frames_come_in_order_at_the_pace_and_obey_the_keys(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.until(lambda: bool(one.heard))
+            assert one.heard[0] == {"type": "hello", "width": 32, "height": 16, "fps": FPS, "prompt": "", "pictures": 2, "chunk": 12}
+            await one.say(type="start", seed=5)
+            await one.until(lambda: len(one.frames) > 30)
+            await one.say(type="keys", keys="wl", number=7)
+            await one.until(lambda: bool(one.frames) and one.frames[-1][1] == 7)
+            await one.until(lambda: len(one.frames) > 100)
+            numbers = [number for number, _, _ in one.frames]
+            assert numbers == list(range(1, len(numbers) + 1))
+            assert [keys for _, keys, _ in one.frames] == sorted(keys for _, keys, _ in one.frames)  # 0 until they are obeyed, then 7
+            first_obeying = next(number for number, keys, _ in one.frames if keys == 7)
+            assert first_obeying % 12 == 2, "keys take effect at the boundary of a chunk, the first frame counted"
+            assert cv2.imdecode(np.frombuffer(one.frames[40][2], np.uint8), cv2.IMREAD_COLOR).shape == (16, 32, 3)
+            assert 0.5 * FPS < one.rate() < 1.15 * FPS
+            await one.until(lambda: any(heard["type"] == "numbers" for heard in one.heard))
+
+    visit(tmp_path, scenario)
+
+
+def test_pause_stops_the_world_and_a_start_opens_it_anew(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start")
+            await one.until(lambda: len(one.frames) > 20)
+            await one.say(type="pause", paused=True)
+            await asyncio.sleep(1.0)  # what is made already is still played
+            before = len(one.frames)
+            await asyncio.sleep(0.5)
+            assert len(one.frames) == before
+            await one.say(type="pause", paused=False)
+            await one.until(lambda: len(one.frames) > before + 12)
+            worlds = []
+            for seed, chosen in ((5, 0), (5, 0), (5, 1)):
+                one.frames.clear()
+                await asyncio.sleep(1.0)
+                await one.say(type="start", seed=seed, picture=chosen)
+                await one.until(lambda: [number for number, _, _ in one.frames].count(1) == 1 and one.frames[-1][0] == 13)
+                numbers = [number for number, _, _ in one.frames]
+                worlds.append([jpeg for _, _, jpeg in one.frames[numbers.index(1) :]])
+            assert worlds[0] == worlds[1] and worlds[0][0] != worlds[2][0]
+
+    visit(tmp_path, scenario)
+
+
+def test_an_uploaded_picture_opens_a_world_and_a_hostile_one_does_not(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start", picture=None)
+            await one.until(lambda: any("uploaded" in str(heard.get("message")) for heard in one.heard))
+            await one.socket.send_bytes(bomb(5_500))
+            await one.until(lambda: any("5500x5500" in str(heard.get("message")) for heard in one.heard))
+            red = np.zeros((64, 64, 3), np.uint8)
+            red[:, :, 2] = 255
+            await one.socket.send_bytes(cv2.imencode(".png", red)[1].tobytes())
+            await one.until(lambda: any(heard["type"] == "uploaded" for heard in one.heard))
+            await one.say(type="start", picture=None)
+            await one.until(lambda: len(one.frames) > 12)
+            await one.say(type="start", picture=2)
+            await one.until(lambda: any("below 2" in str(heard.get("message")) for heard in one.heard))
+
+    visit(tmp_path, scenario)
+
+
+def test_a_recording_is_a_video_of_what_was_played(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start")
+            await one.until(lambda: len(one.frames) > 5)
+            await one.say(type="record", on=True)
+            await asyncio.sleep(0.7)
+            await one.say(type="record", on=False)
+            await one.until(lambda: any(heard["type"] == "recording" for heard in one.heard))
+            told = next(heard for heard in one.heard if heard["type"] == "recording")
+            async with http.get(served.make_url("/" + told["url"])) as answer:
+                (tmp_path / "got.mp4").write_bytes(await answer.read())
+            with av.open(str(tmp_path / "got.mp4")) as video:
+                assert sum(1 for _ in video.decode(video=0)) == told["frames"] > 10
+            for name in ("../../etc/passwd", "0" * 32):
+                async with http.get(served.make_url(f"/recordings/{name}.mp4")) as answer:
+                    assert answer.status == 404
+
+    visit(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example:80"}, 403),
+        ({"Host": "evil.example"}, 403),
+    ],
+)
+def test_foreign_origins_and_rebound_hosts_are_refused(tmp_path: Path, headers: dict[str, str], status: int):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with http.get(served.make_url("/"), headers=headers) as answer:
+            assert answer.status == status
+            if status == 200:
+                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        if status != 200:
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await http.ws_connect(served.make_url("/world"), headers=headers)
+            assert player.engine.sessions == 0
+
+    visit(tmp_path, scenario)
+
+
+def test_a_token_opens_what_its_absence_does_not(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        for query, status in (("", 401), ("?token=wrong", 401), ("?token=sesam%C3%A4", 401), ("?token=sesame", 200)):
+            for path in ("/", "/pictures/0", "/metrics"):
+                async with http.get(str(served.make_url(path)) + query) as answer:
+                    assert answer.status == status, (path, query)
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await http.ws_connect(served.make_url("/world"))
+        async with http.get(served.make_url("/health")) as answer:
+            assert answer.status == 200 and (await answer.json())["max_sessions"] == 2
+        async with http.ws_connect(str(served.make_url("/world")) + "?token=sesame"):
+            assert player.engine.sessions == 1
+
+    visit(tmp_path, scenario, token="sesame")
+
+
+def test_one_visitor_too_many_hears_so_and_a_place_given_back_is_free(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http), guest(served, http), http.ws_connect(served.make_url("/world")) as third:
+            assert "fewer than 2" in (await third.receive_json())["message"]
+            assert (await third.receive()).type == aiohttp.WSMsgType.CLOSE and third.close_code == 1013
+        async with guest(served, http) as one:
+            await one.until(lambda: bool(one.heard) and one.heard[0]["type"] == "hello")
+
+    visit(tmp_path, scenario)
+
+
+def test_a_browser_that_draws_nothing_gets_no_queue(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http, draws=False) as lazy:
+            await lazy.say(type="start")
+            await lazy.until(lambda: any(heard.get("dropped", 0) > 20 for heard in lazy.heard), 30)
+            assert len(lazy.frames) <= 60
+            await lazy.say(type="shown", frame=2**32 - 1)  # a frame that was never sent is no excuse
+            await lazy.until(lambda: len(lazy.frames) > 61)
+
+    visit(tmp_path, scenario)
+
+
+def hostile_message(rng: random.Random) -> str | bytes:
+    keys = json.dumps({"type": "keys", "keys": "w", "number": rng.randrange(2**31)})
+    choices: list[Callable[[], str | bytes]] = [
+        lambda: "", lambda: "{" * rng.randrange(4000), lambda: "x" * rng.randrange(5000, 20000), lambda: keys[: rng.randrange(len(keys))],
+        lambda: json.dumps({"type": "shown", "frame": rng.randrange(2**40)}), lambda: json.dumps({"type": "record", "on": rng.random() < 0.5}),
+        lambda: json.dumps({"type": "start", "seed": rng.randrange(-5, 2**33), "picture": rng.randrange(-2, 4)}),
+        lambda: json.dumps({"type": "pause", "paused": rng.choice([True, False, None, 1])}),
+        lambda: rng.randbytes(rng.randrange(3000)), lambda: bomb(rng.randrange(20_000, 99_999)), lambda: keys,
+    ]  # fmt: skip
+    return rng.choice(choices)()
+
+
+@pytest.mark.parametrize("messages", [800, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_hostile_visitors_harm_no_other(tmp_path: Path, messages: int):
+    """Malformed, oversized, flooding and cut connections beside one that plays: it goes on, and nothing is left behind."""
+
+    async def attack(served: TestServer, http: aiohttp.ClientSession, rng: random.Random, count: int) -> int:
+        sent = 0
+        while sent < count:
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+                async with http.ws_connect(served.make_url("/world"), max_msg_size=0) as socket:
+                    for _ in range(rng.randrange(1, 60)):
+                        message = hostile_message(rng)
+                        await (socket.send_bytes if isinstance(message, bytes) else socket.send_str)(message)
+                        sent += 1
+                    if rng.random() < 0.3:
+                        socket._response.connection.transport.abort()  # no farewell
+        return sent
+
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as good:
+            await good.say(type="start")
+            await good.until(lambda: len(good.frames) > 60)
+            sent = await attack(served, http, random.Random(0), messages)
+            assert sent >= messages
+            before = len(good.frames)
+            await good.until(lambda: len(good.frames) > before + 60)
+            numbers = [number for number, _, _ in good.frames]
+            assert numbers == sorted(numbers) and good.socket.close_code is None
+            assert not any(heard["type"] == "error" for heard in good.heard)
+            await good.until(lambda: player.engine.sessions == 1)  # every place was given back
+        await asyncio.sleep(0.2)
+        assert player.engine.sessions == 0 and not player.streams
+
+    visit(tmp_path, scenario, max_sessions=3)
+
+
+def test_floods_are_shown_the_door(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as noisy:
+            for number in range(1000):
+                await noisy.say(type="keys", keys="w", number=number)
+            await noisy.until(lambda: noisy.socket.closed)
+            assert noisy.socket.close_code == 1008 and noisy.heard[-1]["message"] == "too many messages"
+
+    visit(tmp_path, scenario)
+
+
+def test_an_address_that_is_taken_is_named():
+    taken = servers.listen("127.0.0.1", 0)
+    with pytest.raises(InputError, match="another --port"):
+        servers.listen("127.0.0.1", taken.getsockname()[1])
+    taken.close()
+    assert servers.address("::1", 80, "") == "http://[::1]:80/" and servers.address("0.0.0.0", 80, "t").endswith("/?token=t")

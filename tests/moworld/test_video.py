@@ -1,0 +1,55 @@
+"""Videos survive a round trip; what is no video is refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moworld.errors import InputError
+from moworld.video import read_frames, video_info, write_video
+from tests.moworld.data.test_clips import moving_pattern
+
+
+def test_a_decoded_video_equals_what_was_written(tmp_path: Path):
+    frames = moving_pattern()
+    assert write_video(tmp_path / "v.mp4", frames, fps=17.5, crf=10) == 13
+    decoded = read_frames(tmp_path / "v.mp4")
+    assert decoded.shape == frames.shape and decoded.dtype == np.uint8
+    error = decoded.astype(float) - frames
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 35
+    assert np.array_equal(read_frames(tmp_path / "v.mp4", 3, 7), decoded[3:7])
+
+
+def test_the_header_says_size_rate_and_number_of_frames(tmp_path: Path):
+    write_video(tmp_path / "v.mp4", moving_pattern(), fps=17.5)
+    info = video_info(tmp_path / "v.mp4")
+    assert (info.num_frames, info.fps, info.height, info.width, info.codec) == (13, 17.5, 48, 64, "h264")
+
+
+def test_equal_frames_give_equal_bytes(tmp_path: Path):
+    for name in ("one", "two"):
+        write_video(tmp_path / name / "v.mp4", moving_pattern(), fps=24)
+    assert (tmp_path / "one/v.mp4").read_bytes() == (tmp_path / "two/v.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("frames", [[], np.zeros((2, 47, 64, 3), np.uint8), [np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]])
+def test_frames_that_make_no_video_leave_no_file(tmp_path: Path, frames):
+    with pytest.raises(InputError):
+        write_video(tmp_path / "v.mp4", frames, fps=24)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_and_cut_off_videos_are_refused_by_name(tmp_path: Path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
+    write_video(tmp_path / "whole.mp4", moving_pattern(), fps=24)
+    (tmp_path / "half.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:1500])
+    for name in ("empty.mp4", "noise.mp4", "half.mp4", "missing.mp4"):
+        with pytest.raises(InputError, match=name):
+            read_frames(tmp_path / name)
+
+
+def test_a_video_shorter_than_the_asked_window_is_refused(tmp_path: Path):
+    write_video(tmp_path / "v.mp4", moving_pattern(), fps=24)
+    with pytest.raises(InputError, match="13 frames"):
+        read_frames(tmp_path / "v.mp4", 5, 20)
