@@ -18,6 +18,7 @@ from moworld.settings import Settings
 
 EXPERIMENT = "moworld"
 ALIASES = ("candidate", "champion")
+HEAD = "ledger_head"  # tag of a registered model: hash of its last line in the ledger
 
 
 class RegistrySettings(Settings):
@@ -69,9 +70,9 @@ class ModelRegistry:
         self.ledger = home() / "ledger.jsonl"
 
     def register(
-        self, name: str, model: Path, files: list[Path], metrics: dict[str, float], params: dict[str, str], tags: dict[str, str]
+        self, name: str, model: Path, evidence: list[Path], metrics: dict[str, float], params: dict[str, str], tags: dict[str, str]
     ) -> Version:
-        """Log a model folder with its files, metrics and lineage tags (tags "run" and "model_sha256" are needed) as the next version, alias
+        """Log a model folder with its evidence (files and folders, among them the folder `evidence` with metrics.json), metrics and lineage tags (tags "run" and "model_sha256" are needed) as the next version, alias
         `candidate`. The same model of the same run is registered once: a repeated step gets the version it made."""
         for version in self.versions(name):
             if version.tags.get("run") == tags["run"] and version.tags.get("model_sha256") == tags["model_sha256"]:
@@ -79,8 +80,11 @@ class ModelRegistry:
         run = self.client.create_run(self._experiment(), run_name=tags["run"], tags=tags)
         self._log(run.info.run_id, metrics, params, tags)
         self.client.log_artifacts(run.info.run_id, str(model), "model")
-        for path in files:
-            self.client.log_artifact(run.info.run_id, str(path))
+        for path in evidence:
+            if path.is_dir():
+                self.client.log_artifacts(run.info.run_id, str(path), path.name)
+            else:
+                self.client.log_artifact(run.info.run_id, str(path))
         if not self._known(name):
             self.client.create_registered_model(name)
         source = f"{run.info.artifact_uri}/model"
@@ -162,51 +166,72 @@ class ModelRegistry:
         """What benchmark measured for a version, as register stored it."""
         from moworld.files import read_json
 
-        folder = self.folder_of(version).parent
-        return dict(read_json(folder / "metrics.json"))
+        return dict(read_json(self.folder_of(version).parent / "evidence" / "metrics.json"))
 
     def champion(self, name: str) -> Version | None:
         """The promoted version, or None."""
         return next((version for version in self.versions(name) if "champion" in version.aliases), None)
 
-    def promote(self, name: str, version: str, by: str, verdict: list[dict[str, Any]]) -> Version:
-        """Move alias `champion` and write the promotion to the ledger; promoting the champion again changes nothing."""
-        chosen, before = self.version(name, version), self.champion(name)
-        if before is not None and before.version == chosen.version:
-            return chosen
-        self._move(chosen, before, "promote", by, verdict)
-        return self.version(name, chosen.version)
+    def promote(self, name: str, version: str, by: str, verdict: list[dict[str, Any]], override: str = "") -> Version:
+        """Move alias `champion` and write the promotion to the ledger; promoting the champion again changes nothing.
+
+        override: the reason why gates that failed in `verdict` do not count
+        """
+        with ledger.locked(self.ledger):
+            before = self._settled(name)
+            if before == self.version(name, version).version:
+                return self.version(name, version)
+            self._move(self.version(name, version), before, "promote", by, {"verdict": verdict, "override": override})
+            return self.version(name, version)
 
     def rollback(self, name: str, by: str, reason: str) -> Version:
         """Give alias `champion` back to the version that held it before. Raises InputError where the ledger knows none."""
-        now = self.champion(name)
-        standing = self._standing(name)
-        if now is None or len(standing) < 2:
-            raise InputError(
-                f"model {name}", "champion", "no earlier champion", "a version that was promoted before", "see 'moworld release list'"
-            )
-        chosen = self.version(name, standing[-2])
-        self._move(chosen, now, "rollback", by, [], reason)
-        return self.version(name, chosen.version)
+        with ledger.locked(self.ledger):
+            now, standing = self._settled(name), self._standing(name)
+            if len(standing) < 2:
+                wanted, mend = "a version that was promoted before", "see 'moworld release list'"
+                raise InputError(f"model {name}", "champion", "no earlier champion", wanted, mend)
+            self._move(self.version(name, standing[-2]), now, "rollback", by, {"reason": reason})
+            return self.version(name, standing[-2])
+
+    def entries(self, name: str) -> list[dict[str, Any]]:
+        """The ledger's lines of a model. Raises InputError where the chain is broken, or lines at its end are missing."""
+        entries = [entry for entry in ledger.verify(self.ledger) if entry["model"] == name]
+        head = self.client.get_registered_model(name).tags.get(HEAD) if self._known(name) else None
+        if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
+            found, wanted = f"{len(entries)} lines without the one that was written last", f"a line with hash {head}"
+            raise InputError(self.ledger, f"model {name}", found, wanted, "restore the ledger from a copy")
+        return entries
 
     def _standing(self, name: str) -> list[str]:
         """Versions in the order of their promotion, those rolled back taken away."""
         stack: list[str] = []
-        for entry in ledger.verify(self.ledger):
-            if entry["model"] == name:
-                stack = stack[:-1] if entry["action"] == "rollback" else [*stack, entry["version"]]
+        for entry in self.entries(name):
+            stack = stack[:-1] if entry["action"] == "rollback" else [*stack, entry["version"]]
         return stack
 
-    def _move(self, chosen: Version, before: Version | None, action: str, by: str, verdict: list[dict[str, Any]], reason: str = "") -> None:
-        previous = before.version if before else None
-        entry = {"action": action, "model": chosen.name, "version": chosen.version, "previous": previous, "by": by, "reason": reason,
-                 "verdict": verdict, "model_sha256": chosen.tags.get("model_sha256", "")}  # fmt: skip
-        # A step killed after its ledger line but before the alias comes back here: one line is enough.
-        if action == "rollback" or self._standing(chosen.name)[-1:] != [chosen.version]:
-            ledger.append(self.ledger, entry)
-        self.client.set_registered_model_alias(chosen.name, "champion", chosen.version)
-        if "candidate" in chosen.aliases:
-            self.client.delete_registered_model_alias(chosen.name, "candidate")
+    def _settled(self, name: str) -> str | None:
+        """The champion by the ledger's last line, to which the alias is brought first: the one who wrote it may have died before."""
+        entries = self.entries(name)
+        if not entries:
+            return None
+        self._point(name, entries[-1])
+        return str(entries[-1]["version"])
+
+    def _move(self, chosen: Version, previous: str | None, action: str, by: str, facts: dict[str, Any]) -> None:
+        entry = {"action": action, "model": chosen.name, "version": chosen.version, "previous": previous, "by": by,
+                 "model_sha256": chosen.tags.get("model_sha256", ""), **facts}  # fmt: skip
+        self._point(chosen.name, ledger.append(self.ledger, entry))
+
+    def _point(self, name: str, entry: dict[str, Any]) -> None:
+        """Make MLflow say what a line of the ledger says."""
+        known = self.client.get_registered_model(name)
+        if str(known.aliases.get("champion")) != entry["version"]:
+            self.client.set_registered_model_alias(name, "champion", entry["version"])
+        if str(known.aliases.get("candidate")) == entry["version"]:
+            self.client.delete_registered_model_alias(name, "candidate")
+        if known.tags.get(HEAD) != entry["hash"]:
+            self.client.set_registered_model_tag(name, HEAD, entry["hash"])
 
     @staticmethod
     def _version(found: Any, aliases: dict[str, Any]) -> Version:

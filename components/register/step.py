@@ -1,10 +1,12 @@
 """Sign a model and make it a version of the registry, with its metrics and the lineage back to the clips."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from components.platform import signing
 from components.platform.registry import ModelRegistry, RegistrySettings, model_hash
+from components.platform.verification import flat, verify_version
 from moworld.errors import InputError
 from moworld.files import atomic_folder, read_json, write_json
 
@@ -14,7 +16,7 @@ def register(model: str, metrics: str, features: str, out: str, settings: dict[s
 
     metrics:  folder with metrics.json, as benchmark writes it
     features: feature shards, whose revision.json names the data revision and the contract version
-    out:      folder for registration.json and model.sig
+    out:      folder for registration.json, evidence (what benchmark wrote and evidence.json, the lineage) and the signatures of both
     run:      name of the run; the same model of the same run is registered once
     """
     chosen = RegistrySettings(**settings)
@@ -23,12 +25,14 @@ def register(model: str, metrics: str, features: str, out: str, settings: dict[s
     values = read_json(Path(metrics, "metrics.json"))
     tags = {"run": run, "model_sha256": model_hash(Path(model)), **lineage(Path(features))}
     with atomic_folder(out) as target:
-        signature = target / "model.sig"
-        signing.sign(Path(model), signature)
+        evidence, signatures = target / "evidence", [target / "model.sig", target / "evidence.sig"]
+        shutil.copytree(metrics, evidence)
+        write_json(evidence / "evidence.json", tags)
+        for folder, signature in zip((Path(model), evidence), signatures, strict=True):
+            signing.sign(folder, signature)
         registry = ModelRegistry(chosen.tracking)
-        files = [signature, Path(metrics, "metrics.json")]
-        version = registry.register(chosen.name, Path(model), files, flat(values), {"registry": chosen.name}, tags)
-        signing.verify(registry.folder_of(version), signature)
+        version = registry.register(chosen.name, Path(model), [*signatures, evidence], flat(values), {"registry": chosen.name}, tags)
+        verify_version(registry, version)
         registration = {"name": version.name, "version": version.version, "tracking": chosen.tracking, **tags}
         write_json(target / "registration.json", registration)
     return registration
@@ -44,15 +48,3 @@ def lineage(features: Path) -> dict[str, str]:
         "contract_version": str(found.get("contract_version", "")),
         "git_commit": os.environ.get("MOWORLD_GIT_COMMIT", ""),
     }
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, float]:
-    """The numbers of nested metrics under dotted names; MLflow takes no others."""
-    numbers: dict[str, float] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            numbers.update(flat(value, f"{name}."))
-        elif isinstance(value, int | float) and value == value and abs(value) != float("inf"):
-            numbers[name] = float(value)
-    return numbers

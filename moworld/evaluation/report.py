@@ -8,7 +8,7 @@ from typing import Any
 from moworld.evaluation.metrics import METRICS
 from moworld.files import Pathlike, atomic_write
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE, COMPARISON = (Path(__file__).with_name(name) for name in ("report.html", "comparison.html"))
 BOX = (178, 46, 26)  # width, height and gap of a step in the DAG, pixels
 
 
@@ -36,6 +36,27 @@ def write_report(path: Pathlike, record: dict[str, Any]) -> None:
         metric_rows=metric_rows(metrics),
         quantization=record.get("quantization") or {},
     )
+    with atomic_write(path, "w") as stream:
+        stream.write(page)
+
+
+def write_comparison(path: Pathlike, titles: list[str], metrics: list[dict[str, Any]], folders: list[Path]) -> None:
+    """One self-contained page of versions side by side: the table's metrics, and the held-out episodes as each continued them.
+
+    metrics: what benchmark measured for each version; folders: where the videos that those name lie
+    """
+    import jinja2
+
+    videos: dict[str, list[str | None]] = {}
+    for index, (values, folder) in enumerate(zip(metrics, folders, strict=True)):
+        for row in values.get("samples") or []:
+            kept = videos.setdefault(row["title"], [None] * (1 + len(titles)))
+            kept[0] = kept[0] or _data_uri(folder / row["real"], "video/mp4")
+            kept[1 + index] = _data_uri(folder / row["generated"], "video/mp4")
+    rows = [(name, [_with_unit(name, v[name]) if isinstance(v.get(name), int | float) else "" for v in metrics], METRICS[name].meaning)
+            for name in METRICS if any(isinstance(v.get(name), int | float) for v in metrics)]  # fmt: skip
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(COMPARISON.read_text(encoding="utf-8")).render(titles=titles, rows=rows, videos=videos)
     with atomic_write(path, "w") as stream:
         stream.write(page)
 

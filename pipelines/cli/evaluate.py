@@ -26,7 +26,7 @@ def evaluate(
     if json:
         print_json(found)
         return
-    from components.register.step import flat
+    from components.platform.verification import flat
 
     print_table(f"{protocol} of {subject}", ("measure", "value"), [(key, f"{value:.5g}") for key, value in flat(found).items()])
 

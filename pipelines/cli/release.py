@@ -1,6 +1,7 @@
 """Door `moworld release`: list, compare, gates, promote, rollback, verify."""
 
 import getpass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,19 +39,28 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def compare(
-    candidate: Reference, champion: Annotated[str, typer.Argument(help="Default: the same model's champion.")] = "", json: Json = False
+    candidate: Reference,
+    champion: Annotated[str, typer.Argument(help="Default: the same model's champion.")] = "",
+    page: Annotated[Path | None, typer.Option("--out", help="Write a page with their held-out videos side by side.")] = None,
+    json: Json = False,
 ) -> None:
-    """Compare two versions, metric by metric.
+    """Compare two versions, metric by metric and video beside video.
 
-    Example: moworld release compare moworld-pocket@2 moworld-pocket@champion
+    Example: moworld release compare moworld-pocket@2 moworld-pocket@champion --out compare.html
     """
-    from components.register.step import flat
+    from components.platform.verification import flat
+    from moworld.evaluation.report import write_comparison
 
     registry = _registry()
     first = registry.find(candidate)
     second = registry.find(champion or f"{first.name}@champion")
-    ours, theirs = flat(registry.metrics(first)), flat(registry.metrics(second))
+    both = [registry.metrics(version) for version in (first, second)]
+    ours, theirs = map(flat, both)
     rows = [{"metric": key, "candidate": ours.get(key), "champion": theirs.get(key)} for key in sorted(ours.keys() | theirs.keys())]
+    if page is not None:
+        folders = [registry.folder_of(version).parent / "evidence" for version in (first, second)]
+        titles = [f"{version.name} version {version.version}" for version in (first, second)]
+        write_comparison(page, titles, both, folders)
     if json:
         print_json({"candidate": first.version, "champion": second.version, "metrics": rows})
         return
@@ -75,19 +85,31 @@ def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False)
 
 
 @app.command()
-def promote(candidate: Reference, profile: Profile = "pocket", json: Json = False) -> None:
-    """Promote a version to champion if it passes the gates and its signature holds.
+def promote(
+    candidate: Reference,
+    profile: Profile = "pocket",
+    override: Annotated[str, typer.Option(help="Promote although gates fail, for this reason; kept in the ledger.")] = "",
+    patch: Annotated[Path | None, typer.Option(help="Write a kustomize patch that makes the player serve this version.")] = None,
+    json: Json = False,
+) -> None:
+    """Promote a version to champion if its signatures hold and it passes the gates.
 
     Example: moworld release promote moworld-pocket@2 --profile pocket
     """
+    from components.platform.serving import write_patch
+    from components.platform.verification import verify_version
+
     version, rows = _verdict(candidate, profile)
+    verify_version(_registry(), version)  # no reason overrides a signature
     failed = [row for row in rows if not row["passed"]]
-    if failed:
+    if failed and not override.strip():
         words = "; ".join(f"gate {row['gate']}: found {row['value']}, wanted {row['threshold']}" for row in failed)
         raise Refused(f"{version.name} version {version.version} was not promoted: {words}")
-    _verify(version)
-    done = _registry().promote(version.name, version.version, by=getpass.getuser(), verdict=rows)
-    print_json(done.as_dict()) if json else out.print(f"{done.name} version {done.version} is champion")
+    done = _registry().promote(version.name, version.version, getpass.getuser(), rows, override.strip() if failed else "")
+    if patch is not None:
+        write_patch(patch, done)
+    against = f", against {len(failed)} failed gates" if failed else ""
+    print_json(done.as_dict()) if json else out.print(f"{done.name} version {done.version} is champion{against}")
 
 
 @app.command()
@@ -102,27 +124,19 @@ def rollback(model: Model, reason: Annotated[str, typer.Option(help="Why; kept i
 
 @app.command()
 def verify(reference: Reference, json: Json = False) -> None:
-    """Verify a version's signature and the ledger's chain.
+    """Verify a version: signatures of model and evidence, what MLflow says of it, the ledger's chain, and the champion's alias.
 
     Example: moworld release verify moworld-pocket@champion
     """
-    from components.platform import ledger
+    from components.platform.verification import verify_release
 
     registry = _registry()
     version = registry.find(reference)
-    _verify(version)
-    entries = len(ledger.verify(registry.ledger))
+    entries = verify_release(registry, version)
     if json:
         print_json({"model": version.name, "version": version.version, "signature": "valid", "ledger_entries": entries})
     else:
-        out.print(f"{version.name} version {version.version}: signature valid; ledger: {entries} entries, unbroken")
-
-
-def _verify(version: Any) -> None:
-    from components.platform import signing
-
-    folder = _registry().folder_of(version)
-    signing.verify(folder, folder.parent / "model.sig")
+        out.print(f"{version.name} version {version.version}: signatures valid, metrics as measured; ledger: {entries} entries, unbroken")
 
 
 def _verdict(reference: str, profile: str) -> tuple[Any, list[dict[str, Any]]]:

@@ -97,7 +97,7 @@ def _print_outcome(record: dict[str, Any]) -> None:
 
 def scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """The numbers of the metrics under dotted names, short lists of them left out."""
-    from components.register.step import flat
+    from components.platform.verification import flat
 
     return [(name, f"{value:.4g}") for name, value in sorted(flat(metrics).items())]
 

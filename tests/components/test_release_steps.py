@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from components.platform import ledger, signing
+from components.platform import ledger
 from components.platform.registry import ModelRegistry, model_hash
 from components.platform.steps import Refused
 from components.promote.step import promote
-from components.register.step import flat, register
+from components.platform.verification import flat, verify_release
+from components.register.step import register
 from moworld.errors import InputError
 
 GATES = [{"metric": "frames_per_second", "at_least": 16, "champion_margin": 2}]
@@ -53,7 +54,7 @@ def test_a_candidate_is_promoted_or_refused_by_gates_and_champion(home, tmp_path
     assert promote(*candidate(tmp_path, "fourth", 19.0), out=str(tmp_path / "verdict-4"), gates=GATES, run="fourth")["version"] == "4"
     assert [entry["version"] for entry in ledger.verify(registry.ledger) if entry["model"] == "moworld-steps"] == ["1", "4"]
     version = registry.find("moworld-steps@champion")
-    signing.verify(registry.folder_of(version), registry.folder_of(version).parent / "model.sig")
+    assert verify_release(registry, version) == 2
 
 
 def test_a_folder_that_is_no_model_is_refused(home, tmp_path):

@@ -42,3 +42,14 @@ def test_writers_at_the_same_time_keep_one_chain(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda version: append(path, {"version": version}), range(20)))
     assert sorted(entry["version"] for entry in verify(path)) == list(range(20))
+
+
+def test_a_line_that_a_writer_left_unfinished_was_never_written(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    first = append(path, {"version": "1"})
+    for part in ('{"version"', json.dumps({"version": "2"})):
+        with path.open("a") as stream:
+            stream.write(part)
+        assert verify(path)[:1] == [first]
+        append(path, {"version": "3"})
+    assert [entry["version"] for entry in verify(path)] == ["1", "3", "3"]

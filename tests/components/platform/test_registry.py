@@ -25,10 +25,11 @@ def model(tmp_path: Path, text: str) -> Path:
 
 
 def register(registry: ModelRegistry, tmp_path: Path, name: str, text: str):
-    metrics = tmp_path / "metrics.json"
-    metrics.write_text(json.dumps({"speed": {"fps": 20.0}, "text": text}))
+    evidence = tmp_path / "evidence"
+    evidence.mkdir(exist_ok=True)
+    (evidence / "metrics.json").write_text(json.dumps({"speed": {"fps": 20.0}, "text": text}))
     tags = {"run": f"run-{text}", "model_sha256": text, "data_revision": "abc", "contract_version": "1.0.0"}
-    return registry.register(name, model(tmp_path, text), [metrics], {"speed.fps": 20.0}, {"profile": "test"}, tags)
+    return registry.register(name, model(tmp_path, text), [evidence], {"speed.fps": 20.0}, {"profile": "test"}, tags)
 
 
 def test_versions_are_promoted_and_rolled_back_and_the_ledger_remembers(registry, tmp_path):
@@ -57,6 +58,23 @@ def test_registering_and_promoting_again_changes_nothing(registry, tmp_path):
     entries = len(ledger.verify(registry.ledger))
     registry.promote("moworld-b", "1", "test", [])
     assert len(ledger.verify(registry.ledger)) == entries
+
+
+def test_a_promotion_that_died_after_its_line_is_finished_by_the_next(registry, tmp_path, monkeypatch):
+    for text in ("six", "seven"):
+        register(registry, tmp_path, "moworld-d", text)
+    registry.promote("moworld-d", "1", "test", [])
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry.client, "set_registered_model_alias", die)
+        registry.promote("moworld-d", "2", "test", [])
+    assert registry.champion("moworld-d").version == "1"
+    assert registry.promote("moworld-d", "2", "test", []).aliases == ("champion",)
+    assert [entry["version"] for entry in registry.entries("moworld-d")] == ["1", "2"]
+    assert registry.rollback("moworld-d", "test", "dark").version == "1"
 
 
 def test_the_lineage_stands_with_the_version_and_as_a_data_set_of_its_run(registry, tmp_path):

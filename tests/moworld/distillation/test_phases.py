@@ -60,7 +60,9 @@ def test_ranks_distil_what_one_does(alone, world, ulysses, ring):
         for name, values in curves.items():
             torch.testing.assert_close(found[f"curve {name}"], torch.tensor(values, dtype=torch.float64), rtol=1e-3, atol=1e-4)
         for name, weight in weights.items():
-            assert (found[name] - weight).abs().max() <= 2e-3 * weight.abs().max().clamp_min(0.1), name
+            # The first moment is 0, so a step is the gradient's sign: where that is rounding alone, it may differ by whole steps, but not often.
+            apart = (found[name] - weight).abs()
+            assert apart.mean() <= 5e-6 and apart.max() <= SETTINGS.steps * RATE.lr, name
 
 
 @pytest.mark.parametrize("cuts", [(1,), (2, 3)])
