@@ -19,10 +19,10 @@ def write_report(path: Pathlike, record: dict[str, Any]) -> None:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(number=number, size=size)
     samples = [
-        {**row, **{kind: _data_uri(row.get(kind), "video/mp4") for kind in ("real", "generated")}} for row in record.get("samples") or []
+        {**row, **{kind: data_uri(row.get(kind), "video/mp4") for kind in ("real", "generated")}} for row in record.get("samples") or []
     ]
     data = record.get("data") or {}
-    rejected = [{**row, "thumbnail": _data_uri(row.get("thumbnail"), "image/png")} for row in data.get("quarantined") or []]
+    rejected = [{**row, "thumbnail": data_uri(row.get("thumbnail"), "image/png")} for row in data.get("quarantined") or []]
     metrics = {key: value for key, value in (record.get("metrics") or {}).items() if isinstance(value, int | float)}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         record=record,
@@ -51,8 +51,8 @@ def write_comparison(path: Pathlike, titles: list[str], metrics: list[dict[str, 
     for index, (values, folder) in enumerate(zip(metrics, folders, strict=True)):
         for row in values.get("samples") or []:
             kept = videos.setdefault(row["title"], [None] * (1 + len(titles)))
-            kept[0] = kept[0] or _data_uri(folder / row["real"], "video/mp4")
-            kept[1 + index] = _data_uri(folder / row["generated"], "video/mp4")
+            kept[0] = kept[0] or data_uri(folder / row["real"], "video/mp4")
+            kept[1 + index] = data_uri(folder / row["generated"], "video/mp4")
     rows = [(name, [_with_unit(name, v[name]) if isinstance(v.get(name), int | float) else "" for v in metrics], METRICS[name].meaning)
             for name in METRICS if any(isinstance(v.get(name), int | float) for v in metrics)]  # fmt: skip
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -135,6 +135,13 @@ def curve_svg(series: dict[str, list[list[float]]]) -> str:
         if points:
             axes.plot([p[0] for p in points], [p[1] for p in points], label=name, linewidth=1)
     axes.set_xlabel("step")
+    return svg_of(figure, axes)
+
+
+def svg_of(figure: Any, axes: Any) -> str:
+    """A matplotlib figure with a legend as inline SVG, the same for the same curves; the figure is closed."""
+    from matplotlib import pyplot
+
     axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
@@ -143,7 +150,8 @@ def curve_svg(series: dict[str, list[list[float]]]) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def _data_uri(path: Any, kind: str) -> str:
+def data_uri(path: Any, kind: str) -> str:
+    """A file's bytes as an address within the page; "" for one that is not there."""
     if not path or not Path(path).is_file():
         return ""
     return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"

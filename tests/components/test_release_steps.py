@@ -8,8 +8,8 @@ import pytest
 from components.platform import ledger
 from components.platform.registry import ModelRegistry, model_hash
 from components.platform.steps import Refused
-from components.promote.step import promote
 from components.platform.verification import flat, verify_release
+from components.promote.step import promote
 from components.register.step import register
 from moworld.errors import InputError
 

@@ -1,0 +1,207 @@
+"""The study of distillation (paper 4): teacher, students before and after, histories and INT8 side by side on held-out episodes.
+
+Every variant sees the same episodes and the same noise. What it measures over time: the error to the recorded frames, how the camera is
+obeyed, how the picture drifts over a thousand frames, and what is left of a place when it is seen again.
+"""
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moworld.data.features import FeatureStore
+from moworld.evaluation.protocol import Batch, held_out_windows, obedience, sample_depth, student_rollout, teacher_chunk
+from moworld.files import read_json, sha256_tree, write_json
+from moworld.model.history import HistoryPolicy
+from moworld.model.world import WorldModel
+from moworld.settings import Settings
+from moworld.training.codec import psnr, to_frames
+from moworld.video import write_video
+
+Frames = NDArray[np.uint8]
+AT_FRAMES = (100, 500, 1000)
+AROUND = 24  # frames that a reading of the drift takes together
+LOOKS = ("contrast", "saturation", "sharpness", "motion")
+
+
+class StudySettings(Settings):
+    """`episodes` held-out episodes of `chunks` chunks; `walks` of `frames` frames; loops of `loop_chunks` chunks out and as many back."""
+
+    episodes: int = 11
+    chunks: int = 8
+    walks: int = 2
+    frames: int = 1008
+    loop_chunks: int = 4
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model folder and how it is used: `steps` of the bidirectional teacher, or (0) the rollout that serves, with another history if given."""
+
+    name: str
+    folder: str
+    steps: int = 0
+    history: HistoryPolicy | None = None
+    camera: bool = True
+
+    def load(self) -> WorldModel:
+        world = WorldModel.load(self.folder)
+        if self.history is not None:
+            world = copy.copy(world)
+            world.config = world.config.model_copy(update={"model": world.config.model.model_copy(update={"history": self.history})})
+        return world
+
+    def generate(self, world: WorldModel, batch: Batch, seed: int) -> Tensor:
+        """Latents (B, C, F, h, w) along the batch's cameras."""
+        if self.steps:
+            return teacher_chunk(world, batch, self.steps, seed, self.camera)
+        return student_rollout(world, batch, seed, self.camera)
+
+
+def variants(teacher: str, before: str, after: str, quantized: str, others: dict[str, str]) -> list[Variant]:
+    """What the study compares. Empty folders are left out; `others` are further students by name, as other runs made them."""
+    policy = WorldModel.load(after).config.model.history
+    known = [
+        Variant("teacher, 50 steps", teacher, 50),
+        Variant("teacher, 4 steps", teacher, 4),
+        Variant("student before DMD", before),
+        Variant("student", after),
+        Variant("student, camera zeroed", after, camera=False),
+        Variant("student, recent history", after, history=HistoryPolicy(recent=policy.recent + policy.camera, camera=0)),
+        Variant("student, field-of-view history", after, history=policy.model_copy(update={"similarity": "field_of_view"})),
+        Variant("student, INT8", quantized),
+        *(Variant(name, folder) for name, folder in others.items()),
+    ]
+    return [variant for variant in known if variant.folder]
+
+
+def run_study(folder: Path, compared: list[Variant], features: str, clips: str, settings: StudySettings) -> dict[str, list[dict[str, Any]]]:
+    """Measure every variant with every seed; returns a list per variant, by seed. What is measured is kept in `folder` and not done again."""
+    from tqdm import tqdm
+
+    store, codec = FeatureStore(features), WorldModel.load(next(v for v in compared if not v.steps).folder).codec
+    found: dict[str, list[dict[str, Any]]] = {}
+    for variant, seed in tqdm([(v, seed) for v in compared for seed in range(settings.seeds)], desc="study", unit="measurement"):
+        kept = folder / "measured" / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}.json"
+        key = {"model": sha256_tree(variant.folder), "variant": repr((variant.steps, variant.history, variant.camera)),
+               "features": str(features), **settings.model_dump()}  # fmt: skip
+        if not kept.is_file() or read_json(kept)["key"] != key:
+            video = folder / "videos" / f"{kept.stem}.mp4" if seed == 0 else None
+            values = measure(variant, store, clips, codec, settings, seed, video)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {"key": key, "values": values})
+        found.setdefault(variant.name, []).append(read_json(kept)["values"])
+    return found
+
+
+@torch.inference_mode()
+def measure(
+    variant: Variant, store: FeatureStore, clips: str, codec: Any, settings: StudySettings, seed: int, video: Path | None = None
+) -> dict[str, Any]:
+    """One variant with one seed. Bidirectional variants make one chunk: longer windows are not what they were distilled for.
+
+    codec: decodes all variants alike; video: where to write the first episode (recorded is the file of the same folder)
+    returns: `chunk_psnr` (dB by chunk), `still_psnr` (the first frame repeated, by chunk), `obedience` figures, `looks` {frame: shares of
+             recorded footage}, `revisit_psnr` (against the recording) and `revisit_self_psnr` (against the first visit), `seconds_per_frame`
+    """
+    world = variant.load()
+    length = world.config.model.chunk_latents
+    longest = max(row.num_latents for row in store.of_split("held_out") or store.clips)
+    chunks = 1 if variant.steps else min(settings.chunks, (longest - 1) // length)
+    batch, places = held_out_windows(store, 1 + chunks * length, settings.episodes, seed)
+    started = time.perf_counter()
+    made = frames_of(codec, variant.generate(world, batch, seed))
+    seconds = (time.perf_counter() - started) / (len(made) * (len(made[0]) - 1))
+    real = frames_of(codec, batch["latents"])
+    still = [np.broadcast_to(each[:1], each.shape) for each in real]
+    if video is not None:
+        write_video(video, made[0], world.config.fps)
+        if chunks > 1:
+            write_video(video.with_name("recorded.mp4"), real[0], world.config.fps)
+    values = {
+        "chunk_psnr": by_chunk(made, real, 4 * length),
+        "still_psnr": by_chunk(still, real, 4 * length),
+        "seconds_per_frame": seconds,
+    }
+    if variant.steps:
+        return values
+    depth = sample_depth(clips, places, len(real[0]), (world.config.height, world.config.width))
+    values |= obedience(made, batch, depth)
+    if variant.camera:
+        values |= revisit(variant, world, codec, store, settings, seed)
+        values["looks"] = long_walk(variant, world, codec, store, settings, seed, looks(np.concatenate(real)))
+    return values
+
+
+def long_walk(
+    variant: Variant, world: WorldModel, codec: Any, store: FeatureStore, settings: StudySettings, seed: int, recorded: dict[str, float]
+) -> dict[str, dict[str, float]]:
+    """`looks` around frames 100, 500 and 1,000 of a walk to and fro along recorded cameras, as shares of the recorded ones."""
+    batch = _along(store, settings.walks, seed, 4 * world.config.model.chunk_latents, settings.frames)
+    made = frames_of(codec, variant.generate(world, batch, seed))
+    told = {}
+    for at in (at for at in AT_FRAMES if at <= settings.frames):
+        found = looks(np.concatenate([frames[at - AROUND : at] for frames in made]))
+        told[str(at)] = {name: found[name] / recorded[name] for name in LOOKS}
+    return told
+
+
+def revisit(variant: Variant, world: WorldModel, codec: Any, store: FeatureStore, settings: StudySettings, seed: int) -> dict[str, float]:
+    """PSNR of the frames on the way back over a recorded path: against the recording, and against what was made on the way out."""
+    num_latents = 1 + settings.loop_chunks * world.config.model.chunk_latents
+    batch, _ = held_out_windows(store, num_latents, settings.episodes, seed)
+    out = 4 * (num_latents - 1)
+    loop = [*range(out + 1), *range(out - 1, -1, -1)]
+    made = frames_of(codec, variant.generate(world, {**batch, **{key: batch[key][:, loop] for key in ("c2w", "intrinsics")}}, seed))
+    real = frames_of(codec, batch["latents"])
+    back = [each[out + 1 :] for each in made]
+    return {
+        "revisit_psnr": _psnr(back, [each[out - 1 :: -1] for each in real]),
+        "revisit_self_psnr": _psnr(back, [each[out - 1 :: -1] for each in made]),
+    }
+
+
+def _along(store: FeatureStore, count: int, seed: int, chunk_frames: int, num_frames: int) -> Batch:
+    """A batch whose cameras walk recorded paths to and fro until there are `num_frames` and the chunk is whole."""
+    shortest = min(row.num_latents for row in (store.of_split("held_out") or store.clips)[:count])
+    batch, _ = held_out_windows(store, shortest, count, seed)
+    frames = batch["c2w"].shape[1]
+    to_and_fro = [*range(frames), *range(frames - 2, 0, -1)]
+    total = 1 + -(-num_frames // chunk_frames) * chunk_frames
+    order = [to_and_fro[index % len(to_and_fro)] for index in range(total)]
+    return {**batch, "c2w": batch["c2w"][:, order], "intrinsics": batch["intrinsics"][:, order]}
+
+
+def frames_of(codec: Any, latents: Tensor) -> list[Frames]:
+    """(B, C, F, h, w) -> B videos (T, H, W, 3)."""
+    return [to_frames(codec.decode(each[None])) for each in latents]
+
+
+def by_chunk(made: list[Frames], real: list[Frames], chunk_frames: int) -> list[float]:
+    """PSNR in dB of each chunk after the first frame, over all videos together."""
+    starts = range(1, len(real[0]), chunk_frames)
+    return [_psnr([v[at : at + chunk_frames] for v in made], [v[at : at + chunk_frames] for v in real]) for at in starts]
+
+
+def looks(frames: Frames) -> dict[str, float]:
+    """How footage looks, frames (T, H, W, 3): mean standard deviation of luma, saturation, variance of the Laplacian, and change between frames."""
+    import cv2
+
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(np.float64)
+    return {
+        "contrast": float(grey.std(axis=(1, 2)).mean()),
+        "saturation": float(np.mean([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1].mean() for frame in frames])),
+        "sharpness": float(np.mean([cv2.Laplacian(frame, cv2.CV_64F).var() for frame in grey])),
+        "motion": float(np.abs(np.diff(grey, axis=0)).mean()),
+    }
+
+
+def _psnr(made: list[Frames], real: list[Frames]) -> float:
+    return psnr(float(np.mean([np.square((a.astype(np.float64) - b) / 255).mean() for a, b in zip(made, real, strict=True)])))

@@ -1,0 +1,143 @@
+"""The study's answers: a table of means and spreads over seeds, what was wanted beside what was found, and a page with curves and videos."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moworld.evaluation.report import data_uri, svg_of
+from moworld.files import Pathlike, atomic_write
+
+TEMPLATE = Path(__file__).with_name("study.html")
+Results = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds."""
+
+    mean: float
+    spread: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} ± {self.spread:.1g}" if abs(self.mean) < 10 else f"{self.mean:.2f} ± {self.spread:.2f}"
+
+
+def spread_of(values: list[Any]) -> Spread | None:
+    """None where a seed has no number."""
+    if not values or any(value is None for value in values):
+        return None
+    return Spread(statistics.fmean(values), statistics.pstdev(values))
+
+
+# Column of the table -> what a seed's measurements say.
+COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "first chunk, dB": lambda m: float(m["chunk_psnr"][0]),
+    "over still, dB": lambda m: float(m["chunk_psnr"][0] - m["still_psnr"][0]),
+    "last chunk, dB": lambda m: float(m["chunk_psnr"][-1]) if len(m["chunk_psnr"]) > 1 else None,
+    "turning": lambda m: m.get("turning_correlation"),
+    "walking": lambda m: m.get("walking_correlation"),
+    "swapped turns": lambda m: m.get("swapped_turns"),
+    "seen again, dB": lambda m: m.get("revisit_psnr"),
+    "as before, dB": lambda m: m.get("revisit_self_psnr"),
+    **{f"{look} at {at}": lambda m, look=look, at=at: m.get("looks", {}).get(at, {}).get(look)  # type: ignore[misc]
+       for at in ("100", "500", "1000") for look in ("contrast", "saturation", "sharpness", "motion")},
+    "ms a frame": lambda m: 1000 * float(m["seconds_per_frame"]),
+}  # fmt: skip
+
+
+def table(results: Results) -> dict[str, dict[str, Spread | None]]:
+    """Variant -> column -> mean and spread over seeds."""
+    return {name: {column: spread_of([of(seed) for seed in seeds]) for column, of in COLUMNS.items()} for name, seeds in results.items()}
+
+
+def targets(results: Results, codec_psnr: float | None, decode_ms: float) -> list[dict[str, Any]]:
+    """What issue and paper want of a distilled model beside what was found: rows of name, wanted, found, met (None: not measured)."""
+    found = table(results)
+    student, recent, zeroed = (found.get(name, {}) for name in ("student", "student, recent history", "student, camera zeroed"))
+    teacher, quick = (found.get(name, {}) for name in ("teacher, 50 steps", "teacher, 4 steps"))
+    rows = [
+        _row("turning follows the command, correlation", "at least 0.9", student.get("turning"), lambda s: s.mean >= 0.9),
+        _row("walking follows the command, correlation", "at least 0.8", student.get("walking"), lambda s: s.mean >= 0.8),
+        _row("clear turns seen to the other side", "0", student.get("swapped turns"), lambda s: s.mean == 0),
+        _row("turning with the camera zeroed, correlation", "below 0.2", zeroed.get("turning"), lambda s: abs(s.mean) < 0.2),
+        _row("codec alone, dB", "at least 26", None if codec_psnr is None else Spread(codec_psnr, 0.0), lambda s: s.mean >= 26),
+        _row("decoding 12 frames, ms", "at most 80", Spread(decode_ms, 0.0), lambda s: s.mean <= 80),
+        _row("first chunk over the repeated first frame, dB", "at least 3", student.get("over still, dB"), lambda s: s.mean >= 3),
+        _row("first chunk, student under the teacher at 50 steps, dB", "at most 1", _gap(teacher, student, "first chunk, dB"),
+             lambda s: s.mean <= 1),
+        _row("first chunk, student over the teacher at 4 steps, dB", "above 0", _gap(student, quick, "first chunk, dB"), lambda s: s.mean > 0),
+        *(_row(f"{look} at frame 1,000, share of recorded", "0.8 to 1.2", student.get(f"{look} at 1000"), lambda s: 0.8 <= s.mean <= 1.2)
+          for look in ("contrast", "saturation", "sharpness")),
+        _row("motion at frame 1,000, share of recorded", "at least 0.5", student.get("motion at 1000"), lambda s: s.mean >= 0.5),
+        _row("a place seen again, camera-similar over recent history, dB", "above the spread",
+             _gap(student, recent, "seen again, dB"), lambda s: s.mean > s.spread),
+    ]  # fmt: skip
+    return rows
+
+
+def _gap(one: dict[str, Any], other: dict[str, Any], column: str) -> Spread | None:
+    a, b = one.get(column), other.get(column)
+    return None if a is None or b is None else Spread(a.mean - b.mean, max(a.spread, b.spread))
+
+
+def _row(name: str, wanted: str, found: Spread | None, met: Callable[[Spread], bool]) -> dict[str, Any]:
+    return {"name": name, "wanted": wanted, "found": found, "met": None if found is None else met(found)}
+
+
+def write_study(path: Pathlike, results: Results, rows: list[dict[str, Any]], videos: Path, facts: dict[str, Any]) -> None:
+    """One self-contained page. videos: the folder that `run_study` filled; facts: what was studied, shown as they are."""
+    import jinja2
+
+    found = table(results)
+    columns = [name for name in COLUMNS if any(row[name] is not None for row in found.values())]
+    shown = {name: {key: str(row[key]) if row[key] is not None else "" for key in columns} for name, row in found.items()}
+    films = {stem: data_uri(videos / f"{stem}.mp4", "video/mp4") for stem in ["recorded", *(p.stem for p in sorted(videos.glob("*-0.mp4")))]}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        facts=facts, columns=columns, table=shown, targets=rows, curves=[error_svg(results), drift_svg(results)], videos=films
+    )
+    with atomic_write(path, "w") as stream:
+        stream.write(page)
+
+
+def error_svg(results: Results) -> str:
+    """PSNR by chunk of each variant that rolls out, mean and spread over seeds, above the repeated first frame."""
+    figure, axes = _figure("chunk", "PSNR to the recording, dB")
+    rolled = {name: [seed["chunk_psnr"] for seed in seeds] for name, seeds in results.items() if len(seeds[0]["chunk_psnr"]) > 1}
+    if rolled:
+        rolled["first frame repeated"] = [seed["still_psnr"] for seed in results[next(iter(rolled))]]
+    for name, series in rolled.items():
+        _band(axes, range(1, 1 + len(series[0])), series, name)
+    return svg_of(figure, axes)
+
+
+def drift_svg(results: Results) -> str:
+    """Sharpness over frames of each variant that walked, as a share of the recorded one."""
+    figure, axes = _figure("frame", "sharpness, share of recorded")
+    for name, seeds in results.items():
+        if seeds[0].get("looks"):
+            at = [int(frame) for frame in seeds[0]["looks"]]
+            _band(axes, at, [[seed["looks"][str(frame)]["sharpness"] for frame in at] for seed in seeds], name)
+    return svg_of(figure, axes)
+
+
+def _figure(x: str, y: str) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _band(axes: Any, x: Any, series: list[list[float]], name: str) -> None:
+    import numpy as np
+
+    values = np.array(series)
+    (line,) = axes.plot(list(x), values.mean(0), label=name, linewidth=1)
+    axes.fill_between(list(x), values.min(0), values.max(0), alpha=0.15, color=line.get_color(), linewidth=0)

@@ -1,0 +1,222 @@
+"""The losses of paper 3 and 4 against slow derivations from their definitions, in float64 and by autograd.
+
+Nothing of the project's noising, velocities, windows' layout or loss code is used on the independent side; only the transformer is.
+"""
+
+import pytest
+import torch
+
+from moworld.distillation.autoregressive import AutoregressiveSettings, autoregressive_loss
+from moworld.distillation.dmd import dmd_direction, fake_loss, student_loss
+from moworld.distillation.phases import student_rollout
+from moworld.model.history import HistoryPolicy
+from moworld.model.latent_cameras import LatentCameras
+from moworld.model.window import make_window
+from moworld.training.loop import OptimizerSettings
+from moworld.training.objective import flow_matching_loss
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+SHIFT, BOUNDARY = 5.0, 0.9
+SETTINGS = AutoregressiveSettings(frames=25, batch=2, steps=1, optimizer=OptimizerSettings(lr=1.0), camera_dropout=0.0, text_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    made = tiny_world(history=HistoryPolicy(recent=1, camera=0))
+    made.experts.double()
+    for parameter in made.experts.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter)))
+    return made
+
+
+@pytest.fixture
+def batch():
+    return {key: value.double() if value.is_floating_point() else value for key, value in tiny_batch(7).items()}
+
+
+def rays_of(batch, frames, about):
+    """Grouped rays of latent frames, their poses about latent frame `about`."""
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
+    return cameras.gather(torch.tensor(frames).expand(2, -1)).relative_to(cameras.last_pose(about)).rays(16, 32).to(batch["latents"])
+
+
+def field(expert, batch, noisy, level, given, about, history=()):
+    """v(z_t, t) of latent frames about .. about + F: Wan's layout put together by hand.
+
+    noisy: (B, 16, F, h, w); level: (B,); given: (B, 16, 1, h, w), the known first frame; history: ids of ground-truth latent frames
+    """
+    known = [batch["latents"][:, :, i] for i in history]
+    frames = noisy.shape[2]
+    columns = []
+    for clean in known:  # history: clean, marked as known, its latents once more as the condition
+        columns.append(torch.cat([clean, torch.ones_like(clean[:, :4]), clean], dim=1))
+    for index in range(frames):
+        first = given[:, :, 0] if index == 0 else torch.zeros_like(given[:, :, 0])
+        columns.append(torch.cat([noisy[:, :, index], torch.full_like(first[:, :4], float(index == 0)), first], dim=1))
+    timestep = torch.stack([torch.zeros_like(level)] * len(known) + [1000 * level] * frames, dim=1)
+    ids = [*history, *range(about, about + frames)]
+    answer = expert(
+        torch.stack(columns, dim=2),
+        timestep if known else 1000 * level,
+        encoder_hidden_states=batch["text"],
+        camera=rays_of(batch, ids, about),
+        frame_ids=torch.tensor(ids).expand(2, -1),
+    )
+    return answer[:, :, len(known) :]
+
+
+def path(clean, noise):
+    """z_t as a function of t: the straight line from data to noise (eq. 14); its derivative is the velocity."""
+    return lambda t: clean + t * (noise - clean)
+
+
+def target_of(clean, noise, level):
+    """v_t = dz_t / dt, by forward differentiation."""
+    return torch.func.jvp(path(clean, noise), (level,), (torch.ones_like(level),))[1]
+
+
+def level_of(uniform, low, high):
+    """Wan's shift of levels that are uniform before it, between two levels: by bisection of t -> u instead of its closed inverse."""
+
+    def before(level):
+        a, b = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        for _ in range(80):
+            middle = (a + b) / 2
+            a, b = (middle, b) if SHIFT * middle / (1 + (SHIFT - 1) * middle) < level else (a, middle)
+        return (a + b) / 2
+
+    u = before(low) + (before(high) - before(low)) * uniform
+    return SHIFT * u / (1 + (SHIFT - 1) * u)
+
+
+def drawn(seed, shape, low, high, skipped):
+    """What the loss draws, in its order: `skipped` (integers or uniforms), levels, noise."""
+    generator = torch.Generator().manual_seed(seed)
+    for draw in skipped:
+        draw(generator)
+    level = level_of(torch.rand(2, generator=generator, dtype=torch.float64), low, high).float().double()
+    return level, torch.randn(shape, generator=generator).double()
+
+
+def gradients(loss, experts):
+    found = torch.autograd.grad(loss, list(experts.parameters()), allow_unused=True)
+    return [torch.zeros(()) if one is None else one for one in found]
+
+
+def assert_same(found, derived, experts):
+    torch.testing.assert_close(found, derived, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(gradients(found, experts), gradients(derived, experts), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def dropping(generator):
+    torch.rand(2, 2, generator=generator)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("high", BOUNDARY, 1.0), ("low", 0.0, BOUNDARY)])
+def test_flow_matching_is_eq_1(world, batch, name, low, high):
+    clean = batch["latents"]
+    level, noise = drawn(3, clean.shape, low, high, [dropping])
+    at = level[:, None, None, None, None]
+    error = field(getattr(world.experts, name), batch, path(clean, noise)(at), level, clean[:, :, :1], 0) - target_of(clean, noise, at)
+    derived = torch.stack([error[:, :, i].square().mean() for i in range(1, 7)]).mean()  # the first frame is given
+    found = flow_matching_loss(world.experts, name, batch, SHIFT, torch.Generator().manual_seed(3))
+    assert_same(found, derived, world.experts)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_autoregressive_matching_is_eq_7_to_12(world, batch, seed, weight):
+    chunk = int(torch.randint(2, (), generator=torch.Generator().manual_seed(seed)))  # i_max = 6 / 3 - 1
+    start = 3 * chunk
+    clean = batch["latents"][:, :, start : start + 4]
+    level, noise = drawn(seed, clean.shape, 0.0, BOUNDARY, [lambda g: torch.randint(2, (), generator=g), dropping])
+    at = level[:, None, None, None, None]
+    history = [0, start] if chunk else [0, 0]  # the first frame and one recent; the first chunk sees the first frame alone
+    noisy = path(clean, noise)(at)
+    predicted = field(world.experts.low, batch, noisy, level, clean[:, :, :1], start, history)
+    flow = (predicted - target_of(clean, noise, at))[:, :, 1:].square().mean()
+    anchor = (noisy - at * predicted - clean)[:, :, 0].square().mean()
+    settings = SETTINGS.model_copy(update={"anchor_weight": weight})
+    found, parts = autoregressive_loss(world, "low", batch, settings, torch.Generator().manual_seed(seed))
+    assert parts == pytest.approx({"flow": flow.item(), "anchor": anchor.item()}, rel=1e-9)
+    assert_same(found, flow + weight * anchor, world.experts)
+
+
+def bidirectional(batch):
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
+    return make_window(batch["latents"][:, :, :1], cameras, batch["first_latent"], batch["text"])
+
+
+@pytest.mark.parametrize("level", [0.4, 0.95])
+def test_the_fake_phase_is_eq_14_and_15(world, batch, level):
+    rollout = torch.randn(batch["latents"].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rollout[:, :, 0] = batch["latents"][:, :, 0]
+    noise = torch.randn(rollout.shape, generator=torch.Generator().manual_seed(2)).double()
+    expert, levels = world.experts.high if level >= BOUNDARY else world.experts.low, torch.full((2,), level, dtype=torch.float64)
+    at = levels[:, None, None, None, None]
+    predicted = field(expert, batch, path(rollout, noise)(at), levels, batch["latents"][:, :, :1], 0)
+    derived = (predicted - target_of(rollout, noise, at))[:, :, 1:].square().mean()
+    found = fake_loss(world.experts, rollout, bidirectional(batch), level, torch.Generator().manual_seed(2))
+    # noising multiplies by a level in single precision
+    torch.testing.assert_close(found, derived, rtol=1e-6, atol=0)
+
+
+def test_the_student_phase_is_eq_16_to_18_and_its_gradient_reaches_the_rollout_alone(world):
+    """The loss's slope along a weight is g times the rollout's, by finite differences with g held still; with g let go it is another one."""
+    batch = {key: value.double() if value.is_floating_point() else value for key, value in tiny_batch(4).items()}
+    # A seed whose exit step is the first: then all of the rollout carries gradients, and differences can be compared with them.
+    seed = next(seed for seed in range(99) if int(torch.randint(4, (), generator=torch.Generator().manual_seed(seed))) == 0)
+    teacher, fake = tiny_world(3), tiny_world(4)
+    for other in (teacher, fake):
+        other.experts.double()
+    first, level = batch["latents"][:, :, :1], 0.5
+    noise = torch.randn(batch["latents"].shape, generator=torch.Generator().manual_seed(2)).double()
+    at = torch.full((2, 1, 1, 1, 1), level, dtype=torch.float64)
+
+    def rolled():
+        return student_rollout(world, batch, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def derived(rollout):
+        noisy = path(rollout, noise)(at)
+        real, made = (field(experts.low, batch, noisy, at.flatten(), first, 0) for experts in (teacher.experts, fake.experts))
+        distance = (rollout - (noisy - at * real))[:, :, 1:].abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+        direction = level * (real - made) / distance
+        direction[:, :, 0] = 0
+        return direction
+
+    rollout, window, name = rolled()
+    held = derived(rollout)
+    direction = dmd_direction(teacher.experts, fake.experts, rollout, window, level, 1.0, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(direction, held, rtol=1e-6, atol=1e-9)
+    world.experts.zero_grad()
+    loss = student_loss(rollout, direction)
+    torch.testing.assert_close(loss, (held * rollout).sum() / rollout.numel(), rtol=1e-6, atol=1e-9)
+    loss.backward()
+    assert all(p.grad is None for other in (teacher, fake) for p in other.experts.parameters())
+
+    weight, step = getattr(world.experts, name).proj_out.bias, 1e-5
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[0] += sign * step
+            moved = rolled()[0]
+            values.append([float((g * moved).sum()) / rollout.numel() for g in (held, derived(moved))])
+            weight[0] -= sign * step
+    still, let_go = ((up - down) / (2 * step) for up, down in zip(*values, strict=True))
+    assert weight.grad[0].item() == pytest.approx(still, rel=1e-3)
+    assert abs(let_go - still) > 0.01 * abs(still)
+    world.experts.zero_grad()
+
+
+def test_a_chunk_does_not_know_the_frames_after_it(world, batch):
+    """Eq. 8: the loss of the first chunk, and of any chunk, is the same whatever comes after the chunk."""
+    changed = {**batch, "latents": batch["latents"].clone()}
+    changed["latents"][:, :, 4:] = 100.0
+    for seed in range(8):
+        first = int(torch.randint(2, (), generator=torch.Generator().manual_seed(seed))) == 0
+        one, other = (
+            autoregressive_loss(world, "high", each, SETTINGS, torch.Generator().manual_seed(seed))[0].item() for each in (batch, changed)
+        )
+        assert (one == other) is first
