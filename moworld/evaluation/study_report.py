@@ -53,7 +53,7 @@ def table(results: Results) -> dict[str, dict[str, Spread | None]]:
 
 
 def targets(results: Results, codec_psnr: float | None, decode_ms: float) -> list[dict[str, Any]]:
-    """What issue and paper want of a distilled model beside what was found: rows of name, wanted, found, met (None: not measured)."""
+    """What is wanted of a distilled model beside what was found: rows of name, wanted, found, met (None: not measured)."""
     found = table(results)
     student, recent, zeroed = (found.get(name, {}) for name in ("student", "student, recent history", "student, camera zeroed"))
     teacher, quick = (found.get(name, {}) for name in ("teacher, 50 steps", "teacher, 4 steps"))
@@ -93,7 +93,9 @@ def write_study(path: Pathlike, results: Results, rows: list[dict[str, Any]], vi
     found = table(results)
     columns = [name for name in COLUMNS if any(row[name] is not None for row in found.values())]
     shown = {name: {key: str(row[key]) if row[key] is not None else "" for key in columns} for name, row in found.items()}
-    films = {stem: data_uri(videos / f"{stem}.mp4", "video/mp4") for stem in ["recorded", *(p.stem for p in sorted(videos.glob("*-0.mp4")))]}
+    films = {
+        stem: data_uri(videos / f"{stem}.mp4", "video/mp4") for stem in ["recorded", *(p.stem for p in sorted(videos.glob("*-0.mp4")))]
+    }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         facts=facts, columns=columns, table=shown, targets=rows, curves=[error_svg(results), drift_svg(results)], videos=films

@@ -1,4 +1,4 @@
-"""Door `moworld evaluate`: a model's speed, or how well videos follow their cameras."""
+"""Door `moworld evaluate`: a model's speed, how well videos follow their cameras, or what a run's distillation did."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,29 +6,46 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
-from pipelines.cli.output import Json, print_json, print_table
+from pipelines.cli.output import Json, out, print_json, print_table
+
+PROTOCOLS = ("speed", "camera", "distill")
 
 
 def evaluate(
-    subject: Annotated[
-        str, typer.Argument(metavar="VIDEOS_OR_MODEL", help="A model folder, a registered NAME@ALIAS, or a folder of videos.")
-    ],
-    protocol: Annotated[str, typer.Option(help="speed (of a model) or camera (of a model or of videos).")] = "speed",
+    subjects: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SUBJECT]...",
+            help="speed, camera: a model folder, a registered NAME@ALIAS, or (camera) a folder of videos. distill: runs; default: the latest.",
+        ),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="speed, camera, or distill (the study of a run's distillation).")] = "speed",
+    to: Annotated[
+        Path, typer.Option("--out", help="distill: folder for study.html, study.json and what is measured; goes on where it was.")
+    ] = Path("study"),
+    also: Annotated[list[str] | None, typer.Option(help="distill: a further student, NAME=MODEL_FOLDER, as another run made it.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="distill: seeds to measure with.")] = 3,
+    frames: Annotated[int, typer.Option(min=48, help="distill: frames of the walks that drift is read from.")] = 1008,
     json: Json = False,
 ) -> None:
-    """Evaluate a model or a folder of videos.
+    """Evaluate a model, a folder of videos, or a run's distillation.
 
     Example: moworld evaluate moworld-pocket@champion --protocol speed
     """
-    if protocol not in ("speed", "camera"):
-        raise InputError("--protocol", "", protocol, "speed or camera", "see 'moworld evaluate --help'")
-    found = _speed(subject) if protocol == "speed" else _camera(subject)
+    if protocol not in PROTOCOLS:
+        raise InputError("--protocol", "", protocol, " or ".join(PROTOCOLS), "see 'moworld evaluate --help'")
+    if protocol == "distill":
+        _distill(subjects or ["latest"], to, also or [], seeds, frames, json)
+        return
+    if not subjects or len(subjects) > 1:
+        raise InputError("moworld evaluate", "SUBJECT", f"{len(subjects or [])} of them", "one", "name a model or a folder of videos")
+    found = _speed(subjects[0]) if protocol == "speed" else _camera(subjects[0])
     if json:
         print_json(found)
         return
     from components.platform.verification import flat
 
-    print_table(f"{protocol} of {subject}", ("measure", "value"), [(key, f"{value:.5g}") for key, value in flat(found).items()])
+    print_table(f"{protocol} of {subjects[0]}", ("measure", "value"), [(key, f"{value:.5g}") for key, value in flat(found).items()])
 
 
 def _speed(subject: str) -> dict[str, Any]:
@@ -47,3 +64,29 @@ def _camera(subject: str) -> dict[str, Any]:
     from components.platform.registry import model_folder
 
     return dict(evaluate_model(model_folder(subject)))
+
+
+def _distill(names: list[str], to: Path, also: list[str], seeds: int, frames: int, json: bool) -> None:
+    from components.platform.registry import model_folder
+    from pipelines.runs import Run
+    from pipelines.study import study
+
+    others = {}
+    for pair in also:
+        name, equals, folder = pair.partition("=")
+        if not equals or not name:
+            raise InputError("--also", "", pair, "NAME=MODEL_FOLDER", "give the further student a name")
+        others[name] = str(model_folder(folder))
+    told = study([Run.existing(name) for name in names], to, others, seeds, frames)
+    if json:
+        print_json(told)
+        return
+    rows = [
+        ("" if row["met"] is None else "met" if row["met"] else "MISSED", row["name"], row["found"], row["wanted"])
+        for row in told["targets"]
+    ]
+    print_table("wanted and found", ("", "what", "found", "wanted"), rows)
+    columns = ("first chunk, dB", "last chunk, dB", "turning", "walking", "seen again, dB", "ms a frame")
+    shown = [(name, *(f"{row[c][0]:.3g} ± {row[c][1]:.2g}" if row[c] else "" for c in columns)) for name, row in told["variants"].items()]
+    print_table("variants", ("variant", *columns), shown)
+    out.print(f"curves and videos: {to / 'study.html'}", soft_wrap=True)

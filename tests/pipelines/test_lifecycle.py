@@ -131,3 +131,25 @@ def test_a_rollout_from_the_promoted_model_is_a_playing_video(lifecycle, tmp_pat
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 25
     assert read_frames(out).shape == (25, 32, 48, 3)
+
+
+def test_the_study_of_a_run_compares_what_it_made_and_measures_nothing_twice(lifecycle, tmp_path):
+    home, answer, _ = lifecycle
+    arguments = ("evaluate", answer["run"], "--protocol", "distill", "--out", str(tmp_path), "--seeds", "1", "--frames", "120", "--json")
+    done = moworld(home, *arguments)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {"teacher, 50 steps", "teacher, 4 steps", "student before DMD", "student", "student, INT8"} <= told["variants"].keys()
+    student = told["variants"]["student"]
+    assert student["first chunk, dB"][0] > 5 and student["contrast at 100"][0] > 0 and student["seen again, dB"] is not None
+    assert "<video" in (tmp_path / "study.html").read_text()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()}
+    assert json.loads(moworld(home, *arguments).stdout)["variants"] == told["variants"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()} == kept
+
+
+def test_a_study_without_a_student_says_what_is_missing(lifecycle, tmp_path):
+    home, _, _ = lifecycle
+    done = moworld(home, "run", "data", "--profile", "test", "--json")
+    study = moworld(home, "evaluate", json.loads(done.stdout)["run"], "--protocol", "distill", "--out", str(tmp_path / "study"))
+    assert study.returncode == 2 and "distilled" in study.stderr and not (tmp_path / "study").exists()

@@ -1,0 +1,76 @@
+"""What the study measures of footage whose answer is known, and how it holds that against what is wanted."""
+
+import numpy as np
+import pytest
+
+from moworld.evaluation.study import by_chunk, looks
+from moworld.evaluation.study_report import Spread, spread_of, table, targets, write_study
+
+
+def textured(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
+
+
+def test_a_chunks_error_is_its_own():
+    real = [textured(25), textured(25, 1)]
+    made = [video.copy() for video in real]
+    for video in made:
+        video[13:] = np.clip(video[13:].astype(int) ^ 16, 0, 255)  # 16 grey levels away, in the second chunk alone
+    first, second = by_chunk(made, real, 12)
+    assert first > 60 and second == pytest.approx(20 * np.log10(255 / 16), abs=0.01)
+
+
+def test_looks_fall_with_what_is_taken_from_the_picture():
+    frames = textured(6)
+    whole = looks(frames)
+    grey = np.repeat(frames.mean(-1, keepdims=True).astype(np.uint8), 3, axis=-1)
+    flat = (frames // 2 + 64).astype(np.uint8)
+    smooth = frames.astype(float)
+    for axis in (1, 2):
+        smooth = (smooth + np.roll(smooth, 1, axis)) / 2
+    assert looks(grey)["saturation"] == 0 < whole["saturation"]
+    assert looks(flat)["contrast"] == pytest.approx(whole["contrast"] / 2, rel=0.05)
+    assert looks(smooth.astype(np.uint8))["sharpness"] < 0.3 * whole["sharpness"]
+    assert looks(frames[:1].repeat(6, 0))["motion"] == 0 < whole["motion"]
+
+
+def seed_of(psnr: float, turning: float, revisit: float, look: float) -> dict:
+    at = dict.fromkeys(("contrast", "saturation", "sharpness", "motion"), look)
+    return {"chunk_psnr": [psnr, psnr - 2], "still_psnr": [20.0, 18.0], "turning_correlation": turning, "walking_correlation": None,
+            "swapped_turns": 0.0, "revisit_psnr": revisit, "revisit_self_psnr": 30.0, "looks": {"1000": at}, "seconds_per_frame": 0.01}  # fmt: skip
+
+
+RESULTS = {
+    "teacher, 50 steps": [{"chunk_psnr": [24.5], "still_psnr": [20.0], "seconds_per_frame": 0.1}] * 2,
+    "student": [seed_of(24.0, 0.95, 22.0, 0.9), seed_of(25.0, 0.93, 22.2, 1.0)],
+    "student, recent history": [seed_of(24.0, 0.9, 21.0, 0.9), seed_of(25.0, 0.9, 21.2, 0.5)],
+}
+
+
+def test_the_table_has_means_and_spreads_and_leaves_out_what_a_seed_did_not_measure():
+    found = table(RESULTS)
+    assert found["student"]["first chunk, dB"] == Spread(24.5, 0.5)
+    assert found["student"]["walking"] is None and found["teacher, 50 steps"]["turning"] is None
+    assert found["student, recent history"]["contrast at 1000"] == Spread(pytest.approx(0.7), pytest.approx(0.2))
+    assert spread_of([]) is None
+
+
+def test_what_is_wanted_is_met_missed_or_said_not_to_be_measured():
+    rows = {row["name"]: row for row in targets(RESULTS, 25.0, 90.0)}
+    verdicts = {name.split(",")[0]: row["met"] for name, row in rows.items()}
+    assert verdicts["turning follows the command"] is True
+    assert verdicts["walking follows the command"] is None
+    assert verdicts["codec alone"] is False and verdicts["decoding 12 frames"] is False
+    assert rows["first chunk over the repeated first frame, dB"]["found"].mean == pytest.approx(4.5)
+    assert rows["first chunk, student under the teacher at 50 steps, dB"]["met"] is True
+    assert rows["first chunk, student over the teacher at 4 steps, dB"]["met"] is None
+    assert verdicts["a place seen again"] is True
+    assert verdicts["contrast at frame 1"] is True
+
+
+def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
+    rows = targets(RESULTS, None, 10.0)
+    write_study(tmp_path / "study.html", RESULTS, rows, tmp_path, {"runs": "<one>"})
+    page = (tmp_path / "study.html").read_text()
+    assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 2
+    assert "&lt;one&gt;" in page and 'src="http' not in page
