@@ -122,7 +122,7 @@ def drift_svg(results: Results) -> str:
     figure, axes = _figure("frame", "sharpness, share of recorded")
     for name, seeds in results.items():
         if seeds[0].get("looks"):
-            at = [int(frame) for frame in seeds[0]["looks"]]
+            at = sorted(int(frame) for frame in seeds[0]["looks"])
             _band(axes, at, [[seed["looks"][str(frame)]["sharpness"] for frame in at] for seed in seeds], name)
     return svg_of(figure, axes)
 
