@@ -53,6 +53,7 @@ def test_a_browser_that_holds_a_key_sees_the_world_turn(tmp_path: Path) -> None:
         player, flows = Player(engine, pictures_of(SHIPPED), 24.0, recordings=tmp_path), dict[str, float]()
         async with TestServer(player.application()) as served, browser(tmp_path / "profile") as page:
             await page.open(str(served.make_url("/")))
+            await page.until("element('pictures').children.length > 0")  # the page asks the server for them
             for key in ("j", "l"):
                 await page.evaluate("drawn = 0; element('pictures').children[0].click()")
                 await page.until("drawn > 1")
