@@ -88,7 +88,7 @@ class Cluster:
         return json.dumps({"jobs": jobs}, sort_keys=True)
 
     def job(self, pool: Pool) -> dict[str, Any]:
-        """What `components.platform.launch.trainjob` reads."""
+        """What `components.platform.trainjobs.trainjob` reads."""
         keep = ("cpu", "memory", "resource", "nodes", "procs_per_node", "queue", "runtime", "seconds", "node_selector")
         facts = {key: value for key, value in pool.model_dump().items() if key in keep}
         return {"kind": "trainjob", **facts, "per_node": pool.procs_per_node, "image": image(pool.image), "claim": self.resources.claim,

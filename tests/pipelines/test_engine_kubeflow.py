@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from components.platform.images import image
-from components.platform.launch import trainjob
+from components.platform.trainjobs import trainjob
 from moworld.errors import InputError
 from pipelines import profile
 from pipelines.engine_kubeflow import compile_all, validate
