@@ -1,9 +1,8 @@
-"""The Kubeflow engine: compile to KFP IR with pools and image digests in place, submit, follow, cancel.
+"""The Kubeflow engine's compiler: KFP IR with pools and image digests in place (kubeflow_runs.py starts and follows runs of it).
 
 The same commit compiles to the same bytes (save kfp's own `sdkVersion`): nothing is read from the environment.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from moworld.errors import InputError
 from moworld.files import atomic_write
 from pipelines.catalog import PIPELINES, build
-from pipelines.placement import Cluster
+from pipelines.placement import Cluster, wanted_of
 from pipelines.profile import Profile
 
 
@@ -21,7 +20,7 @@ def compile_pipeline(name: str, profile: Profile, path: Path) -> dict[str, Any]:
     """Write a pipeline's IR and return what `validate` found in it."""
     from kfp import compiler
 
-    graph = build(name, profile, Cluster(profile.resources))
+    graph = build(name, profile, Cluster(profile.resources, wanted_of(profile)))
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(graph, str(whole))
@@ -62,32 +61,3 @@ def validate(text: str, source: str) -> dict[str, Any]:
             raise InputError(source, "image", image, "an image by digest", "add it to images/lock.json")
     npu = [name for name, task in spec.root.dag.tasks.items() if task.inputs.parameters["pool"].runtime_value.constant.string_value]
     return {"tasks": len(spec.root.dag.tasks), "images": images, "npu_tasks": sorted(npu)}
-
-
-def client() -> Any:
-    """A client of the cluster's KFP API. Raises InputError where KFP_ENDPOINT does not name one."""
-    endpoint = os.environ.get("KFP_ENDPOINT")
-    if not endpoint:
-        raise InputError("KFP_ENDPOINT", "", "nothing", "the URL of a Kubeflow Pipelines API", "set it, or run with --engine local")
-    from kfp import Client
-
-    return Client(host=endpoint)
-
-
-def submit(name: str, profile: Profile, run: str, parameters: dict[str, str]) -> str:
-    """Start a run on the cluster; returns its id."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pipeline.yaml"
-        compile_pipeline(name, profile, path)
-        started = client().create_run_from_pipeline_package(str(path), arguments=parameters, run_name=run, experiment_name="moworld")
-    return str(started.run_id)
-
-
-def follow(run_id: str, seconds: float) -> str:
-    """Wait for a run's end; returns its state."""
-    return str(client().wait_for_run_completion(run_id, timeout=seconds).state)
-
-
-def cancel(run_id: str) -> None:
-    """Terminate a run; launchers delete their TrainJobs on the SIGTERM that follows."""
-    client().terminate_run(run_id)

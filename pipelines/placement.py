@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from kfp import dsl
 from pydantic import Field
 
-from components.platform.images import ROOT, image
+from components.platform.images import ROOT, image, unpublished
 from moworld.settings import Settings
 from moworld.training.plan import Device
 
@@ -33,7 +33,8 @@ class Pool(Settings):
     procs_per_node: int = 8
     queue: str = ""
     runtime: str = ""
-    seconds: int = 7 * 24 * 3600
+    seconds: int = Field(default=7 * 24 * 3600, gt=0, description="deadline of a step's work")
+    queue_seconds: int = Field(default=24 * 3600, ge=0, description="how long its jobs may wait in the queue on top of that")
     device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
 
 
@@ -46,6 +47,10 @@ class Resources(Settings):
     machine: Device | None = Field(default=None, description="the machine of local runs, for 'moworld plan'")
     claim: str = "moworld-work"
     mount: str = "/mnt/moworld"
+    store_secret: str = Field(
+        default="", description="secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL; empty for none"
+    )
+    signing_secret: str = Field(default="", description="secret with signing.pem and signing.pub, for register and promote; empty for none")
 
 
 class Placement(Protocol):
@@ -71,11 +76,21 @@ class Here:
         return task.set_env_variable("MOWORLD_CODE", self.code)
 
 
-class Cluster:
-    """Placement by a profile's section `resources`."""
+STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+SIGNING_KEYS = ("signing.pem", "signing.pub")
+SIGNING_MOUNT = "/var/run/moworld/signing"
+UNRETRIED = ("preflight", "promote")  # their no is an answer, not an accident
 
-    def __init__(self, resources: Resources) -> None:
-        self.resources = resources
+
+class Cluster:
+    """Placement by a profile's section `resources`. Every task waits for `preflight`, which looks for what `wanted` names.
+
+    wanted: fields of `components.platform.preflight.Wanted`; None leaves the preflight away
+    """
+
+    def __init__(self, resources: Resources, wanted: dict[str, Any] | None = None) -> None:
+        self.resources, self.wanted = resources, wanted
+        self.preflight: dsl.PipelineTask | None = None
 
     def pool(self, step: str) -> str:
         """The `pool` parameter of a step: JSON of the TrainJobs it launches, one per expert where two pools are named; "" on CPU pools."""
@@ -91,6 +106,8 @@ class Cluster:
         """What `components.platform.trainjobs.trainjob` reads."""
         keep = ("cpu", "memory", "resource", "nodes", "procs_per_node", "queue", "runtime", "seconds", "node_selector")
         facts = {key: value for key, value in pool.model_dump().items() if key in keep}
+        if self.resources.store_secret:
+            facts |= {"secret": self.resources.store_secret, "secret_keys": list(STORE_KEYS)}
         return {"kind": "trainjob", **facts, "per_node": pool.procs_per_node, "image": image(pool.image), "claim": self.resources.claim,
                 "mount": self.resources.mount}  # fmt: skip
 
@@ -103,23 +120,93 @@ class Cluster:
         return [chosen] if isinstance(chosen, str) else chosen
 
     def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        if self.wanted is not None and name != "preflight":
+            if self.preflight is None:
+                from components.preflight.component import preflight
+
+                self.preflight = self(preflight(settings=json.dumps(self.wanted, sort_keys=True)), "preflight")
+            task.after(self.preflight)
+        step = name.rsplit("-", 1)[0] if name.startswith("train_curriculum-") else name
+        for pool in self.pools(step)[:1]:
+            self._place(task, pool)
+        self._secure(task, name)
+        # The cluster's cache key knows the names of input artifacts, not their content, and nothing of what a URI holds today:
+        # a hit could be stale. A run that failed goes on with --resume, which keeps its finished tasks.
+        task.set_caching_options(False)
+        if name not in UNRETRIED:
+            task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        return task
+
+    def _place(self, task: dsl.PipelineTask, pool: Pool) -> None:
+        """Resources, deadline and nodes; the launcher of an NPU pool is small, and lives on the CPU pool."""
         from kfp import kubernetes
 
-        step = name.rsplit("-", 1)[0] if name.startswith("train_curriculum-") else name
-        task.set_env_variable("MOWORLD_STEP", name)
-        for pool_name in self.names(step)[:1]:
-            pool = self.resources.pools[pool_name]
-            if pool.kind == "npu":  # the launcher itself is small; it shares the volume that the ranks read
-                task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
-                kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
-            else:
-                task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
-            launcher = next(p for p in self.resources.pools.values() if p.kind == "cpu") if pool.kind == "npu" else pool
-            for key, value in launcher.node_selector.items():
-                kubernetes.add_node_selector(task, key, value)
-            for toleration in launcher.tolerations:
-                kubernetes.add_toleration(task, **toleration)
-        return task
+        npu = pool.kind == "npu"
+        own = next(p for p in self.resources.pools.values() if p.kind == "cpu") if npu else pool
+        if npu:
+            task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
+        else:
+            task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
+        kubernetes.set_timeout(task, pool.seconds + (pool.queue_seconds if npu else 0))
+        for key, value in own.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for toleration in own.tolerations:
+            kubernetes.add_toleration(task, **toleration)
+
+    def _secure(self, task: dsl.PipelineTask, name: str) -> None:
+        """User, state on the shared volume, the run's id, and secrets by reference."""
+        from kfp import kubernetes
+
+        kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+        kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
+        kubernetes.use_field_path_as_env(task, "MOWORLD_RUN", "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
+        kubernetes.use_field_path_as_env(task, "MOWORLD_NAMESPACE", "metadata.namespace")
+        task.set_env_variable("MOWORLD_STEP", name).set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
+        if self.resources.store_secret:
+            kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
+        if self.resources.signing_secret and name in ("register", "promote"):
+            kubernetes.use_secret_as_volume(task, self.resources.signing_secret, mount_path=SIGNING_MOUNT)
+            task.set_env_variable("MOWORLD_SIGNING_KEY", f"{SIGNING_MOUNT}/signing.pem")
+
+
+def wanted_of(profile: Any) -> dict[str, Any]:
+    """What a profile's runs need of the cluster: fields of `components.platform.preflight.Wanted`."""
+    from data_contracts.load import contract_names, load_contract
+
+    resources: Resources = profile.resources
+    used = {name for chosen in resources.steps.values() for name in ([chosen] if isinstance(chosen, str) else chosen)}
+    npu = [pool for name, pool in sorted(resources.pools.items()) if name in used and pool.kind == "npu"]
+    nodes = {(json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node): pool for pool in npu}
+    given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
+    secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
+    return {
+        "queues": sorted({pool.queue for pool in npu}),
+        "runtimes": sorted({pool.runtime for pool in npu}),
+        "claims": [resources.claim],
+        "secrets": secrets,
+        "nodes": [
+            {
+                "selector": pool.node_selector,
+                "resource": pool.resource,
+                "amount": pool.procs_per_node,
+                "count": max(
+                    p.nodes
+                    for p in npu
+                    if (p.node_selector, p.resource, p.procs_per_node) == (pool.node_selector, pool.resource, pool.procs_per_node)
+                ),
+            }
+            for pool in nodes.values()
+        ],
+        "uris": sorted({uri for uri in given if uri and "://" in uri}),
+        "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
+        "unpublished_images": unpublished_of({"data", *(pool.image for pool in npu)}),
+        "contracts": {name: load_contract(name).version for name in contract_names()},
+    }
+
+
+def unpublished_of(names: set[str]) -> list[str]:
+    """Those of the images that were never pushed."""
+    return sorted(names & set(unpublished()))
 
 
 def code_digest() -> str:

@@ -17,7 +17,8 @@ def release_steps(
     profile: Profile, place: Placement, captioned: Any, features: Any, teacher: Any, distilled: Any, seed: Any, run: Any
 ) -> None:
     """The release part; `run` makes registration and promotion this run's own."""
-    model = place(quantize(model=distilled, settings=text(profile.quantize)), "quantize").outputs["quantized"]
+    quantized = quantize(model=distilled, settings=text(profile.quantize), pool=place.pool("quantize"))
+    model = place(quantized, "quantize").outputs["quantized"]
     measured = benchmark(
         model=model,
         teacher=teacher,

@@ -64,13 +64,23 @@ class Run:
         write_json(self.file, record)
         return record
 
+    @property
+    def on_cluster(self) -> bool:
+        """True for a run of engine kubeflow."""
+        return self.record.get("engine") == "kubeflow"
+
     def steps(self) -> dict[str, dict[str, Any]]:
         """The records of the steps that have started, by name."""
         return {path.stem: dict(read_json(path)) for path in sorted((self.folder / "steps").glob("*.json"))}
 
     def status(self) -> str:
-        """running, done, refused, failed, cancelled, or killed: one that says it runs while nobody holds its lock."""
+        """running, done, refused, failed, cancelled, or killed: a local one that says it runs while nobody holds its lock.
+
+        A run on the cluster is as it was at the last look.
+        """
         status = str(self.record["status"])
+        if self.on_cluster:
+            return status
         return "killed" if status == "running" and not self.is_locked() else status
 
     def is_locked(self) -> bool:

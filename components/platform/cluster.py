@@ -40,12 +40,15 @@ def connect() -> Any:
     return client.ApiClient(settings)
 
 
-def patiently(ask: Callable[[], Answer], stop: threading.Event, seconds: float = 600.0, first_wait: float = 0.5) -> Answer:
+def patiently(
+    ask: Callable[[], Answer], stop: threading.Event, seconds: float = 600.0, first_wait: float = 0.5, api_error: type[Any] | None = None
+) -> Answer:
     """The answer of `ask`, asked again with doubling waits (at most 30 s, Retry-After is kept) while the server fails in passing.
 
     stop:    set from elsewhere when this process should end
     seconds: how long to go on asking
-    Raises Stopped when `stop` is set, ConnectionError when the time is over, and kubernetes' ApiException for an answer that is a refusal.
+    api_error: the client's exception with status, reason and headers; kubernetes' ApiException where none is given
+    Raises Stopped when `stop` is set, ConnectionError when the time is over, and `api_error` for an answer that is a refusal.
     """
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
@@ -55,7 +58,7 @@ def patiently(ask: Callable[[], Answer], stop: threading.Event, seconds: float =
         pause = wait
         try:
             return ask()
-        except ApiException as error:
+        except api_error or ApiException as error:
             if (error.status or 0) not in PASSING:
                 raise
             reason = f"{error.status} {error.reason}"

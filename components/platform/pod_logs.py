@@ -1,9 +1,12 @@
 """Logs of pods, read while they grow."""
 
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from components.platform.cluster import REQUEST_SECONDS
+from components.platform.cluster import REQUEST_SECONDS, connect, namespace, patiently
+from moworld.errors import InputError
 
 
 class LogReader:
@@ -49,3 +52,22 @@ def _nanoseconds(stamp: str) -> str:
     """A log's RFC 3339 stamp in a form whose order is the order of time: Kubernetes cuts trailing zeros of the fraction."""
     second, _, fraction = stamp.removesuffix("Z").partition(".")
     return f"{second}.{fraction:0<9}"
+
+
+def run_logs(run_id: str) -> Iterator[str]:
+    """Lines of the pods of a KFP run that still exist, oldest pod first. Raises InputError where there is none, or no cluster."""
+    from kubernetes import client
+
+    core, space = client.CoreV1Api(connect()), namespace()
+    found = patiently(
+        lambda: core.list_namespaced_pod(space, label_selector=f"pipeline/runid={run_id}", _request_timeout=REQUEST_SECONDS),
+        threading.Event(),
+        30.0,
+    ).items
+    pods = [pod for pod in found if "-driver-" not in pod.metadata.name]
+    if not pods:
+        wanted = "pods that still exist"
+        raise InputError(f"run {run_id}", "pods", f"none in namespace {space}", wanted, "their logs stand in the artifact store of the run")
+    for pod in sorted(pods, key=lambda pod: str(pod.metadata.creation_timestamp)):
+        yield f"== {pod.metadata.name} ({pod.status.phase})"
+        yield from LogReader(core, space, pod.metadata.name, "main").new_lines()

@@ -37,7 +37,8 @@ def trainjob(step: str, name: str, pool: dict[str, Any], arguments_path: str, ru
     """The TrainJob that runs a step's ranks on a pool.
 
     pool: image, runtime (ClusterTrainingRuntime), nodes, procs_per_node, resource (e.g. huawei.com/Ascend910), per_node,
-          cpu, memory, queue, node_selector, claim (a shared volume mounted at mount), seconds (deadline)
+          cpu, memory, queue, node_selector, claim (a shared volume mounted at mount), seconds (deadline);
+          where ranks read an object store, secret and secret_keys, which become environment variables
     """
     resources = {pool["resource"]: str(pool["per_node"]), "cpu": str(pool["cpu"]), "memory": pool["memory"]}
     pod = {
@@ -48,6 +49,7 @@ def trainjob(step: str, name: str, pool: dict[str, Any], arguments_path: str, ru
             "containers": [{"name": "node", "volumeMounts": [{"name": "work", "mountPath": pool["mount"]}]}],
         },
     }
+    secrets = [(key, {"secretKeyRef": {"name": pool["secret"], "key": key}}) for key in pool.get("secret_keys", [])]
     jobs = [{"name": "node", "template": {"spec": {"template": pod}}}]
     spec = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": pool["runtime"]},
@@ -57,6 +59,7 @@ def trainjob(step: str, name: str, pool: dict[str, Any], arguments_path: str, ru
             "numNodes": int(pool["nodes"]),
             "numProcPerNode": int(pool["procs_per_node"]),  # the automatic count knows only names containing "gpu"
             "resourcesPerNode": {"requests": resources, "limits": resources},
+            "env": [{"name": key, "valueFrom": source} for key, source in secrets],
         },
         "runtimePatches": [{"manager": OWNER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}],
         "activeDeadlineSeconds": int(pool["seconds"]),

@@ -20,12 +20,21 @@ def promote(
         metrics: what benchmark wrote
         verdict: verdict.json: one row per gate
         gates: section `gates` of the profile, JSON
-        run: name of this run
+        run: name of this run; empty for the id that the cluster gave it
     """
     from json import loads
+    from os import environ
 
     from components.platform.steps import recorded
     from components.promote.step import promote as step
 
     with recorded(verdict) as record:
-        record(step(registration=registration.path, metrics=metrics.path, out=verdict.path, gates=loads(gates), run=run))
+        record(
+            step(
+                registration=registration.path,
+                metrics=metrics.path,
+                out=verdict.path,
+                gates=loads(gates),
+                run=run or environ["MOWORLD_RUN"],
+            )
+        )

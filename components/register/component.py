@@ -22,9 +22,10 @@ def register(
         features: feature shards, for the data revision
         registration: registration.json: name, version, hash, lineage
         settings: section `registry` of the profile, JSON
-        run: name of this run
+        run: name of this run; empty for the id that the cluster gave it
     """
     from json import loads
+    from os import environ
 
     from components.platform.steps import recorded
     from components.register.step import register as step
@@ -37,6 +38,6 @@ def register(
                 features=features.path,
                 out=registration.path,
                 settings=loads(settings),
-                run=run,
+                run=run or environ["MOWORLD_RUN"],
             )
         )

@@ -21,6 +21,10 @@ def run(
     engine: Annotated[str, typer.Option(help="local or kubeflow.")] = "local",
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run (a name, or 'latest'); finished steps are kept.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="kubeflow: start the run and return; see 'moworld runs show'.")] = False,
+    schedule: Annotated[
+        str | None, typer.Option(help='kubeflow: run again and again, by a cron expression: "0 0 3 * * *" (seconds first).')
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline.
@@ -29,9 +33,12 @@ def run(
     """
     if engine not in ("local", "kubeflow"):
         raise InputError("--engine", "", engine, "local or kubeflow", "leave it away for the local engine")
-    if engine == "kubeflow":
-        _submit(pipeline, profile or "pocket", overrides or [], json)
+    if engine == "kubeflow" or (resume and _on_cluster(resume)):
+        _on_kubeflow(pipeline, profile or "pocket", overrides or [], resume, detach, schedule, json)
         return
+    if detach or schedule:
+        option = "--schedule" if schedule else "--detach"
+        raise InputError(option, "", "engine local", "--engine kubeflow", "add it, or leave the option away")
     from pipelines.runs import summary
     from pipelines.start import resume as go_on
     from pipelines.start import start
@@ -128,16 +135,57 @@ def compile_(
         out.print(f"{to / name}.yaml: {facts['tasks']} tasks, {len(facts['npu_tasks'])} on NPU pools", soft_wrap=True)
 
 
-def _submit(pipeline: str, profile: str, overrides: list[str], json: bool) -> None:
-    from pipelines import profile as profiles
-    from pipelines.catalog import arguments, build
-    from pipelines.engine_kubeflow import client, submit
-    from pipelines.placement import Cluster
+def _on_cluster(name: str) -> bool:
     from pipelines.runs import Run
 
-    name, settings = profiles.load(profile, overrides)
-    client()
-    run = Run.new(pipeline, name).name
-    values = arguments(build(pipeline, settings, Cluster(settings.resources)), name, settings, run, local=False)
-    run_id = submit(pipeline, settings, run, values)
-    print_json({"run": run, "id": run_id, "status": "submitted"}) if json else out.print(f"submitted {run} as {run_id}")
+    return Run.existing(name).on_cluster
+
+
+def _on_kubeflow(
+    pipeline: str, profile: str, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
+) -> None:
+    """Start, or go on with, a run on the cluster and follow it; or schedule it."""
+    from pipelines import kubeflow_runs as kubeflow
+    from pipelines.runs import Run, summary
+
+    if schedule:
+        _schedule(pipeline, profile, overrides, schedule, json)
+        return
+    run = kubeflow.go_on(Run.existing(resume)) if resume else kubeflow.submit(pipeline, profile, overrides)
+    where = run.record["kubeflow"]
+    err.print(f"run {run.name} is {where['endpoint']}/#/runs/details/{where['id']}", soft_wrap=True)
+    if not detach:
+        progress = Progress()
+        try:
+            kubeflow.watch(run, progress)
+        except KeyboardInterrupt:
+            err.print(f"it goes on without this watch: moworld runs show {run.name}; end it with: moworld runs cancel {run.name}")
+            raise typer.Exit(130) from None
+        finally:
+            progress.stop()
+    record = run.record
+    if json:
+        print_json({**summary(run), "id": where["id"]})
+    else:
+        out.print(f"{record['status']}" + ("" if detach else f" in {record['seconds']:.1f} s"))
+    if record["error"]:
+        print(f"{record['error']}; go on with: moworld run {record['pipeline']} --resume {run.name}", file=sys.stderr)
+    if record.get("exit"):
+        raise typer.Exit(int(record["exit"]))
+
+
+def _schedule(pipeline: str, profile: str, overrides: list[str], cron: str, json: bool) -> None:
+    from pipelines.catalog import arguments, build
+    from pipelines.kubeflow_runs import Kubeflow, compiled
+    from pipelines.placement import Cluster
+
+    if len(cron.split()) != 6:
+        wanted = 'six fields, seconds first: "0 0 3 * * *" is every night at three'
+        raise InputError("--schedule", "", cron, wanted, "add the field of seconds in front")
+    api = Kubeflow()
+    name, settings, pipeline_id, version_id = compiled(pipeline, profile, overrides, api)
+    # one recurring run has many runs: each takes its own id, which the cluster gives it, as its name
+    values = arguments(build(pipeline, settings, Cluster(settings.resources)), name, settings, "", local=False)
+    schedule = f"{pipeline}-{name}"
+    made = api.schedule(schedule, cron, pipeline_id, version_id, values)
+    print_json({"schedule": schedule, "cron": cron, "id": made}) if json else out.print(f"{schedule} runs at {cron} ({made})")
