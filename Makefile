@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Compiled modules are kept: without them each step of a run compiles torch and Diffusers anew, nine seconds a time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run play test lint lock clean
+.PHONY: run play test golden lint lock clean
 
 run: .venv/installed
 	$(BIN)/moworld run lifecycle --profile pocket
@@ -15,6 +15,10 @@ play: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# The compiled pipelines that tests compare with: look at the diff before it is committed.
+golden: .venv/installed
+	MOWORLD_GOLDEN=write $(BIN)/python -m pytest -q tests/pipelines/test_engine_kubeflow.py -k golden
 
 lint: .venv/installed
 	$(BIN)/ruff check .

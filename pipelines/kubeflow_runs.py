@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import sys
 import tempfile
 import threading
@@ -59,7 +60,8 @@ class Kubeflow:
         try:
             requests.get(f"{self.endpoint}/apis/v2beta1/healthz", headers=headers, timeout=(3.05, 5)).raise_for_status()
         except requests.RequestException as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            code = error.response.status_code if error.response is not None else 0
+            said = f"status {code}" if code else "no answer within 5 s" if isinstance(error, requests.Timeout) else "no connection"
             raise InputError(
                 "KFP_ENDPOINT", self.endpoint, said, "a Kubeflow Pipelines API that answers", "check address, network and KFP_TOKEN"
             ) from None
@@ -195,7 +197,7 @@ def compiled(pipeline: str, profile: str, overrides: list[str], api: Kubeflow) -
 def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
     """Compile, upload and start a pipeline; returns the run with its record. Raises InputError before anything is sent."""
     name, settings = profiles.load(profile, overrides)
-    run = Run.new(pipeline, name)
+    run = Run.new(pipeline, name, suffix=f"-{secrets.token_hex(3)}")  # machines that submit in the same second share no name
     values = arguments(build(pipeline, settings, Cluster(settings.resources)), name, settings, run.name, local=False)
     api = Kubeflow()
     _, _, pipeline_id, version_id = compiled(pipeline, profile, overrides, api)

@@ -13,6 +13,7 @@ from kfp import dsl
 from pydantic import Field
 
 from components.platform.images import ROOT, image, unpublished
+from moworld.errors import InputError
 from moworld.settings import Settings
 from moworld.training.plan import Device
 
@@ -127,8 +128,11 @@ class Cluster:
                 self.preflight = self(preflight(settings=json.dumps(self.wanted, sort_keys=True)), "preflight")
             task.after(self.preflight)
         step = name.rsplit("-", 1)[0] if name.startswith("train_curriculum-") else name
-        for pool in self.pools(step)[:1]:
-            self._place(task, pool)
+        if not self.pools(step):
+            raise InputError(
+                "profile", f"resources.steps.{step}", "no pool", "a pool for every step on a cluster", "name one, or a default"
+            )
+        self._place(task, self.pools(step)[0])
         self._secure(task, name)
         # The cluster's cache key knows the names of input artifacts, not their content, and nothing of what a URI holds today:
         # a hit could be stale. A run that failed goes on with --resume, which keeps its finished tasks.

@@ -23,7 +23,8 @@ def plan_profile(profile: Profile) -> list[dict[str, Any]]:
     Raises InputError where the profile says nothing of the pool's devices.
     """
     cluster, rows = Cluster(profile.resources), []
-    pools = [(name, profile.resources.pools[name]) for name in cluster.names("train_curriculum")]
+    named = [(name, profile.resources.pools[name]) for name in cluster.names("train_curriculum")]
+    pools = [(name, pool) for name, pool in named if pool.kind == "npu"]
     for number, stage in enumerate(profile.curriculum, start=1):
         placed: list[tuple[str, Device | None, int, int, int]] = [
             (name, pool.device, pool.nodes * pool.procs_per_node, pool.procs_per_node, 1 if len(pools) == 2 else 2) for name, pool in pools

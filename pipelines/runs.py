@@ -29,9 +29,9 @@ class Run:
         self.folder, self.name = folder, folder.name
 
     @staticmethod
-    def new(pipeline: str, profile: str) -> "Run":
+    def new(pipeline: str, profile: str, suffix: str = "") -> "Run":
         """A run that does not exist yet, named after pipeline, profile and the time (UTC)."""
-        name = stem = f"{pipeline}-{profile}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        name = stem = f"{pipeline}-{profile}-{datetime.now(UTC):%Y%m%d-%H%M%S}{suffix}"
         for count in range(2, 1000):
             if not (home() / "runs" / name).exists():
                 break

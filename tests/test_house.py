@@ -75,7 +75,7 @@ def test_infrastructure_is_met_in_its_rooms_alone(package):
 
 def test_a_component_is_a_face_a_readme_and_a_step():
     folders = [folder for folder in (ROOT / "components").iterdir() if folder.is_dir() and folder.name not in ("platform", "__pycache__")]
-    assert len(folders) == 13
+    assert len(folders) == 14
     for folder in folders:
         assert (folder / "README.md").is_file() and (folder / "step.py").is_file(), folder
         assert len((folder / "component.py").read_text().splitlines()) <= 65, folder

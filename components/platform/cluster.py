@@ -31,7 +31,7 @@ def connect() -> Any:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=settings)
         else:
-            config.load_kube_config(client_configuration=settings)
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG") or None, client_configuration=settings)
     except config.ConfigException as error:
         raise InputError(
             "KUBECONFIG", "", str(error), "a kubeconfig of the cluster", "set KUBECONFIG, or run with --engine local"
@@ -53,12 +53,13 @@ def patiently(
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
+    refusal: type[Any] = api_error or ApiException
     wait, end = first_wait, time.monotonic() + seconds
     while True:
         pause = wait
         try:
             return ask()
-        except api_error or ApiException as error:
+        except refusal as error:
             if (error.status or 0) not in PASSING:
                 raise
             reason = f"{error.status} {error.reason}"

@@ -39,7 +39,7 @@ class Wanted(Settings):
 def checks(wanted: Wanted) -> list[Row]:
     """A row per check: name, found, wanted, passed, mend. Raises ConnectionError when the API server gives no answer for a minute."""
     cluster = _Cluster()
-    rows: list[Row] = Field(default=[])
+    rows: list[Row] = []
     for name in wanted.queues:
         rows.append(_queue(cluster, name))
     for name in wanted.runtimes:

@@ -159,7 +159,9 @@ def _on_kubeflow(
         try:
             kubeflow.watch(run, progress)
         except KeyboardInterrupt:
-            err.print(f"it goes on without this watch: moworld runs show {run.name}; end it with: moworld runs cancel {run.name}")
+            err.print(
+                f"it goes on without this watch: moworld runs show {run.name}; end it with: moworld runs cancel {run.name}", soft_wrap=True
+            )
             raise typer.Exit(130) from None
         finally:
             progress.stop()

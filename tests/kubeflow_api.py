@@ -1,0 +1,244 @@
+"""A Kubeflow Pipelines API server (v2beta1) for tests, on loopback: keeps pipelines, versions, runs and schedules, checks IR and parameters.
+
+Each reading of a run brings it one task further, in the order of the IR; `fails` names tasks that fail when they come.
+"""
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+TERMINAL = {"SUCCEEDED", "FAILED", "CANCELED"}
+
+
+class KubeflowApi(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.RLock()
+        self.count = 0
+        self.experiments: list[dict] = []
+        self.pipelines: list[dict] = []
+        self.versions: list[dict] = []
+        self.runs: list[dict] = []
+        self.schedules: list[dict] = []
+        self.fails: set[str] = set()
+        self.fault: Callable[[str, str], str] = lambda method, path: ""
+        self.requests: list[tuple[str, str]] = []
+        self.page = 100
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is part of what is tested; anything else is a fault of this server."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+    def new_id(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}-{self.count:04d}"
+
+    def now(self) -> str:
+        """A time of its own for every question: order is what tests look at."""
+        self.count += 1
+        return datetime.fromtimestamp(1_800_000_000 + self.count, UTC).isoformat().replace("+00:00", "Z")
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        with self.lock:
+            self.requests.append((method, path))
+            parts = path.removeprefix("/apis/v2beta1/").split("/")
+            if parts == ["healthz"]:
+                return 200, {"multi_user": False}
+            if parts[0] == "pipelines":
+                return self._pipelines(method, parts[1:], query, body)
+            kind = {"experiments": self.experiments, "runs": self.runs, "recurringruns": self.schedules}.get(parts[0])
+            if kind is None:
+                return 404, {"message": f"no such method: {path}"}
+            if method == "POST" and len(parts) == 1:
+                return self._create(parts[0], kind, body)
+            if method == "GET" and len(parts) == 1:
+                return 200, self._page(parts[0], kind, query)
+            name, _, verb = parts[1].partition(":")
+            found = next((one for one in kind if name in one.values()), None)
+            if found is None:
+                return 404, {"message": f"{name} not found"}
+            if method == "DELETE":
+                kind.remove(found)
+                return 200, {}
+            return self._verb(found, verb) if verb else (200, self._advance(found) if kind is self.runs else found)
+
+    def _pipelines(self, method: str, parts: list[str], query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if method == "GET" and not parts:
+            return 200, self._page("pipelines", self.pipelines, query)
+        if method == "GET" and parts[1:] == ["versions"]:
+            return 200, self._page("pipeline_versions", [one for one in self.versions if one["pipeline_id"] == parts[0]], query)
+        spec = next(document for document in yaml.safe_load_all(body) if document)
+        try:
+            json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+        except json_format.ParseError as error:
+            return 400, {"message": f"invalid IR: {error}"}
+        name = query["name"]
+        if parts == ["upload"]:
+            if any(one["display_name"] == name for one in self.pipelines):
+                return 409, {"message": f"pipeline {name} already exists"}
+            made = {"pipeline_id": self.new_id("pipeline"), "display_name": name, "created_at": self.now()}
+            self.pipelines.append(made)
+            self._version(made["pipeline_id"], name, spec)
+            return 200, made
+        if any(one["display_name"] == name and one["pipeline_id"] == query["pipelineid"] for one in self.versions):
+            return 409, {"message": f"version {name} already exists"}
+        return 200, self._version(query["pipelineid"], name, spec)
+
+    def _version(self, pipeline: str, name: str, spec: dict) -> dict:
+        made = {"pipeline_id": pipeline, "pipeline_version_id": self.new_id("version"), "display_name": name, "pipeline_spec": spec}
+        self.versions.append(made)
+        return made
+
+    def _create(self, kind: str, there: list[dict], body: dict) -> tuple[int, Any]:
+        if kind == "experiments":
+            made = {**body, "experiment_id": self.new_id("experiment"), "created_at": self.now()}
+        else:
+            reference = body["pipeline_version_reference"]
+            version = next((one for one in self.versions if one["pipeline_version_id"] == reference["pipeline_version_id"]), None)
+            if version is None:
+                return 404, {"message": "no such pipeline version"}
+            wanted = set(version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"])
+            if wanted != set(body["runtime_config"]["parameters"]):
+                return 400, {"message": f"parameters {sorted(body['runtime_config']['parameters'])}, wanted {sorted(wanted)}"}
+            key = "run_id" if kind == "runs" else "recurring_run_id"
+            made = {**body, key: self.new_id(kind), "created_at": self.now(), "state": "PENDING"}
+            if kind == "runs":
+                made["_waiting"] = order_of(version["pipeline_spec"]["root"]["dag"]["tasks"])
+                made["_tasks"] = []
+            else:
+                made.pop("state")
+        there.append(made)
+        return 200, shown(made)
+
+    def _page(self, kind: str, there: list[dict], query: dict[str, str]) -> dict:
+        found = [one for one in there if query.get("experiment_id", one.get("experiment_id")) == one.get("experiment_id")]
+        for predicate in json.loads(query.get("filter") or '{"predicates": []}')["predicates"]:
+            assert predicate["operation"] in (1, "EQUALS"), predicate
+            found = [one for one in found if one[predicate["key"]] == predicate["stringValue"]]
+        if query.get("sort_by", "").endswith(" desc"):
+            found = found[::-1]
+        start = int(query.get("page_token") or 0)
+        size = min(self.page, int(query.get("page_size") or self.page))
+        more = {"next_page_token": str(start + size)} if start + size < len(found) else {}
+        key = {"recurringruns": "recurringRuns"}.get(kind, kind)
+        return {key: [shown(one) for one in found[start : start + size]], "total_size": len(found), **more}
+
+    def _advance(self, run: dict) -> dict:
+        """One task further: the one at work ends, the next one starts."""
+        if run["state"] in TERMINAL:
+            return shown(run)
+        if run["state"] == "CANCELING":
+            run.update(state="CANCELED", finished_at=self.now())
+            for task in run["_tasks"]:
+                if task["state"] == "RUNNING":
+                    task.update(state="CANCELED", end_time=self.now())
+            return shown(run)
+        at_work = next((task for task in run["_tasks"] if task["state"] == "RUNNING"), None)
+        if at_work and at_work["display_name"] in self.fails:
+            at_work.update(state="FAILED", end_time=self.now(), error={"code": 2, "message": "main exited with 1"})
+            run.update(state="FAILED", finished_at=self.now())
+            return shown(run)
+        if at_work:
+            at_work.update(state="SUCCEEDED", end_time=self.now())
+        if run["_waiting"]:
+            name = run["_waiting"].pop(0)
+            run["state"] = "RUNNING"
+            for suffix, state in (("-driver", "SUCCEEDED"), ("", "RUNNING")):
+                run["_tasks"].append(
+                    {"task_id": self.new_id("task"), "display_name": name + suffix, "state": state, "start_time": self.now()}
+                )
+        else:
+            run.update(state="SUCCEEDED", finished_at=self.now())
+        return shown(run)
+
+    def _verb(self, run: dict, verb: str) -> tuple[int, Any]:
+        if verb == "terminate":
+            if run["state"] in TERMINAL:
+                return 400, {"message": "the run has ended"}
+            run["state"] = "CANCELING"
+        elif verb == "retry":
+            if run["state"] not in ("FAILED", "CANCELED"):
+                return 400, {"message": f"a run that is {run['state']} cannot be retried"}
+            again = [task["display_name"] for task in run["_tasks"] if task["state"] in ("FAILED", "CANCELED")]
+            run["_tasks"] = [task for task in run["_tasks"] if task["state"] == "SUCCEEDED"]
+            run["_waiting"] = again + run["_waiting"]
+            run.update(state="RUNNING", finished_at=None)
+        else:
+            return 404, {"message": f"no such verb {verb}"}
+        return 200, {}
+
+
+def order_of(tasks: dict[str, Any]) -> list[str]:
+    """Names of an IR's tasks, each after those it depends on."""
+    done: list[str] = []
+    while len(done) < len(tasks):
+        free = [name for name, task in tasks.items() if name not in done and set(task.get("dependentTasks", [])) <= set(done)]
+        assert free, "a circle"
+        done += sorted(free)
+    return done
+
+
+def shown(one: dict) -> dict:
+    tasks = {"run_details": {"task_details": one["_tasks"]}} if one.get("_tasks") else {}
+    return {key: value for key, value in one.items() if not key.startswith("_") and value is not None} | tasks
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: KubeflowApi
+
+    def handle_any(self) -> None:
+        parts = urlsplit(self.path)
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body: Any = _file(self.headers, data) if "multipart" in self.headers.get("Content-Type", "") else json.loads(data or "null")
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        fault = self.server.fault(self.command, parts.path)
+        if fault == "drop":
+            self.close_connection = True
+            self.connection.close()
+            return
+        code, answer = (
+            (int(fault), {"message": "try again"}) if fault.isdigit() else self.server.answer(self.command, parts.path, query, body)
+        )
+        if fault == "lost":
+            self.close_connection = True
+            self.connection.close()
+            return
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = handle_any
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def _file(headers: Message, data: bytes) -> bytes:
+    """The one file of a multipart body."""
+    parsed = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + data)
+    (part,) = [part for part in parsed.iter_parts() if re.search("filename", part["Content-Disposition"])]
+    return part.get_payload(decode=True)
