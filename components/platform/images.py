@@ -9,6 +9,7 @@ from moworld.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "images" / "lock.json"
+KUSTOMIZE = ROOT / "manifests" / "components" / "images" / "kustomization.yaml"
 
 
 def locked(name: str) -> dict[str, Any]:
@@ -51,6 +52,20 @@ def write_lock() -> None:
             else {"repository": f"ghcr.io/moworld-operations/python-{name}", "digest": build_inputs_digest(name), "published": False}
         )
     LOCK.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    KUSTOMIZE.write_text(kustomization(entries), encoding="utf-8")
+
+
+def kustomization(entries: dict[str, dict[str, Any]]) -> str:
+    """The kustomize component that gives every image of the manifests its digest from the lock."""
+    lines = [
+        "# Written by 'make lock' from images/lock.json.",
+        "apiVersion: kustomize.config.k8s.io/v1alpha1",
+        "kind: Component",
+        "images:",
+    ]
+    for name, entry in sorted(entries.items()):
+        lines.append(f"  - {{name: moworld-{name}, newName: {entry['repository']}, digest: '{entry['digest']}'}}")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

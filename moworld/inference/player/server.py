@@ -74,7 +74,8 @@ class Player:
         if origin is not None and origin not in (f"http://{request.host}", f"https://{request.host}"):
             raise web.HTTPForbidden(text="a page of another origin may not play here")
         open_to_all = request.path in ("/health", "/page.js", "/page.css")  # they hold nothing of anyone
-        if self.token and not open_to_all and not hmac.compare_digest(request.query.get("token", "").encode(), self.token.encode()):
+        given = request.query.get("token") or request.headers.get("Authorization", "").removeprefix("Bearer ")  # the latter: Prometheus
+        if self.token and not open_to_all and not hmac.compare_digest(given.encode(), self.token.encode()):
             raise web.HTTPUnauthorized(text="open the address with the token that `moworld play` printed")
         response = await handler(request)
         if not response.prepared:

@@ -201,6 +201,9 @@ def test_a_token_opens_what_its_absence_does_not(tmp_path: Path):
             await http.ws_connect(served.make_url("/world"))
         async with http.get(served.make_url("/health")) as answer:
             assert answer.status == 200 and (await answer.json())["max_sessions"] == 2
+        for credentials, status in (("Bearer sesame", 200), ("Bearer wrong", 401), ("", 401)):  # as Prometheus asks
+            async with http.get(str(served.make_url("/metrics")), headers={"Authorization": credentials}) as answer:
+                assert answer.status == status
         async with http.ws_connect(str(served.make_url("/world")) + "?token=sesame"):
             assert player.engine.sessions == 1
 

@@ -1,0 +1,342 @@
+"""The overlays as `kubectl kustomize` renders them: strict schemas, digests, selectors, the restricted level, least rights, names that agree with the code."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from components.platform.images import LOCK, image
+from components.platform.serving import write_patch
+from pipelines import profile
+from pipelines.placement import SIGNING_KEYS, STORE_KEYS, wanted_of
+from tests.cluster import CRDS, check_custom, strict
+
+ROOT = Path(__file__).parents[2] / "manifests"
+OVERLAYS = ("ascend-910b", "ascend-a3", "cpu")
+KUBERNETES = "1.32"
+CUSTOM = {"Queue": "volcano-queues.yaml", "ClusterTrainingRuntime": "trainer-clustertrainingruntimes.yaml"}
+REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml"}
+# labels of pods that others make: KFP's of run pods, JobSet's of ranks, and the captioner, which a team runs beside this
+FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves"}
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl renders the manifests")
+
+
+@cache
+def rendered(overlay: str) -> list[dict]:
+    done = subprocess.run(["kubectl", "kustomize", str(ROOT / "overlays" / overlay)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(overlay: str, kind: str) -> list[dict]:
+    return [one for one in rendered(overlay) if one["kind"] == kind]
+
+
+def pod_templates(objects: list[dict]) -> list[tuple[str, dict]]:
+    """(name, pod template) of everything that makes pods."""
+    found = []
+    for one in objects:
+        name, spec = f"{one['kind']}/{one['metadata']['name']}", one.get("spec", {})
+        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            found.append((name, spec["template"]))
+        elif one["kind"] == "CronJob":
+            found.append((name, spec["jobTemplate"]["spec"]["template"]))
+        elif one["kind"] == "ClusterTrainingRuntime":
+            found += [(name, job["template"]["spec"]["template"]) for job in spec["template"]["spec"]["replicatedJobs"]]
+        elif one["kind"] == "Pod":
+            found.append((name, one))
+    return found
+
+
+def containers(template: dict) -> list[dict]:
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+
+
+def check(one: dict) -> None:
+    """Hold an object against the schema of its kind. Raises for a field that is not known, or of the wrong type."""
+    if one["kind"] in CUSTOM:
+        if not CRDS.is_dir():
+            pytest.skip("the schemas of custom resources lie beside the repository, not in it")
+        check_custom(one, CUSTOM[one["kind"]])
+    elif one["kind"] in REDUCED:
+        strict(yaml.safe_load((Path(__file__).parent / "schemas" / REDUCED[one["kind"]]).read_text()), one, one["kind"])
+    else:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_keeps_the_schema_of_its_kind(overlay):
+    for one in rendered(overlay):
+        check(one)
+    kinds = {one["kind"] for one in rendered(overlay)}
+    assert {"Namespace", "NetworkPolicy", "ResourceQuota", "Deployment", "HorizontalPodAutoscaler", "CronJob"} <= kinds
+    assert (overlay == "cpu") == ("Queue" not in kinds)
+
+
+def test_a_misspelt_field_and_a_wrong_type_are_found():
+    deployment = json.loads(json.dumps(of_kind("cpu", "Deployment")[0]))
+    deployment["spec"]["replicsa"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(deployment)
+    runtime = json.loads(json.dumps(of_kind("ascend-910b", "ClusterTrainingRuntime")[0]))
+    runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["schedularName"] = "volcano"
+    if CRDS.is_dir():
+        with pytest.raises(AssertionError, match="not known"):
+            check(runtime)
+
+
+def test_the_argo_cd_application_points_at_an_overlay():
+    application = yaml.safe_load((ROOT / "argocd" / "application.yaml").read_text())
+    check(application)
+    assert (ROOT.parent / application["spec"]["source"]["path"] / "kustomization.yaml").is_file()
+    assert application["spec"]["destination"]["namespace"] == "moworld"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_is_the_lock_s_digest(overlay):
+    known = {image(name) for name in json.loads(LOCK.read_text())}
+    for name, template in pod_templates(rendered(overlay)):
+        for container in containers(template):
+            assert container["image"] in known, f"{name}: {container['image']}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_keeps_the_restricted_level(overlay):
+    (namespace,) = of_kind(overlay, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    templates = pod_templates(rendered(overlay))
+    assert len(templates) == (3 if overlay == "cpu" else 5)
+    for name, template in templates:
+        assert restricted(template) == [], name
+        for container in containers(template):
+            if not name.startswith("ClusterTrainingRuntime"):  # the pool's resources come with the TrainJob
+                assert {"requests", "limits"} <= set(container["resources"]), name
+
+
+def restricted(template: dict) -> list[str]:
+    """What of a pod breaks the restricted level of the pod security standards, or our own read-only root."""
+    spec, broken = template["spec"], []
+    pod = spec.get("securityContext", {})
+    broken += [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
+    for volume in spec.get("volumes", []):
+        kind = next(key for key in volume if key != "name")
+        if kind not in {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}:
+            broken.append(f"volume {kind}")
+    for container in containers(template):
+        own = container.get("securityContext", {})
+        both = {**pod, **own}
+        wanted = {
+            "runAsNonRoot": both.get("runAsNonRoot") is True and both.get("runAsUser") != 0,
+            "seccompProfile": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities", {}).get("drop") == ["ALL"] and not own.get("capabilities", {}).get("add"),
+            "privileged": not own.get("privileged"),
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "hostPort": not any("hostPort" in port for port in container.get("ports", [])),
+        }
+        broken += [f"{container['name']}: {key}" for key, held in wanted.items() if not held]
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda spec: spec.update(hostNetwork=True), "hostNetwork"),
+        (lambda spec: spec["volumes"].append({"name": "x", "hostPath": {"path": "/"}}), "volume hostPath"),
+        (lambda spec: spec["securityContext"].update(runAsUser=0), "player: runAsNonRoot"),
+        (lambda spec: spec["securityContext"].pop("seccompProfile"), "player: seccompProfile"),
+        (
+            lambda spec: spec["containers"][0]["securityContext"].update(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}),
+            "player: capabilities",
+        ),
+    ],
+)
+def test_a_pod_that_breaks_the_level_is_found(change, words):
+    (player,) = [
+        one for one in json.loads(json.dumps(rendered("cpu"))) if one["kind"] == "Deployment" and one["metadata"]["name"] == "player"
+    ]
+    change(player["spec"]["template"]["spec"])
+    assert words in restricted(player["spec"]["template"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_selector_matches_a_pod_that_there_is(overlay):
+    labels = [template["metadata"].get("labels", {}) for _, template in pod_templates(rendered(overlay))]
+
+    def matches(selector: dict) -> bool:
+        keys = set(selector.get("matchLabels", {})) | {one["key"] for one in selector.get("matchExpressions", [])}
+        return not keys or keys <= FOREIGN_LABELS or any(selector.get("matchLabels", {}).items() <= one.items() for one in labels)
+
+    checked = 0
+    for one in rendered(overlay):
+        name, spec = f"{one['kind']}/{one['metadata']['name']}", one.get("spec", {})
+        if one["kind"] == "Service":
+            assert matches({"matchLabels": spec["selector"]}), name
+        elif one["kind"] in ("PodDisruptionBudget", "Deployment"):
+            assert matches(spec["selector"]), name
+        elif one["kind"] == "NetworkPolicy":
+            peers = [
+                peer
+                for rule in (*spec.get("ingress", []), *spec.get("egress", []))
+                for peer in (*rule.get("from", []), *rule.get("to", []))
+            ]
+            for selector in (spec["podSelector"], *(peer["podSelector"] for peer in peers if "podSelector" in peer)):
+                assert matches(selector), f"{name}: {selector}"
+        elif one["kind"] == "HorizontalPodAutoscaler":
+            target = spec["scaleTargetRef"]
+            assert any(o["kind"] == target["kind"] and o["metadata"]["name"] == target["name"] for o in rendered(overlay)), name
+        else:
+            continue
+        checked += 1
+    assert checked >= 10
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_referred_to_exists(overlay):
+    """Service accounts, roles, claims and service ports; secrets where the store provides them."""
+    objects = rendered(overlay)
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    for one in objects:
+        if one["kind"].endswith("RoleBinding") or one["kind"] == "ClusterRoleBinding":
+            assert (one["roleRef"]["kind"], one["roleRef"]["name"]) in names
+            for subject in one["subjects"]:
+                assert ("ServiceAccount", subject["name"]) in names and subject["namespace"] == "moworld"
+        if one["kind"] == "Service":
+            (template,) = [
+                t for _, t in pod_templates(objects) if one["spec"]["selector"].items() <= t["metadata"].get("labels", {}).items()
+            ]
+            ports = {port["name"] for container in containers(template) for port in container.get("ports", [])}
+            assert {port["targetPort"] for port in one["spec"]["ports"]} <= ports
+    for name, template in pod_templates(objects):
+        assert ("ServiceAccount", template["spec"].get("serviceAccountName")) in names or name.startswith("ClusterTrainingRuntime"), name
+        for secret, key in secrets_of(template):
+            if overlay != "cpu":
+                found = [one for one in objects if one["kind"] == "ExternalSecret" and one["spec"]["target"]["name"] == secret]
+                assert found and key in {entry["secretKey"] for entry in found[0]["spec"]["data"]}, f"{name}: {secret}/{key}"
+
+
+def secrets_of(template: dict) -> list[tuple[str, str]]:
+    found = [
+        (entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"])
+        for container in containers(template)
+        for entry in container.get("env", [])
+        if "secretKeyRef" in entry.get("valueFrom", {})
+    ]
+    for volume in template["spec"].get("volumes", []):
+        found += [(volume["secret"]["secretName"], item["key"]) for item in volume.get("secret", {}).get("items", [])]
+    return found
+
+
+def test_the_cluster_holds_what_the_profile_asks_for():
+    """Names in the profile, in the code, and in the manifests are one."""
+    wanted = wanted_of(profile.load("wan22-a14b")[1])
+    names = {(one["kind"], one["metadata"]["name"]): one for one in rendered("ascend-910b")}
+    for queue in wanted["queues"]:
+        assert ("Queue", queue) in names
+    for runtime in wanted["runtimes"]:
+        assert ("ClusterTrainingRuntime", runtime) in names
+    for claim in wanted["claims"]:
+        assert names["PersistentVolumeClaim", claim]["spec"]["accessModes"] == ["ReadWriteMany"]
+    for secret, keys in {"moworld-object-store": STORE_KEYS, "moworld-signing": SIGNING_KEYS}.items():
+        assert {entry["secretKey"] for entry in names["ExternalSecret", secret]["spec"]["data"]} == set(keys)
+    (preflight,) = [names["Role", "moworld-preflight"]]
+    readable = {name for rule in preflight["rules"] for name in rule.get("resourceNames", [])}
+    assert readable == {*wanted["claims"], *wanted["secrets"]}
+
+
+def test_rights_are_few():
+    for one in rendered("ascend-910b"):
+        for rule in one.get("rules", []) if one["kind"] in ("Role", "ClusterRole") else []:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], one["metadata"]["name"]
+            assert "secrets" not in rule["resources"] or (rule["resourceNames"] and rule["verbs"] == ["get"]), one["metadata"]["name"]
+            if one["kind"] == "ClusterRole":
+                assert set(rule["verbs"]) <= {"get", "list"}
+    bound = {subject["name"] for one in rendered("ascend-910b") if one["kind"].endswith("Binding") for subject in one["subjects"]}
+    assert bound == {"moworld-launcher", "moworld-reaper"}  # the player and MLflow may do nothing
+    for name, template in pod_templates(rendered("ascend-910b")):
+        if template["spec"].get("serviceAccountName") not in bound:
+            assert template["spec"]["automountServiceAccountToken"] is False, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nothing_is_reachable_that_no_rule_opens(overlay):
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(overlay, "NetworkPolicy")}
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, spec in policies.items():
+        for rule in (*spec.get("ingress", []), *spec.get("egress", [])):
+            assert rule.get("from") or rule.get("to"), f"{name} opens a port to everyone"
+            for peer in (*rule.get("from", []), *rule.get("to", [])):
+                if "ipBlock" in peer:
+                    assert "169.254.169.254/32" in peer["ipBlock"]["except"], f"{name} opens the cloud's metadata"
+                    assert rule["ports"], name
+
+
+@pytest.mark.parametrize("overlay", ("ascend-910b", "ascend-a3"))
+def test_every_pod_that_asks_for_npus_is_volcano_s_and_tolerates_the_taint(overlay):
+    asked = 0
+    for name, template in pod_templates(rendered(overlay)):
+        wants = any("huawei.com/Ascend910" in c.get("resources", {}).get("limits", {}) for c in containers(template))
+        if not wants and not name.startswith("ClusterTrainingRuntime"):
+            continue
+        asked += 1
+        assert template["spec"]["schedulerName"] == "volcano", name
+        assert template["metadata"]["labels"]["ring-controller.atlas"] == "ascend-910b", name
+        assert {"key": "huawei.com/Ascend910", "operator": "Exists", "effect": "NoSchedule"} in template["spec"]["tolerations"], name
+    assert asked == 3
+
+
+def test_dashboards_and_alerts_ask_for_metrics_that_there_are():
+    """The player's from its source; the exporter's from the names that it publishes."""
+    server = (ROOT.parent / "moworld" / "inference" / "player" / "server.py").read_text()
+    keys = re.search(r'for key in \(("fps".*?)\):', server)
+    assert keys
+    player = {f"moworld_player_{key}" for key in re.findall(r'"(\w+)"', keys[1])} | set(
+        re.findall(r"moworld_player_[a-z_]+(?=[ `\"])", server)
+    )
+    exporter = {f"npu_chip_info_{name}" for name in ("utilization", "temperature", "power", "voltage", "health_status", "error_code",
+                "hbm_used_memory", "hbm_total_memory", "used_memory", "total_memory", "name")}  # fmt: skip
+    configs = {one["metadata"]["name"]: one["data"] for one in of_kind("cpu", "ConfigMap")}
+    board = json.loads(configs["moworld-dashboard"]["dashboard.json"])
+    rules = yaml.safe_load(configs["moworld-prometheus"]["rules.yaml"])["groups"][0]["rules"]
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]] + [rule["expr"] for rule in rules]
+    used = {name for expr in asked for name in re.findall(r"(?:npu_chip_info|moworld_player)_[a-z_]+", expr)}
+    assert used <= player | exporter, used - player - exporter
+    assert {"moworld_player_fps", "npu_chip_info_utilization"} <= used
+    assert all(rule["for"] and rule["labels"]["severity"] and rule["annotations"]["summary"] for rule in rules)
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_a_promotion_s_patch_rolls_the_player_of_each_overlay(tmp_path):
+    from components.platform.registry import Version
+
+    version = Version("moworld-pocket", "7", ("champion",), "run", "source", {"model_sha256": "ab" * 32})
+    for overlay in OVERLAYS:
+        folder = tmp_path / overlay
+        folder.mkdir()
+        write_patch(folder / "player.yaml", version)
+        base = os.path.relpath(ROOT / "overlays" / overlay, folder)
+        (folder / "kustomization.yaml").write_text(f"resources: [{base}]\npatches: [{{path: player.yaml}}]\n")
+        done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (player,) = [one for one in yaml.safe_load_all(done.stdout) if one["kind"] == "Deployment" and one["metadata"]["name"] == "player"]
+        kubernetes_validate.validate(player, KUBERNETES, strict=True)
+        template = player["spec"]["template"]
+        (fetch,) = template["spec"]["initContainers"]
+        assert {"name": "MOWORLD_MODEL", "value": "moworld-pocket@7"} in fetch["env"] and "@sha256:" in fetch["image"]
+        assert template["metadata"]["annotations"]["moworld/model-sha256"] == "ab" * 32
+
+
+@pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="KUBECONFIG names no cluster")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_cluster_takes_them_under_server_side_dry_run(overlay):
+    command = ["kubectl", "apply", "--server-side", "--dry-run=server", "-k", str(ROOT / "overlays" / overlay)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
