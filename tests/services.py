@@ -1,10 +1,12 @@
-"""Real services that tests start on loopback and stop: OpenStack Swift with its S3 interface (Debian's packages)."""
+"""Real services that tests start on loopback and stop: OpenStack Swift with its S3 interface, PostgreSQL (Debian's packages), MLflow."""
 
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +94,65 @@ def swift(folder: Path) -> Iterator[str]:
             process.wait(timeout=30)
 
 
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+def has_postgres() -> bool:
+    return (POSTGRES / "initdb").is_file()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server under `folder`; gives the URI of an empty database, for psycopg2."""
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
+    data, port = folder / "data", free_port()
+    if user:
+        for parent in [folder, *folder.parents]:  # a server of another user must come through
+            if str(parent).startswith(tempfile.gettempdir() + os.sep):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        data.mkdir()
+        shutil.chown(data, "postgres", "postgres")
+    subprocess.run(
+        [*user, POSTGRES / "initdb", "-D", data, "-A", "trust", "-U", "moworld", "-E", "UTF8", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "fsync=off", "-c", f"unix_socket_directories={data}"]
+    with (folder / "postgres.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*user, POSTGRES / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 60
+        ready = [POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, capture_output=True, check=False).returncode:
+            if time.monotonic() > end or server.poll() is not None:
+                raise RuntimeError(f"PostgreSQL did not come up: {(folder / 'postgres.log').read_text()[-800:]}")
+            time.sleep(0.1)
+        yield f"postgresql+psycopg2://moworld@127.0.0.1:{port}/postgres"
+    finally:
+        os.killpg(server.pid, signal.SIGINT)  # "fast": it ends its connections
+        server.wait(timeout=30)
+
+
+@contextmanager
+def mlflow_server(folder: Path, store: str, artifacts: str, s3: str) -> Iterator[str]:
+    """MLflow on a database and an object store; gives its address. It hands artifacts on: its clients need no keys."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, "--serve-artifacts"]
+    environment = {**os.environ, **KEYS, "MLFLOW_S3_ENDPOINT_URL": s3, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        _wait(f"http://127.0.0.1:{port}/health", [server], folder, seconds=180)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
 def _wait(url: str, running: list[subprocess.Popen[bytes]], folder: Path, seconds: float = 60.0) -> None:
     import requests
 
@@ -103,4 +164,4 @@ def _wait(url: str, running: list[subprocess.Popen[bytes]], folder: Path, second
         except requests.RequestException:
             time.sleep(0.2)
     logs = {path.name: path.read_text()[-800:] for path in folder.glob("*.log")}
-    raise RuntimeError(f"Swift did not come up: {logs}")
+    raise RuntimeError(f"{url} did not come up: {logs}")

@@ -153,14 +153,15 @@ class ModelRegistry:
         return self.version(name, which or "champion")
 
     def folder_of(self, version: Version) -> Path:
-        """The version's model on the local disk, fetched when it lies elsewhere."""
+        """The version's model on the local disk, with its evidence and signatures beside it; fetched anew when they lie elsewhere."""
         if version.source.startswith("file://"):
             from urllib.parse import unquote, urlparse
 
             return Path(unquote(urlparse(version.source).path))
-        import mlflow
-
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(home() / "models" / version.run_id)))
+        target = home() / "models" / version.run_id
+        target.mkdir(parents=True, exist_ok=True)
+        self.client.download_artifacts(version.run_id, "", str(target))
+        return target / "model"
 
     def metrics(self, version: Version) -> dict[str, Any]:
         """What benchmark measured for a version, as register stored it."""
