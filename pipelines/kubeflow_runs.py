@@ -36,7 +36,7 @@ SECONDS = (3.05, 10.0)
 
 
 class Kubeflow:
-    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN is sent where it is set."""
+    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN and KFP_NAMESPACE are used where they are set."""
 
     def __init__(self, endpoint: str = "") -> None:
         self.endpoint = (endpoint or os.environ.get("KFP_ENDPOINT", "")).rstrip("/")
@@ -47,7 +47,8 @@ class Kubeflow:
         import kfp_server_api
 
         with _quiet():
-            self.client = kfp.Client(host=self.endpoint, existing_token=os.environ.get("KFP_TOKEN"), verify_ssl=True)
+            room = {"namespace": os.environ["KFP_NAMESPACE"]} if os.environ.get("KFP_NAMESPACE") else {}  # multi-user Kubeflow's
+            self.client = kfp.Client(host=self.endpoint, existing_token=os.environ.get("KFP_TOKEN"), **room)
         self.runs_api, self.error = kfp_server_api.RunServiceApi, kfp_server_api.ApiException
         self.never = threading.Event()
 

@@ -9,7 +9,7 @@ from typing import Any
 def cache_features(
     clips: str, codec: str, out: str, data_settings: dict[str, Any], text_settings: dict[str, Any], seed: int, cache: str | None = None
 ) -> dict[str, Any]:
-    """Write shards and index, world.json (what a model of these features must know) and codec/.
+    """Write shards and index, licences.json, world.json (what a model of these features must know) and codec/.
 
     seed: not drawn from; encoding is deterministic
     cache: folder of clips that were encoded before, read and added to; None encodes all
@@ -18,7 +18,7 @@ def cache_features(
 
     from moworld.data.clips import read_manifest
     from moworld.data.encoded import EncodedClips
-    from moworld.data.features import FeatureWriter
+    from moworld.data.features import LICENCES, FeatureWriter
     from moworld.data.sources import DataSettings
     from moworld.errors import InputError
     from moworld.files import atomic_folder, link_or_copy, sha256_tree, write_json
@@ -43,6 +43,8 @@ def cache_features(
             camera = found["intrinsics"][0]
         writer.close()
         shutil.rmtree(target / "encoded", ignore_errors=True)
+        stated = {str(source): licence for source, licence in data.licences.items()}
+        write_json(target / LICENCES, sorted({stated.get(clip.source, "not stated") for clip in rows}))
         write_json(target / "world.json", _world(data, text, rows[0].fps, camera))
         for path in sorted(Path(codec).glob("*")):
             link_or_copy(path, target / "codec" / path.name)

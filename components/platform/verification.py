@@ -29,6 +29,17 @@ def verify_version(registry: ModelRegistry, version: Version) -> None:
         _agree(subject, f"metric {key}", logged.get(key), measured.get(key))
 
 
+def facts_of(registry: ModelRegistry, version: Version) -> dict[str, str]:
+    """What gates on facts ask (moworld.evaluation.gates.FACTS): of signatures now, of contracts and licences as signed."""
+    try:
+        verify_version(registry, version)
+        signature = "holds"
+    except InputError as error:
+        signature = str(error)
+    contract = "passed" if version.tags.get("contract_version") else "unknown"
+    return {"signature": signature, "contract": contract, "licences": version.tags.get("licences", "")}
+
+
 def verify_release(registry: ModelRegistry, version: Version) -> int:
     """`verify_version`, then the ledger's chain and its end, and the alias against its last line. Returns the ledger's lines of this model.
 

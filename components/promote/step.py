@@ -5,6 +5,7 @@ from typing import Any
 
 from components.platform.registry import ModelRegistry
 from components.platform.steps import Refused
+from components.platform.verification import facts_of
 from moworld.evaluation.gates import Gate, verdict
 from moworld.files import atomic_folder, read_json, write_json
 
@@ -21,7 +22,8 @@ def promote(registration: str, metrics: str, out: str, gates: list[dict[str, Any
     name, version = registered["name"], registered["version"]
     champion = registry.champion(name)
     before = registry.metrics(champion) if champion and champion.version != version else None
-    rows = verdict(read_json(Path(metrics, "metrics.json")), before, [Gate(**gate) for gate in gates])
+    facts = facts_of(registry, registry.version(name, version))
+    rows = verdict(read_json(Path(metrics, "metrics.json")), before, [Gate(**gate) for gate in gates], facts)
     summary = {"name": name, "version": version, "champion_before": champion.version if champion else None, "gates": rows}
     failed = [row for row in rows if not row["passed"]]
     if failed:

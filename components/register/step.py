@@ -1,12 +1,15 @@
 """Sign a model and make it a version of the registry, with its metrics and the lineage back to the clips."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from components.platform import signing
+from components.platform.images import image
 from components.platform.registry import ModelRegistry, RegistrySettings, model_hash
 from components.platform.verification import flat, verify_version
+from moworld.data.features import LICENCES
 from moworld.errors import InputError
 from moworld.files import atomic_folder, read_json, write_json
 
@@ -28,6 +31,8 @@ def register(model: str, metrics: str, features: str, out: str, settings: dict[s
         evidence, signatures = target / "evidence", [target / "model.sig", target / "evidence.sig"]
         shutil.copytree(metrics, evidence)
         write_json(evidence / "evidence.json", tags)
+        if (record := Path(os.environ.get("MOWORLD_RUN_FOLDER", ""), "run.json")).is_file():
+            shutil.copyfile(record, evidence / "run.json")  # settings, arguments and seeds, as the run stood when it registered
         for folder, signature in zip((Path(model), evidence), signatures, strict=True):
             signing.sign(folder, signature)
         registry = ModelRegistry(chosen.tracking)
@@ -39,12 +44,12 @@ def register(model: str, metrics: str, features: str, out: str, settings: dict[s
 
 
 def lineage(features: Path) -> dict[str, str]:
-    """Tags that lead from the model back to its data: data revision, contract version, git commit."""
-    import os
-
+    """Tags that lead from the model back to its origin: data revision, contract version, licences of the data, git commit, image."""
     found = read_json(features / "revision.json") if (features / "revision.json").is_file() else {}
     return {
         "data_revision": str(found.get("revision", "")),
         "contract_version": str(found.get("contract_version", "")),
+        "licences": ", ".join(read_json(features / LICENCES)) if (features / LICENCES).is_file() else "",
         "git_commit": os.environ.get("MOWORLD_GIT_COMMIT", ""),
+        "image": image("data"),
     }

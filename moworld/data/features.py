@@ -13,6 +13,7 @@ from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write, open_uri
 from moworld.tensors import Shard
 
+LICENCES = "licences.json"  # beside the index: a sorted list of the licences of the clips
 SHARD_BYTES = 256 * 2**20
 
 

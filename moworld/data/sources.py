@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -50,6 +50,9 @@ class DataSettings(Settings):
     workers: int = Field(2, ge=1)  # videos that are decoded at a time, each in a process of its own
     validation_share: float = Field(0.0, ge=0, lt=1)  # of imported videos, by a hash of their name
     crf: int = Field(18, ge=0, le=51)
+    licences: dict[Literal["game", "video"], str] = Field(
+        default={}, description="SPDX identifier of each source's footage; gates may ask for it"
+    )
 
 
 def collect_clips(out: Pathlike, settings: DataSettings, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Gates: what a candidate must reach, and by how much it may fall behind the champion. Pure: numbers in, a verdict out."""
+"""Gates: what a candidate must reach, by how much it may fall behind the champion, what must be true of its origin. Pure: evidence in, a verdict out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,23 @@ from pydantic import Field, model_validator
 from moworld.evaluation.metrics import METRICS
 from moworld.settings import Settings
 
+FACTS = {
+    "signature": "holds, or how model, evidence and registry disagree",
+    "contract": "passed, where every clip behind the model has passed the data contracts; else unknown",
+    "licences": "licences of the clips behind the model, with commas between; 'not stated' for a source without one",
+}
+
 
 class Gate(Settings):
-    """Conditions on one metric; every one that is set must hold. A metric that was not measured fails.
+    """Conditions on one metric, or on one fact of the model's origin; every one that is set must hold. What was not measured, or is not known, fails.
 
     Example: {metric: student_next_chunk_psnr, at_least: 14.0, above: last_frame_psnr, champion_margin: 0.5}
+             {fact: licences, among: [BSD-3-Clause, CC-BY-4.0]}
     """
 
-    metric: str = Field(description="a name of moworld/evaluation/metrics.py")
+    metric: str = Field(default="", description="a name of moworld/evaluation/metrics.py")
+    fact: str = Field(default="", description="signature, contract or licences, instead of a metric")
+    among: list[str] = Field(default=[], description="what a fact may be; of several values each one must be among them")
     at_least: float | None = Field(default=None, description="smallest value that passes")
     at_most: float | None = Field(default=None, description="largest value that passes")
     above: str | None = Field(default=None, description="another metric of the candidate (a baseline) that the value must be above")
@@ -24,23 +33,38 @@ class Gate(Settings):
 
     @model_validator(mode="after")
     def _sensible(self) -> "Gate":
+        numbers = [self.at_least, self.at_most, self.above, self.champion_margin]
+        if bool(self.metric) == bool(self.fact):
+            raise ValueError("a gate is on a metric or on a fact; give one of them")
+        if self.fact:
+            if self.fact not in FACTS:
+                raise ValueError(f"{self.fact!r} is no fact; known: {', '.join(FACTS)}")
+            if not self.among or any(value is not None for value in numbers):
+                raise ValueError(f"the gate on {self.fact} takes `among`, a list of what it may be, and nothing else")
+            return self
         for name in (self.metric, *([self.above] if self.above else [])):
             if name not in METRICS:
                 raise ValueError(f"{name!r} is no metric; known: {', '.join(METRICS)}")
-        if self.at_least is None and self.at_most is None and self.above is None and self.champion_margin is None:
-            raise ValueError(f"the gate on {self.metric} has no condition; give at_least, at_most, above or champion_margin")
+        if all(value is None for value in numbers) or self.among:
+            raise ValueError(f"the gate on {self.metric} needs at_least, at_most, above or champion_margin, and no `among`")
         return self
 
 
-def verdict(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, gates: Sequence[Gate]) -> list[dict[str, Any]]:
-    """Hold a candidate's metrics against the gates.
+def verdict(
+    candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, gates: Sequence[Gate], facts: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Hold a candidate's metrics, and the facts of its origin, against the gates.
 
     candidate: the values of metrics.json; champion: those of the champion, None when there is none (its conditions then do not apply)
+    facts:     values of FACTS
     returns:   a row for each condition: gate (in words), metric, value, threshold, margin (how far inside; negative = failed by), passed.
                A value at the threshold passes. What was not measured is None, and fails.
     """
     rows = []
     for gate in gates:
+        if gate.fact:
+            rows.append(_fact_row(gate, facts.get(gate.fact, "")))
+            continue
         value = _number(candidate.get(gate.metric))
         if gate.at_least is not None:
             rows.append(_row(gate.metric, f"at least {gate.at_least:g}", value, gate.at_least, higher=True))
@@ -61,6 +85,14 @@ def _row(metric: str, words: str, value: float | None, threshold: float | None, 
         margin = 0.0
     passed = margin is not None and (margin > 0 if strict else margin >= 0)
     return {"gate": f"{metric} {words}", "metric": metric, "value": value, "threshold": threshold, "margin": margin, "passed": passed}
+
+
+def _fact_row(gate: Gate, value: str) -> dict[str, Any]:
+    values = [part.strip() for part in value.split(",")] if gate.fact == "licences" else [value]
+    allowed = ", ".join(gate.among)
+    words = f"{gate.fact} among {allowed}"
+    passed = bool(value) and all(one in gate.among for one in values)
+    return {"gate": words, "metric": gate.fact, "value": value or None, "threshold": allowed, "margin": None, "passed": passed}
 
 
 def _number(value: Any) -> float | None:

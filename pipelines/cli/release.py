@@ -140,6 +140,7 @@ def verify(reference: Reference, json: Json = False) -> None:
 
 
 def _verdict(reference: str, profile: str) -> tuple[Any, list[dict[str, Any]]]:
+    from components.platform.verification import facts_of
     from moworld.evaluation.gates import verdict
     from pipelines import profile as profiles
 
@@ -150,4 +151,4 @@ def _verdict(reference: str, profile: str) -> tuple[Any, list[dict[str, Any]]]:
     settings = profiles.load(profile)[1]
     if settings.registry.name != version.name:
         raise InputError("--profile", profile, f"gates for {settings.registry.name}", f"the profile of {version.name}", "pass --profile")
-    return version, verdict(registry.metrics(version), before, settings.gates)
+    return version, verdict(registry.metrics(version), before, settings.gates, facts_of(registry, version))

@@ -7,7 +7,7 @@ from moworld.evaluation.gates import Gate, verdict
 
 
 def passed(candidate, champion, **gate):
-    rows = verdict(candidate, champion, [Gate(**gate)])
+    rows = verdict(candidate, champion, [Gate(**gate)], {})
     return [row["passed"] for row in rows]
 
 
@@ -47,7 +47,7 @@ def test_a_first_candidate_has_no_champion_to_beat_and_its_other_gates_stand():
 
 @pytest.mark.parametrize("value", [{}, {"drift": None}, {"drift": "good"}, {"drift": True}])
 def test_what_was_not_measured_fails(value):
-    (row,) = verdict(value, None, [Gate(metric="drift", at_most=3.0)])
+    (row,) = verdict(value, None, [Gate(metric="drift", at_most=3.0)], {})
     assert (row["passed"], row["value"], row["margin"]) == (False, None, None)
 
 
@@ -56,15 +56,50 @@ def test_a_missing_baseline_fails():
 
 
 def test_the_margin_says_by_how_much():
-    (row,) = verdict({"drift": 2.5}, None, [Gate(metric="drift", at_most=2.0)])
+    (row,) = verdict({"drift": 2.5}, None, [Gate(metric="drift", at_most=2.0)], {})
     assert row["margin"] == -0.5 and row["gate"] == "drift at most 2"
 
 
 def test_no_gates_give_no_rows():
-    assert verdict({"drift": 1.0}, None, []) == []
+    assert verdict({"drift": 1.0}, None, [], {}) == []
 
 
 @pytest.mark.parametrize("gate", [{"metric": "dirft", "at_most": 1}, {"metric": "drift"}, {"metric": "drift", "above": "nothing"}])
 def test_a_gate_that_could_never_mean_anything_is_refused(gate):
+    with pytest.raises(ValidationError):
+        Gate(**gate)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "among", "answer"),
+    [
+        ("signature", "holds", ["holds"], True),
+        ("signature", "a model that is not what was signed, truly", ["holds"], False),
+        ("contract", "unknown", ["passed"], False),
+        ("licences", "BSD-3-Clause", ["CC0-1.0", "BSD-3-Clause"], True),
+        ("licences", "BSD-3-Clause, not stated", ["BSD-3-Clause"], False),
+        ("licences", "BSD-3-Clause, CC0-1.0", ["CC0-1.0", "BSD-3-Clause"], True),
+        ("licences", "", ["CC0-1.0"], False),
+    ],
+)
+def test_facts_of_the_origin_must_be_among_what_is_allowed(fact, value, among, answer):
+    (row,) = verdict({}, None, [Gate(fact=fact, among=among)], {fact: value})
+    assert row["passed"] is answer and row["value"] == (value or None) and row["threshold"] == ", ".join(among)
+    (missing,) = verdict({}, None, [Gate(fact=fact, among=among)], {})
+    assert missing["passed"] is False
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"fact": "colour", "among": ["red"]},
+        {"fact": "signature"},
+        {"fact": "signature", "among": ["holds"], "at_least": 1},
+        {"fact": "signature", "metric": "drift", "among": ["holds"]},
+        {"metric": "drift", "at_most": 1, "among": ["x"]},
+        {},
+    ],
+)
+def test_a_gate_that_makes_no_sense_is_refused(gate):
     with pytest.raises(ValidationError):
         Gate(**gate)
