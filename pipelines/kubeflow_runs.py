@@ -6,11 +6,11 @@ list, show, logs and cancel read that, so that they are the same on both engines
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
-import sys
 import tempfile
 import threading
 import time
@@ -337,6 +337,6 @@ def _quiet() -> Iterator[None]:
     """kfp's client prints links to stdout, where results stand, and warns of its age."""
     import warnings
 
-    with contextlib.redirect_stdout(sys.stderr if os.environ.get("MOWORLD_DEBUG") else open(os.devnull, "w")), warnings.catch_warnings():
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
