@@ -104,7 +104,9 @@ def _init(root: Path, remote: str) -> None:
         else:
             beside = root.with_name(root.name + "-store")
             beside.mkdir(parents=True, exist_ok=True)
-            store = {"url": os.path.relpath(beside, root / ".dvc")}
+            store = {
+                "url": os.path.relpath(beside)
+            }  # DVC takes it from here and keeps it from its configuration's folder: the pair can move
         with repo.config.edit("repo") as config:
             config["core"].update(remote="store", analytics=False, check_update=False, autostage=False)
             config["cache"]["type"] = ["hardlink", "copy"]

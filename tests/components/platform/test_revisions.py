@@ -48,3 +48,21 @@ def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(InputError, match="no data"):
         record_revision(str(tmp_path / "data"), str(tmp_path / "registry"), "nothing")
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_data_goes_beside_its_registry_from_wherever_it_is_recorded_and_the_pair_can_move(tmp_path, monkeypatch, depth):
+    """The remote of a registry without one is a folder beside it, not one that hangs on the working directory."""
+    here = tmp_path.joinpath("here", *"abc"[:depth])
+    here.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_text("a")
+    monkeypatch.chdir(here)
+    revision = record_revision(str(tmp_path / "data"), str(tmp_path / "state" / "registry"), "first")
+    kept = [path for path in (tmp_path / "state" / "registry-store").rglob("*") if path.is_file()]
+    assert kept, "nothing was pushed beside the registry"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "here", "state"]
+    (tmp_path / "state").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    fetch_revision(str(tmp_path / "moved" / "registry"), revision, str(tmp_path / "out"))
+    assert [path.read_text() for path in (tmp_path / "out").rglob("a")] == ["a"]
