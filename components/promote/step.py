@@ -6,7 +6,7 @@ from typing import Any
 from components.platform.registry import ModelRegistry
 from components.platform.steps import Refused
 from components.platform.verification import facts_of
-from moworld.evaluation.gates import Gate, verdict
+from moworld.evaluation.gates import Gate, failures, verdict
 from moworld.files import atomic_folder, read_json, write_json
 
 
@@ -25,9 +25,7 @@ def promote(registration: str, metrics: str, out: str, gates: list[dict[str, Any
     facts = facts_of(registry, registry.version(name, version))
     rows = verdict(read_json(Path(metrics, "metrics.json")), before, [Gate(**gate) for gate in gates], facts)
     summary = {"name": name, "version": version, "champion_before": champion.version if champion else None, "gates": rows}
-    failed = [row for row in rows if not row["passed"]]
-    if failed:
-        words = "; ".join(f"gate {row['gate']}: found {row['value']}, wanted {row['threshold']}" for row in failed)
+    if words := failures(rows):
         raise Refused(f"{name} version {version} was not promoted: {words}", {**summary, "promoted": False})
     promoted = registry.promote(name, version, by=run, verdict=rows)
     summary = {**summary, "promoted": True, "alias": "champion", "aliases": list(promoted.aliases)}

@@ -79,6 +79,20 @@ def verdict(
     return rows
 
 
+def failures(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a verdict that failed, in one line: gate, what was found, what is wanted, and by how much it fell short; "" when none did."""
+    return "; ".join(
+        f"gate {row['gate']}: found {_short(row['value'])}, wanted {_short(row['threshold'])}"
+        + (f" (short by {-row['margin']:.4g})" if row["margin"] is not None else "")
+        for row in rows
+        if not row["passed"]
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 def _row(metric: str, words: str, value: float | None, threshold: float | None, *, higher: bool, strict: bool = False) -> dict[str, Any]:
     margin = None if value is None or threshold is None else (value - threshold if higher else threshold - value)
     if margin is not None and math.isnan(margin):  # both infinite: equal

@@ -98,13 +98,13 @@ def promote(
     """
     from components.platform.serving import write_patch
     from components.platform.verification import verify_version
+    from moworld.evaluation.gates import failures
 
     version, rows = _verdict(candidate, profile)
     verify_version(_registry(), version)  # no reason overrides a signature
     failed = [row for row in rows if not row["passed"]]
     if failed and not override.strip():
-        words = "; ".join(f"gate {row['gate']}: found {row['value']}, wanted {row['threshold']}" for row in failed)
-        raise Refused(f"{version.name} version {version.version} was not promoted: {words}")
+        raise Refused(f"{version.name} version {version.version} was not promoted: {failures(rows)}")
     done = _registry().promote(version.name, version.version, getpass.getuser(), rows, override.strip() if failed else "")
     if patch is not None:
         write_patch(patch, done)

@@ -48,7 +48,7 @@ def test_a_candidate_is_promoted_or_refused_by_gates_and_champion(home, tmp_path
     for run, fps, words in (("second", 10.0, "frames_per_second at least 16"), ("third", 17.0, "champion")):
         with pytest.raises(Refused, match=words) as caught:
             promote(*candidate(tmp_path, run, fps), out=str(tmp_path / f"{run}-verdict"), gates=GATES, run=run)
-        assert f"found {fps}" in str(caught.value) and caught.value.details["promoted"] is False
+        assert f"found {fps:g}" in str(caught.value) and caught.value.details["promoted"] is False
         assert not (tmp_path / f"{run}-verdict").exists()
         assert registry.champion("moworld-steps").version == "1"
     assert promote(*candidate(tmp_path, "fourth", 19.0), out=str(tmp_path / "verdict-4"), gates=GATES, run="fourth")["version"] == "4"

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from moworld.evaluation.gates import Gate, verdict
+from moworld.evaluation.gates import Gate, failures, verdict
 
 
 def passed(candidate, champion, **gate):
@@ -103,3 +103,13 @@ def test_facts_of_the_origin_must_be_among_what_is_allowed(fact, value, among, a
 def test_a_gate_that_makes_no_sense_is_refused(gate):
     with pytest.raises(ValidationError):
         Gate(**gate)
+
+
+def test_failures_are_one_line_with_what_was_found_wanted_and_missing():
+    gates = [Gate(metric="drift", at_most=2.0), Gate(metric="frames_per_second", at_least=16), Gate(fact="contract", among=["passed"])]
+    assert failures(verdict({"drift": 1.0, "frames_per_second": 20.0}, None, gates, {"contract": "passed"})) == ""
+    words = failures(verdict({"drift": 2.53125}, None, gates, {"contract": "unknown"}))
+    assert words == (
+        "gate drift at most 2: found 2.5312, wanted 2 (short by 0.5312); gate frames_per_second at least 16: found None, wanted 16; "
+        "gate contract among passed: found unknown, wanted passed"
+    )
