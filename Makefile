@@ -14,7 +14,7 @@ play: .venv/installed
 	$(BIN)/moworld play
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not images"
 
 # The compiled pipelines that tests compare with: look at the diff before it is committed.
 golden: .venv/installed
