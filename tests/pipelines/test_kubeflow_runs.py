@@ -34,7 +34,9 @@ def moworld(tmp_path, api, monkeypatch, capsys):
             for key, value in {**settings, **more}.items():
                 patch.setenv(key, value)
             if not wait:
-                command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *arguments]
+                # a shell that starts tests in its background has them ignore SIGINT, which children inherit
+                code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pipelines.cli.app import main; main()"
+                command = [sys.executable, "-c", code, *arguments]
                 return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             patch.setattr(sys, "argv", ["moworld", *arguments])
             status = 0

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 services = pytest.mark.skipif(not (has_swift() and has_postgres()), reason="Swift or PostgreSQL 15 is not installed (Debian's packages)")
 
 
+@pytest.mark.slow
 @services
 def test_releases_on_postgresql_and_s3_are_registered_promoted_verified_fetched_and_rolled_back(tmp_path, monkeypatch):
     for folder in ("swift", "postgres", "mlflow", "work"):
