@@ -95,6 +95,7 @@ class Cluster(ThreadingHTTPServer):
         self.deletion_reads = 0  # how many readings of a deleted job still find it
         self.made: list[tuple[str, str]] = []  # (name, uid) of every TrainJob
         self.deleted: list[str] = []
+        self.deletions: list[tuple[str, str, str]] = []  # (header X-Launcher of who asked, owner, state) of each
         self.ends: dict[str, str] = {}  # last state that was shown, by uid
         self.requests: list[tuple[str, str]] = []
         self.validate = CRDS.is_dir()
@@ -133,7 +134,7 @@ class Cluster(ThreadingHTTPServer):
             self.objects[path] = body
             return body
 
-    def answer(self, method: str, path: str, query: dict, body: dict | None) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, query: dict, body: dict | None, asker: str = "") -> tuple[int, Any]:
         with self.lock:
             self.requests.append((method, path))
             if path.endswith("/log"):
@@ -148,7 +149,7 @@ class Cluster(ThreadingHTTPServer):
             if method == "PATCH":
                 return self._patch(path, there, body)
             if method == "DELETE":
-                return self._delete(path, there, body or {})
+                return self._delete(path, there, body or {}, asker)
             return 200, self._read(path, there) if "/trainjobs/" in path else there
 
     def _create(self, path: str, body: dict) -> tuple[int, Any]:
@@ -189,12 +190,13 @@ class Cluster(ThreadingHTTPServer):
         there["metadata"].setdefault("annotations", {}).update(meta.get("annotations", {}))
         return 200, self.put(path, there)
 
-    def _delete(self, path: str, there: dict, body: dict) -> tuple[int, Any]:
+    def _delete(self, path: str, there: dict, body: dict, asker: str) -> tuple[int, Any]:
         for key, wanted in (body.get("preconditions") or {}).items():
             if there["metadata"][key] != wanted:
                 return 409, status("Conflict", f"precondition {key} failed")
         if "deletionTimestamp" not in there["metadata"]:
             self.deleted.append(there["metadata"]["name"])
+            self.deletions.append((asker, there["metadata"].get("annotations", {}).get("moworld.io/launcher", ""), there.get("_state", "")))
             there["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
             there["_left"] = self.deletion_reads
             self.put(path, there)
@@ -264,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault in ("429", "503"):
             self.reply(int(fault), status("Busy", "try again"))
             return
-        code, answer = self.server.answer(self.command, parts.path, parse_qs(parts.query), body)
+        code, answer = self.server.answer(self.command, parts.path, parse_qs(parts.query), body, self.headers.get("X-Launcher", ""))
         if fault == "lost":  # done, and the answer never arrives
             self.close_connection = True
             self.connection.close()
