@@ -49,7 +49,7 @@ class Kubeflow:
         with _quiet():
             room = {"namespace": os.environ["KFP_NAMESPACE"]} if os.environ.get("KFP_NAMESPACE") else {}  # multi-user Kubeflow's
             self.client = kfp.Client(host=self.endpoint, existing_token=os.environ.get("KFP_TOKEN"), **room)
-        self.runs_api, self.error = kfp_server_api.RunServiceApi, kfp_server_api.ApiException
+        self.error = kfp_server_api.ApiException
         self.never = threading.Event()
 
     def _must_answer(self) -> None:

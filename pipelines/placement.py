@@ -178,9 +178,15 @@ def wanted_of(profile: Any) -> dict[str, Any]:
     from data_contracts.load import contract_names, load_contract
 
     resources: Resources = profile.resources
-    used = {name for chosen in resources.steps.values() for name in ([chosen] if isinstance(chosen, str) else chosen)}
-    npu = [pool for name, pool in sorted(resources.pools.items()) if name in used and pool.kind == "npu"]
-    nodes = {(json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node): pool for pool in npu}
+    placed = [[chosen] if isinstance(chosen, str) else chosen for chosen in resources.steps.values()]
+    npu = [pool for name, pool in sorted(resources.pools.items()) if pool.kind == "npu" and any(name in names for names in placed)]
+    nodes: dict[tuple[str, str, int], int] = {}
+    for names in placed:  # pools of one step work at the same time, steps one after the other
+        together: dict[tuple[str, str, int], int] = {}
+        for pool in (resources.pools[name] for name in names if resources.pools[name].kind == "npu"):
+            kind = (json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node)
+            together[kind] = together.get(kind, 0) + pool.nodes
+        nodes |= {kind: max(count, nodes.get(kind, 0)) for kind, count in together.items()}
     given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
     secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
     return {
@@ -189,17 +195,8 @@ def wanted_of(profile: Any) -> dict[str, Any]:
         "claims": [resources.claim],
         "secrets": secrets,
         "nodes": [
-            {
-                "selector": pool.node_selector,
-                "resource": pool.resource,
-                "amount": pool.procs_per_node,
-                "count": max(
-                    p.nodes
-                    for p in npu
-                    if (p.node_selector, p.resource, p.procs_per_node) == (pool.node_selector, pool.resource, pool.procs_per_node)
-                ),
-            }
-            for pool in nodes.values()
+            {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
+            for (selector, resource, amount), count in sorted(nodes.items())
         ],
         "uris": sorted({uri for uri in given if uri and "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],

@@ -258,6 +258,11 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         size = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(size)) if size else None
+        if (
+            self.command == "PATCH" and self.headers["Content-Type"] != "application/merge-patch+json"
+        ):  # all that custom resources take of an object
+            self.reply(415, status("UnsupportedMediaType", self.headers["Content-Type"]))
+            return
         fault = self.server.fault(self.command, parts.path)
         if fault == "drop":
             self.close_connection = True

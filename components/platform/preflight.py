@@ -45,7 +45,7 @@ def checks(wanted: Wanted) -> list[Row]:
     for name in wanted.runtimes:
         found = cluster.get("/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/" + name)
         rows.append(
-            _row(f"runtime {name}", _there(found), "a ClusterTrainingRuntime", found is not None, "apply the overlay of manifests/")
+            _row(f"runtime {name}", _there(found), "a ClusterTrainingRuntime", _there(found) == "there", "apply the overlay of manifests/")
         )
     for name in wanted.claims:
         rows.append(_claim(cluster, name))
@@ -113,7 +113,7 @@ def _claim(cluster: _Cluster, name: str) -> Row:
     found = cluster.get(f"/api/v1/namespaces/{cluster.space}/persistentvolumeclaims/{name}")
     phase = _there(found) if found is None or found.get("forbidden") else str(found.get("status", {}).get("phase"))
     modes = (found or {}).get("spec", {}).get("accessModes", [])
-    shared = "ReadWriteMany" in modes or found is None
+    shared = "ReadWriteMany" in modes or not modes
     text = phase if shared else f"{phase}, {'/'.join(modes)}"
     return _row(
         f"claim {name}", text, "Bound, ReadWriteMany", phase == "Bound" and shared, "bind it to a storage class that many nodes may write"

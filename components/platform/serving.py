@@ -39,9 +39,7 @@ def fetch(reference: str, folder: Path) -> Path:
     """
     if reference and "/" not in reference:
         registry = ModelRegistry()
-        version = registry.find(reference)
-        verify_version(registry, version)
-        source = registry.folder_of(version)
+        source = verify_version(registry, registry.find(reference))  # the very bytes that were verified, not fetched a second time
     else:
         source = model_folder(reference)
     with atomic_folder(folder / "current") as target:

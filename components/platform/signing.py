@@ -23,6 +23,14 @@ def key_pair() -> tuple[Path, Path]:
     return private, public
 
 
+def public_key() -> Path:
+    """Path of the key that verifies: MOWORLD_SIGNING_PUBLIC_KEY alone is enough where nothing is signed."""
+    configured = os.environ.get("MOWORLD_SIGNING_PUBLIC_KEY")
+    if configured and not Path(configured).is_file():
+        raise InputError(configured, "MOWORLD_SIGNING_PUBLIC_KEY", "no such file", "a PEM public key", "check the path, or unset it")
+    return Path(configured) if configured else key_pair()[1]
+
+
 def sign(model: Path, signature: Path) -> None:
     """Sign every file of a model folder."""
     from model_signing import signing
@@ -37,8 +45,9 @@ def verify(model: Path, signature: Path) -> None:
 
     if not signature.is_file():
         raise InputError(model, signature.name, "no signature", "a signed model", "register the model again")
+    public = public_key()
     try:
-        verifying.Config().use_elliptic_key_verifier(public_key=key_pair()[1]).verify(model, signature)
+        verifying.Config().use_elliptic_key_verifier(public_key=public).verify(model, signature)
     except Exception as error:  # the package raises plain ValueErrors and the cryptography package's own
         found = f"a model that is not what was signed ({' '.join(str(error).split()) or type(error).__name__})"
         raise InputError(model, "signature", found, "the registered files, unchanged", "restore the model from the registry") from None

@@ -115,7 +115,7 @@ def test_everything_waits_for_the_preflight_which_looks_for_what_the_profile_nam
     wanted = Wanted(**json.loads(found["preflight"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]))
     assert wanted.queues == ["high-noise", "low-noise"] and wanted.runtimes == ["moworld-single-npu", "moworld-train-npu"]
     assert set(wanted.secrets) == {"moworld-object-store", "moworld-signing"} and wanted.contracts["clips"]
-    assert {(node.amount, node.count) for node in wanted.nodes} == {(8, 4), (1, 1)}
+    assert {(node.amount, node.count) for node in wanted.nodes} == {(8, 8), (1, 1)}  # both experts train at the same time
     assert "s3://moworld/footage" in wanted.uris
 
 

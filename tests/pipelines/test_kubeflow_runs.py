@@ -151,10 +151,8 @@ def test_a_server_in_trouble_gets_each_run_once(api, tmp_path, monkeypatch):
 
 
 def test_an_endpoint_that_is_not_there_is_one_line_within_ten_seconds(moworld):
-    started = time.monotonic()
     status, out, err = moworld("run", "lifecycle", "--profile", "wan22-a14b", "--engine", "kubeflow", KFP_ENDPOINT="http://127.0.0.1:1")
     assert status == 2 and out == "" and len(err.strip().splitlines()) == 1 and "no connection" in err
-    assert time.monotonic() - started < 60  # the ten seconds are measured by the bench of the note, not asserted on a busy machine
     status, _, err = moworld("runs", "list", KFP_ENDPOINT="http://127.0.0.1:1")
     assert status == 0 and "as of the last look" in err
 

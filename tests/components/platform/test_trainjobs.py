@@ -314,8 +314,7 @@ def interleaving(seed: int) -> dict[str, int]:
 
 
 def test_twenty_interleavings_leave_no_orphan_and_a_true_status():
-    for seed in range(20):
-        interleaving(seed)
+    assert all(interleaving(seed)["jobs made"] <= 4 for seed in range(20))
 
 
 @pytest.mark.slow
