@@ -2,19 +2,28 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+from components.platform.cluster import Stopped
 from moworld.files import read_json, write_json
 
 LASTING = ("out", "checkpoints", "cache")  # written by ranks on the shared volume, where they outlive a pod
 
 
-def stage_in(exchange: Path, arguments: dict[str, Any]) -> None:
+def stage_in(exchange: Path, arguments: dict[str, Any], stop: threading.Event | None = None) -> None:
     """Copy the folders among the arguments to the shared volume and write the rank's arguments.json with their places there.
 
     arguments.json comes last: where it stands with the same content, the inputs stand too, and ranks may be reading them.
+    Raises Stopped between two files once `stop` is set: copies take minutes, a pod that is told to end has seconds.
     """
+
+    def copy(source: str, target: str) -> None:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        shutil.copy2(source, target)
+
     moved = {}
     for key, value in arguments.items():
         if key not in LASTING and isinstance(value, str) and Path(value).is_dir():
@@ -27,7 +36,7 @@ def stage_in(exchange: Path, arguments: dict[str, Any]) -> None:
         return
     for key, value in arguments.items():
         if moved[key] != value and key not in LASTING:
-            shutil.copytree(value, moved[key], dirs_exist_ok=True)
+            shutil.copytree(value, moved[key], copy_function=copy, dirs_exist_ok=True)
     write_json(listed, moved)
 
 

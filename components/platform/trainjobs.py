@@ -98,7 +98,7 @@ def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[dict[str, An
         launcher = Launcher(connect(), namespace(), os.environ.get("KFP_POD_UID") or str(uuid.uuid4()), stop)
         with launcher.holding(list(plan)):
             for job, exchange, given in plan.values():
-                launcher.ensure(job, _stager(exchange, given))
+                launcher.ensure(job, _stager(exchange, given, stop))
             launcher.follow(list(plan))
             summary = stage_out([exchange for _, exchange, _ in plan.values()], Path(arguments["out"]))
     for _, exchange, _ in plan.values():
@@ -117,7 +117,7 @@ class Launcher:
         stop: threading.Event,
         say: Callable[[str], None] = lambda line: print(line, flush=True),
         poll_seconds: float | None = None,
-        grace_seconds: float = 20.0,
+        grace_seconds: float = 15.0,
     ) -> None:
         from kubernetes import client
 
@@ -191,13 +191,13 @@ class Launcher:
     def end(self, names: list[str]) -> None:
         """Delete the jobs that this launcher owns, and see that they are gone or going. What cannot be deleted is said on stderr."""
         never = threading.Event()  # the order to end has come; asking must not be cut short by it
-        seconds = self.grace_seconds
-        until = time.monotonic() + seconds
+        until = time.monotonic() + self.grace_seconds
         for name in names:
             try:
                 while True:
+                    seconds = max(0.5, until - time.monotonic())  # of all names together
                     there = self.get(name, never, seconds)
-                    if there is None and name in self.unsure and time.monotonic() + 0.8 * seconds < until:
+                    if there is None and name in self.unsure and time.monotonic() + 0.8 * self.grace_seconds < until:
                         time.sleep(min(self.poll_seconds, 1.0))  # the request that makes it may still be on its way
                     elif there is None or "deletionTimestamp" in there["metadata"] or _owner(there) != self.owner:
                         break
@@ -328,8 +328,8 @@ def reap(api: Any, space: str, is_over: Callable[[str], bool]) -> list[str]:
     return gone
 
 
-def _stager(exchange: Path, arguments: dict[str, Any]) -> Callable[[], None]:
-    return lambda: stage_in(exchange, arguments)
+def _stager(exchange: Path, arguments: dict[str, Any], stop: threading.Event) -> Callable[[], None]:
+    return lambda: stage_in(exchange, arguments, stop)
 
 
 @contextmanager

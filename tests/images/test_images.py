@@ -1,7 +1,9 @@
 """The images: linted, each saying why it is not another one, not root, in the lock with the digest of their inputs."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,24 @@ def test_npu_images_hold_no_kfp_and_one_torch():
     wanted = (FOLDER / "train-npu" / "requirements.txt").read_text()
     assert "kfp" not in wanted and "protobuf" not in wanted
     assert re.search(r"^torch==2\.9\.0$", wanted, re.MULTILINE) and re.search(r"^torch_npu==2\.9\.0", wanted, re.MULTILINE)
+
+
+def test_the_serving_image_holds_all_that_its_player_imports(tmp_path):
+    """The player starts from the files that the Dockerfile copies, and from nothing else of ours."""
+    for sources, target in re.findall(
+        r"^COPY (?!--)((?:(?:moworld|kernels)\S* )+)(\S+)$", (FOLDER / "serve-npu" / "Dockerfile").read_text(), re.MULTILINE
+    ):
+        for source in sources.split():
+            place = tmp_path / target / Path(source).name if target.endswith("/") else tmp_path / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile)(ROOT / source, place)
+    command = [sys.executable, "-m", "moworld.inference.player", "no/such/model"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "model_index.json" in done.stderr, done.stderr
+    wanted = {line.partition("==")[0] for line in (FOLDER / "train-npu" / "requirements.txt").read_text().split()}
+    assert {"aiohttp", "av", "opencv-python-headless", "pillow", "safetensors", "diffusers", "transformers"} <= wanted
 
 
 def test_pinned_packages_of_the_registry_s_image_are_those_that_the_tests_run():

@@ -1,11 +1,13 @@
 """Inputs and results of ranks on the shared volume."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from components.platform.cluster import Stopped
 from components.platform.exchange import stage_in, stage_out
 from moworld.model.world import WorldModel
 from tests.moworld.worlds import tiny_world
@@ -39,6 +41,16 @@ def test_inputs_that_stand_are_not_written_again_under_the_ranks_that_read_them(
     assert (tmp_path / "x" / "in" / "features" / "a").stat() == inode
     stage_in(tmp_path / "x", {**arguments, "seed": 2})
     assert (tmp_path / "x" / "in" / "features" / "a").read_text() == "changed meanwhile"
+
+
+def test_staging_ends_between_two_files_when_the_pod_is_told_to_end(tmp_path):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "a").write_text("a")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        stage_in(tmp_path / "x", {"features": str(tmp_path / "features"), "out": "/elsewhere"}, stop)
+    assert not (tmp_path / "x" / "arguments.json").exists()  # nothing says that the inputs stand
 
 
 def test_an_old_summary_is_no_result_of_a_new_job(tmp_path):
