@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,15 @@ def test_the_serving_image_holds_all_that_its_player_imports(tmp_path):
             place = tmp_path / target / Path(source).name if target.endswith("/") else tmp_path / target
             place.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile)(ROOT / source, place)
-    command = [sys.executable, "-m", "moworld.inference.player", "no/such/model"]
+    # -S: without it the installed project's own finder fills in what was not copied
+    command = [sys.executable, "-S", "-m", "moworld.inference.player", "no/such/model"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{sysconfig.get_path('purelib')}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2 and "model_index.json" in done.stderr, done.stderr
     wanted = {line.partition("==")[0] for line in (FOLDER / "train-npu" / "requirements.txt").read_text().split()}
