@@ -72,6 +72,10 @@ def test_the_serving_image_holds_all_that_its_player_imports(tmp_path):
         check=False,
     )
     assert done.returncode == 2 and "model_index.json" in done.stderr, done.stderr
+    for path in tmp_path.rglob("*.py"):  # imports inside functions too
+        for name in re.findall(r"^\s*(?:from|import) (moworld[\w.]*)", path.read_text(), re.MULTILINE):
+            module = tmp_path.joinpath(*name.split("."))
+            assert module.is_dir() or module.with_suffix(".py").is_file(), f"{path.relative_to(tmp_path)} imports {name}"
     wanted = {line.partition("==")[0] for line in (FOLDER / "train-npu" / "requirements.txt").read_text().split()}
     assert {"aiohttp", "av", "opencv-python-headless", "pillow", "safetensors", "diffusers", "transformers"} <= wanted
 
