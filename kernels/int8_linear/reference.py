@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+SMALLEST_SCALE = 1e-30  # far below any activation: it keeps 0 / 0 away
+
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, K) float -> (M, K) integers in [-127, 127] as float32, and scales (M, 1) float32. A row of zeros gets scale 1."""
-    scale = x.float().abs().amax(dim=1, keepdim=True) / 127
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return (x.float() / scale).round(), scale
+    """(M, K) float -> (M, K) integers in [-127, 127] as float32, and scales (M, 1) float32. A row of zeros stays zeros."""
+    x = x.float()
+    scale = (x.abs().amax(dim=1, keepdim=True) / 127).clamp_min_(SMALLEST_SCALE)
+    return (x / scale).round_(), scale
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor
 from moworld.evaluation.bench import Row, side_by_side
 from moworld.evaluation.speed import PROMPT, example_picture
 from moworld.inference import WorldSession
-from moworld.model.attention import SelfAttention, rotate
+from moworld.model.attention import SelfAttention
 from moworld.model.codec import StreamingCodec
 from moworld.model.latent_cameras import LatentCameras
+from moworld.model.rope import rotate
 from moworld.model.text import TextEncoder, make_text_encoder
 from moworld.model.world import WorldConfig, WorldModel
 

@@ -47,17 +47,24 @@ class CameraAdapter(nn.Module):
 
     def _embed(self, rays: Rays) -> Tensor:
         """The first convolution without the maps: it is linear, so the directions pass through it once, for all poses -> (B F, D, H/16, W/16)."""
-        weight, bias, (patch, _) = self.conv.weight, self.conv.bias, self.conv.kernel_size
-        assert bias is not None
+        height, width = (size // (self.unshuffle.downscale_factor * self.conv.kernel_size[0]) for size in rays.directions.shape[-2:])
+        if torch.is_grad_enabled():
+            basis = self._basis(rays)
+        elif self in rays.products:
+            basis = rays.products[self]
+        else:
+            basis = rays.products[self] = self._basis(rays)
+        tokens = torch.matmul(rays.motion.transpose(2, 3).flatten(2), basis)  # (B, F, D h w)
+        assert self.conv.bias is not None
+        return tokens.flatten(0, 1).unflatten(1, (-1, height, width)) + self.conv.bias[:, None, None]
+
+    def _basis(self, rays: Rays) -> Tensor:
+        """The directions through the convolution, one row for each number of a pose: (lenses, 3 24, D h w)."""
+        weight, (patch, _) = self.conv.weight, self.conv.kernel_size
         pixels = self.unshuffle(rays.directions[:, 0, 0].flatten(0, 1)[:, None]).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-        height, width = pixels.shape[2], pixels.shape[4]
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (lenses 3, h, w, 64 p p), in the order of the weights
         basis = functional.linear(pixels, weight.reshape(len(weight) * 24, -1))  # the convolution as a product: no copy of the weights
-        basis = (
-            basis.unflatten(0, (-1, 3)).unflatten(-1, (-1, 24)).permute(0, 1, 5, 4, 2, 3).flatten(3).flatten(1, 2)
-        )  # (lenses, 3 24, D h w)
-        tokens = torch.matmul(rays.motion.transpose(2, 3).flatten(2), basis)  # (B, F, D h w)
-        return tokens.flatten(0, 1).unflatten(1, (-1, height, width)) + bias[:, None, None]
+        return basis.unflatten(0, (-1, 3)).unflatten(-1, (-1, 24)).permute(0, 1, 5, 4, 2, 3).flatten(3).flatten(1, 2)
 
 
 def factors_are_smaller(width: int) -> bool:

@@ -1,5 +1,7 @@
 """The W8A8 linear layer and the places it takes in a transformer (paper 5.4): linears of the DiT blocks, and nothing else."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,33 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return int8_linear(x, self.weight, self.weight_scale, self.bias)
+
+    def holds(self, layers: Sequence["Int8Linear"]) -> bool:
+        """Whether `layers` are still the rows of this one (see `side_by_side`); a model that was moved or copied has its own memory."""
+        row = 0
+        for layer in layers:
+            if layer.weight.data_ptr() != self.weight.data_ptr() + row * self.in_features:
+                return False
+            row += layer.out_features
+        return True
+
+
+def side_by_side(layers: Sequence[Int8Linear]) -> Int8Linear:
+    """One layer that gives the outputs of several side by side, for the same input, which is then quantized once.
+
+    The layers become views of its rows: nothing is kept twice, and their names and state dicts stay.
+    """
+    first, rows = layers[0], [layer.out_features for layer in layers]
+    joined = Int8Linear(first.in_features, sum(rows), first.bias is not None)
+    for name in ("weight", "weight_scale", "bias"):
+        parts = [getattr(layer, name) for layer in layers]
+        if parts[0] is None:
+            continue
+        whole = torch.cat(parts)
+        setattr(joined, name, whole)
+        for layer, view in zip(layers, whole.split(rows), strict=True):
+            setattr(layer, name, view)
+    return joined
 
 
 def replaceable_linears(transformer: nn.Module) -> dict[str, nn.Linear]:

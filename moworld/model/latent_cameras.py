@@ -4,7 +4,9 @@ The first latent frame of a sequence holds one video frame, whose camera is repe
 All poses share one world and one translation scale, so that distances between views mean the same in every chunk.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -65,8 +67,11 @@ class LatentCameras:
         """The same cameras in the frame of `pose` (B, 4, 4), which becomes the identity."""
         return LatentCameras(self.intrinsics, invert_pose(pose)[:, None, None] @ self.c2w)
 
-    def rays(self, height: int, width: int) -> "Rays":
-        """Grouped Plücker rays of (height, width) pixels (eq. 2 to 4): frame in the group outermost, moment before direction."""
+    def rays(self, height: int, width: int, like: "Rays | None" = None) -> "Rays":
+        """Grouped Plücker rays of (height, width) pixels (eq. 2 to 4): frame in the group outermost, moment before direction.
+
+        like: earlier rays, whose directions and what was made of them are taken over where the intrinsics are the same
+        """
         batch, frames = self.c2w.shape[:2]
         rotation, position = self.c2w[..., :3, :3], self.c2w[..., :3, 3:]
         x, y, z = rotation.unbind(-2)  # rows, (B, F, 4, 3) each
@@ -77,8 +82,10 @@ class LatentCameras:
             lens = lens[:1, :1, :1]
         elif bool((lens == lens[:, :1, :1]).all()):
             lens = lens[:, :1, :1]
-        directions = camera_directions(lens.to(motion), height, width).movedim(-1, -3)
-        return Rays(motion.reshape(batch, frames, 24, 3), directions)
+        motion = motion.reshape(batch, frames, 24, 3)
+        if like is not None and like.lens is not None and torch.equal(like.lens, lens):
+            return Rays(motion, like.directions, lens, like.products)
+        return Rays(motion, camera_directions(lens.to(motion), height, width).movedim(-1, -3), lens)
 
     def latents(self) -> Tensor:
         """Camera latents (B, F, D): the rays of a coarse grid, each moment beside its direction. Close views, close latents (paper 4.2)."""
@@ -93,17 +100,22 @@ class Rays:
     motion:     (B, F, 24, 3) of each channel, frame in the group outermost; zeros are an absent camera
     directions: (B, F, 4, 3, H, W) of the pixels in the camera's axes; (B, 1, 1, 3, H, W) where a sequence keeps its intrinsics, and
                 (1, 1, 1, 3, H, W) where all sequences share them
+    lens:       the intrinsics that the directions are of
+    products:   what adapters have made of the directions, by adapter: kept by a rollout, whose weights stay as they are
     """
 
     motion: Tensor
     directions: Tensor
+    lens: Tensor | None = None
+    products: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
 
     def __len__(self) -> int:
         return self.motion.shape[1]
 
     def __getitem__(self, frames: slice) -> "Rays":
-        directions = self.directions[:, frames] if self.directions.shape[1] > 1 else self.directions
-        return Rays(self.motion[:, frames], directions)
+        if self.directions.shape[1] > 1:
+            return Rays(self.motion[:, frames], self.directions[:, frames])
+        return replace(self, motion=self.motion[:, frames])
 
     @property
     def lenses(self) -> int | None:
@@ -111,11 +123,11 @@ class Rays:
         return None if self.directions.shape[1:3] != (1, 1) else self.directions.shape[0]
 
     def to(self, like: Tensor | torch.dtype) -> "Rays":
-        return Rays(self.motion.to(like), self.directions.to(like))
+        return replace(self, motion=self.motion.to(like), directions=self.directions.to(like))
 
     def without(self, absent: Tensor) -> "Rays":
         """No camera for the samples where the mask (B,) is true."""
-        return Rays(self.motion * (~absent).to(self.motion)[:, None, None, None], self.directions)
+        return replace(self, motion=self.motion * (~absent).to(self.motion)[:, None, None, None])
 
     def maps(self) -> Tensor:
         """The rays of every pixel, (B, 24, F, H, W)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from moworld.model.experts import Experts
 from moworld.model.flow import add_noise, clean_from_velocity, sampling_schedule
 from moworld.model.history import HistoryBank, HistoryPolicy
-from moworld.model.latent_cameras import LatentCameras
+from moworld.model.latent_cameras import LatentCameras, Rays
 from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity
 
 
@@ -84,6 +84,7 @@ class Rollout:
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
         self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]))
+        self._rays: Rays | None = None
 
     def window(self, cameras: LatentCameras) -> Window:
         """The window of the next chunk, whose new frames have these cameras: history from the bank, anchor, time ids."""
@@ -91,9 +92,10 @@ class Rollout:
         indices = bank.select(cameras, self.policy)
         start = torch.full((batch,), len(bank) - 1, device=indices.device)
         anchor, anchor_camera = bank.latents[:, :, -1:], bank.cameras[-1:]
-        return make_window(
-            anchor, anchor_camera.cat(cameras), start, self.text, bank.gather(indices), bank.cameras.gather(indices), indices
-        )
+        history = bank.gather(indices), bank.cameras.gather(indices), indices
+        window = make_window(anchor, anchor_camera.cat(cameras), start, self.text, *history, rays_like=self._rays)
+        self._rays = window.camera
+        return window
 
     def next_chunk(self, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
         """Generate one chunk and write it back to the bank.

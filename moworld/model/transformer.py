@@ -14,28 +14,29 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from moworld.errors import InputError
-from moworld.model.attention import SelfAttention
+from moworld.model.attention import KeysValues
+from moworld.model.block import Rotary, TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
 from moworld.model.rope import GlobalRotaryPosEmbed
 from moworld.model.sequence import Part, SequenceMesh
-
-KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The conditions of a window as one expert sees them, for the tokens that are denoised.
 
-    text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
+    text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and signed sines (1 or B, N, 1, head_dim)
     past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
+    kept: for every block the text's keys and values, as the first step that needs them leaves them; None while gradients are wanted
     """
 
     text: Tensor
     camera: Tensor | None
-    rotary: tuple[Tensor, Tensor]
+    rotary: Rotary
     part: Part | None = None
     past: list[KeysValues] | None = None
+    kept: list[list[KeysValues]] | None = None
 
 
 class MoWorldTransformer3DModel(WanTransformer3DModel):
@@ -87,7 +88,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         self.control_adapter = CameraAdapter(width, patch_size[1], spatial_downsample, camera_gate)
         self.sequence: SequenceMesh | None = None
         for block in self.blocks:
-            block.attn1.set_processor(SelfAttention())
+            TransformerBlock.adopt(block)
 
     def share_sequence(self, sequence: SequenceMesh | None) -> None:
         """Share the tokens of each sample with other ranks. Raises InputError where they, or the heads, cannot be dealt out."""
@@ -163,12 +164,14 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         if part is not None:
             tokens = None if tokens is None else part.of_frames(tokens)
             rotary = (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
+        kept: list[list[KeysValues]] | None = None if torch.is_grad_enabled() else [[] for _ in self.blocks]
         if history is None or not known:
-            return Prepared(text, tokens, rotary, part)
+            return Prepared(text, tokens, rotary, part, None, kept)
         split = known * (height // self.config.patch_size[1]) * (width // self.config.patch_size[2])
-        front = Prepared(text, None if tokens is None else tokens[:, :split], (rotary[0][:, :split], rotary[1][:, :split]))
+        (front_tokens, tokens) = (None, None) if tokens is None else (tokens[:, :split], tokens[:, split:])
+        front = Prepared(text, front_tokens, (rotary[0][:, :split], rotary[1][:, :split]), kept=kept)
         past = self._read(history.to(low), front)
-        return Prepared(text, None if tokens is None else tokens[:, split:], (rotary[0][:, split:], rotary[1][:, split:]), None, past)
+        return Prepared(text, tokens, (rotary[0][:, split:], rotary[1][:, split:]), None, past, kept)
 
     def denoise(self, hidden_states: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
         """Velocity of the latent frames `hidden_states` at `timestep` (see `forward`) under prepared conditions."""
@@ -201,22 +204,18 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         _, modulation = self._embed_time(x.new_zeros(x.shape[0]), tokens=x.shape[1], like=prepared.text)
         x, past = x if prepared.camera is None else x + prepared.camera, list[KeysValues]()
         for index in range(len(self.blocks)):
-            x, own = self._run(index, x, modulation, prepared)
+            x, own = self._run(index, x, modulation, prepared, keys_alone=index == len(self.blocks) - 1)
             past.append(own)
         return past
 
-    def _run(self, index: int, x: Tensor, modulation: Tensor, prepared: Prepared) -> tuple[Tensor, KeysValues]:
+    def _run(self, index: int, x: Tensor, modulation: Tensor, prepared: Prepared, keys_alone: bool = False) -> tuple[Tensor, KeysValues]:
         """One block: its output, and the keys and values of its own tokens."""
         past = None if prepared.past is None else prepared.past[index]
-
-        def run(x: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeysValues]:
-            processor = self.blocks[index].attn1.processor
-            processor.part, processor.past = prepared.part, past  # set here, for recomputation in the backward pass needs them again
-            return self.blocks[index](x, text, modulation, rotary), processor.take_own()
-
+        kept = None if prepared.kept is None else prepared.kept[index]
+        arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, kept, keys_alone)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(run, x, prepared.text, modulation, prepared.rotary)  # type: ignore[no-any-return]
-        return run(x, prepared.text, modulation, prepared.rotary)
+            return self._gradient_checkpointing_func(self.blocks[index], *arguments)  # type: ignore[no-any-return]
+        return self.blocks[index](*arguments)  # type: ignore[no-any-return]
 
     def _embed(self, hidden_states: Tensor) -> Tensor:
         """(B, in_channels, F, H, W) -> tokens (B, N, D), time outermost."""

@@ -57,6 +57,7 @@ def make_window(
     history_cameras: LatentCameras | None = None,
     history_ids: Tensor | None = None,
     rays_of: slice | None = None,
+    rays_like: Rays | None = None,
 ) -> Window:
     """Assemble a window.
 
@@ -66,6 +67,7 @@ def make_window(
     text:            (B, L, text_dim)
     history:         (B, C, K, h, w) clean latents with their cameras and (B, K) global ids
     rays_of:         the latent frames, history counted, whose rays to make; None makes all (see `MoWorldTransformer3DModel.part`)
+    rays_like:       rays of an earlier window of the same rollout (see `LatentCameras.rays`)
     """
     batch, channels, _, height, width = first.shape
     frames = len(cameras)
@@ -80,7 +82,7 @@ def make_window(
     else:
         all_cameras, ids = history_cameras.cat(cameras), torch.cat([history_ids, ids], dim=1)
         condition = torch.cat([torch.cat([torch.ones_like(history[:, :4]), history], dim=1), condition], dim=2)
-    rays = all_cameras[rays_of or slice(None)].relative_to(pose).rays(height * 8, width * 8).to(first)
+    rays = all_cameras[rays_of or slice(None)].relative_to(pose).rays(height * 8, width * 8, rays_like).to(first)
     return Window(condition, history, rays, ids, text)
 
 

@@ -48,3 +48,19 @@ def test_the_adapter_makes_the_same_of_factors_and_of_maps(share):
 def test_factors_are_taken_where_they_are_smaller():
     assert factors_are_smaller(192)
     assert not factors_are_smaller(5120)  # the convolved directions of a wide model outweigh the rays of a window
+
+
+@torch.no_grad()
+def test_rays_like_earlier_ones_share_what_was_made_of_their_directions():
+    intrinsics, c2w = cameras((1, 1))
+    first, adapter = LatentCameras.from_frames(intrinsics, c2w).rays(*SIZE), CameraAdapter(32, 2, gate=1.0).double()
+    adapter(first)
+    moved = LatentCameras.from_frames(intrinsics, c2w.flip(1))
+    again = moved.rays(*SIZE, like=first)
+    assert again.directions is first.directions and adapter in again.products
+    assert torch.equal(adapter(again), adapter(moved.rays(*SIZE)))
+    zoomed = LatentCameras.from_frames(intrinsics * 1.1, c2w)
+    other = zoomed.rays(*SIZE, like=first)
+    assert adapter not in other.products and torch.equal(adapter(other), adapter(zoomed.rays(*SIZE)))
+    del adapter
+    assert not first.products  # an adapter that was released leaves nothing behind

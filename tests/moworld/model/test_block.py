@@ -1,0 +1,115 @@
+"""What a block computes in another way than Diffusers, against Diffusers' way."""
+
+import copy
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+from moworld.model.block import TransformerBlock, gelu
+from moworld.model.int8 import Int8Linear, quantize_structure, replace_module, replaceable_linears, side_by_side
+from moworld.model.rope import rotate, signed
+from moworld.model.transformer import MoWorldTransformer3DModel
+
+SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2, "text_dim": 16, "freq_dim": 32}
+
+
+def angles(tokens: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    turn = torch.randn(1, tokens, 1, depth // 2).repeat_interleave(2, dim=-1)
+    return turn.cos(), turn.sin()
+
+
+def test_pairs_swapped_as_complex_numbers_turn_as_pairs_do_to_the_bit():
+    for dtype in (torch.float32, torch.bfloat16):
+        x, (cosines, sines) = torch.randn(2, 9, 3, 40).to(dtype), angles(9, 40)
+        x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = cosines[..., 0::2], sines[..., 1::2]
+        expected = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).to(dtype)
+        assert torch.equal(rotate(x, cosines, signed(sines)), expected)
+
+
+def test_a_turn_has_the_gradient_of_the_turn_back():
+    x, (cosines, sines) = torch.randn(1, 5, 2, 8, requires_grad=True), angles(5, 8)
+    gradient = torch.randn(1, 5, 2, 8)
+    rotate(x, cosines, signed(sines)).backward(gradient)
+    torch.testing.assert_close(x.grad, rotate(gradient, cosines, signed(-sines)))
+
+
+def test_gelu_equals_its_tanh_form():
+    x = torch.linspace(-30, 30, 4001)
+    torch.testing.assert_close(gelu(x), torch.nn.functional.gelu(x, approximate="tanh"), rtol=1e-5, atol=1e-6)
+
+
+def block(per_token: bool) -> tuple[TransformerBlock, WanTransformerBlock, tuple[torch.Tensor, ...]]:
+    torch.manual_seed(0)
+    theirs = WanTransformerBlock(48, 64, 2, "rms_norm_across_heads", cross_attn_norm=True).eval()
+    ours = copy.deepcopy(theirs)
+    TransformerBlock.adopt(ours)
+    modulation = torch.randn(2, 6, 6, 48) if per_token else torch.randn(2, 6, 48)
+    return ours, theirs, (torch.randn(2, 6, 48), torch.randn(2, 5, 48), modulation)
+
+
+@torch.no_grad()
+def test_a_block_equals_diffusers_to_the_bit():
+    for per_token in (False, True):
+        ours, theirs, given = block(per_token)
+        cosines, sines = angles(6, 24)
+        assert torch.equal(ours(*given, (cosines, signed(sines)))[0], theirs(*given, (cosines, sines)))
+
+
+@torch.no_grad()
+def test_keys_alone_are_those_of_the_whole_block_and_kept_text_is_read():
+    ours, _, (x, text, modulation) = block(per_token=False)
+    cosines, sines = angles(6, 24)
+    kept: list = []
+    after, own = ours(x, text, modulation, (cosines, signed(sines)), text_kept=kept)
+    same, alone = ours(x, text, modulation, (cosines, signed(sines)), keys_alone=True)
+    assert same is x and all(torch.equal(a, b) for a, b in zip(own, alone, strict=True))
+    other_text = ours(x, torch.zeros_like(text), modulation, (cosines, signed(sines)), text_kept=kept)[0]
+    assert torch.equal(other_text, after)  # its keys and values came from what was kept
+    assert not torch.equal(ours(x, torch.zeros_like(text), modulation, (cosines, signed(sines)))[0], after)
+
+
+def int8_layers() -> list[Int8Linear]:
+    torch.manual_seed(0)
+    return [Int8Linear.from_linear(torch.nn.Linear(24, width)) for width in (24, 24, 8)]
+
+
+def test_layers_side_by_side_give_what_each_gives():
+    layers, x = int8_layers(), torch.randn(2, 7, 24)
+    expected = [layer(x) for layer in layers]
+    states = [{key: value.clone() for key, value in layer.state_dict().items()} for layer in layers]
+    joined = side_by_side(layers)
+    for part, wanted in zip(joined(x).split([24, 24, 8], dim=-1), expected, strict=True):
+        assert torch.equal(part, wanted)
+    for layer, state, wanted in zip(layers, states, expected, strict=True):
+        assert torch.equal(layer(x), wanted)
+        assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+    assert joined.weight.untyped_storage().data_ptr() == layers[2].weight.untyped_storage().data_ptr()  # nothing is kept twice
+
+
+def test_layers_that_were_copied_or_replaced_are_not_those_side_by_side():
+    layers = int8_layers()
+    joined = side_by_side(layers)
+    assert joined.holds(layers)
+    assert not joined.holds(copy.deepcopy(layers))
+    assert not joined.holds([layers[0], layers[2], layers[1]])
+    with torch.no_grad():
+        layers[1].load_state_dict(int8_layers()[0].state_dict())
+    x = torch.randn(3, 24)
+    assert joined.holds(layers) and torch.equal(joined(x)[:, 24:48], layers[1](x))  # new values are seen by both
+
+
+@torch.no_grad()
+def test_an_int8_transformer_computes_the_same_after_it_was_copied_and_loaded():
+    torch.manual_seed(0)
+    given = {"hidden_states": torch.randn(1, 36, 2, 4, 4), "timestep": torch.tensor([500.0]), "encoder_hidden_states": torch.randn(1, 3, 16)}
+    transformer = MoWorldTransformer3DModel(**SIZES).eval()
+    for name, linear in replaceable_linears(transformer).items():
+        replace_module(transformer, name, Int8Linear.from_linear(linear))
+    expected = transformer(**given)
+    assert torch.equal(copy.deepcopy(transformer)(**given), expected)
+    loaded = MoWorldTransformer3DModel(**SIZES).eval()
+    quantize_structure(loaded)
+    loaded(**given)  # fused with other values in it
+    loaded.load_state_dict(transformer.state_dict())
+    assert torch.equal(loaded(**given), expected)
