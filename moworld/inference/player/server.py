@@ -188,7 +188,7 @@ class _Visitor:
     async def _obey(self, message: Message) -> None:
         stream = self.stream
         if isinstance(message, Keys):
-            stream.keys, stream.keys_number = message.held, message.number
+            stream.hold(message.held, message.number)
         elif isinstance(message, Shown):
             stream.shown = max(stream.shown, min(message.frame, stream.number))
         elif isinstance(message, Pause):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 
+from moworld.evaluation.browser import CHROMIUM, Page, browser
 from moworld.inference.player.server import Player
-from tests.moworld.inference.player.browser import CHROMIUM, Page, browser
 from tests.moworld.inference.worlds import picture, tiny_engine
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
