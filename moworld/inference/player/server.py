@@ -14,6 +14,7 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from numpy.typing import NDArray
 
+from moworld.camera.cameras import resize_to_cover
 from moworld.errors import InputError
 from moworld.inference.engine import Engine
 from moworld.inference.player.messages import (
@@ -34,6 +35,7 @@ from moworld.inference.player.stream import Stream, encode_jpeg
 Frames = NDArray[np.uint8]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 IDLE_SECONDS = 120.0  # a visitor whose browser draws nothing and sends nothing gives its place back
+STALLED_SECONDS = 10  # frames are dropped where they are not drawn, so on the slowest line nothing waits for so long
 MALFORMED = 10  # messages that may be wrong before the visitor is shown the door
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self'"
 PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
@@ -51,13 +53,14 @@ class Player:
     prompt: str = ""
     recordings: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moworld-player-")))
     streams: set[Stream] = field(default_factory=set)
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # a picture takes memory and a core while it is read
 
     def application(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=2**16)
         for path in PAGE:
             app.router.add_get(path, self._page)
-        app.router.add_get("/pictures/{number:[0-9]+}", self._picture)
+        app.router.add_get("/pictures/{number:[0-9]{1,4}}", self._picture)
         app.router.add_get("/recordings/{name:[0-9a-f]{32}}.mp4", self._recording)
         app.router.add_get("/world", self._world)
         app.router.add_get("/health", self._health)
@@ -126,12 +129,30 @@ class Player:
             return socket
         visitor = _Visitor(self, socket, Stream(seat, self.fps, _sender(socket)))
         self.streams.add(visitor.stream)
+        watch = asyncio.create_task(_watch(request.transport))
         try:
             await visitor.serve()
         finally:
             self.streams.discard(visitor.stream)
             seat.leave()
+            await _ended(watch)
+            _cut_off_unread(request.transport)
         return socket
+
+
+async def _watch(transport: Any) -> None:
+    """End a connection on which bytes have waited for `STALLED_SECONDS`. A farewell would wait behind them, and so would who sends them."""
+    waited = 0
+    while waited < STALLED_SECONDS:
+        await asyncio.sleep(1)
+        waited = waited + 1 if transport is not None and transport.get_write_buffer_size() else 0
+    _cut_off_unread(transport)
+
+
+def _cut_off_unread(transport: Any) -> None:
+    """Close a connection at once where bytes wait that the other side does not take; it would be kept for as long as that side likes."""
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
 
 
 def _sender(socket: web.WebSocketResponse) -> Any:
@@ -220,7 +241,10 @@ class _Visitor:
     async def _upload(self, data: bytes) -> None:
         if not self.uploads.take():
             raise InputError("picture", "", "uploads in too quick a succession", "one in two seconds", "wait a moment")
-        self.uploaded = await asyncio.to_thread(read_picture, data)
+        config = self.player.engine.model.config
+        async with self.player.reading:
+            picture = await asyncio.to_thread(read_picture, data)
+            self.uploaded = resize_to_cover(picture, (config.height, config.width))  # what a session takes of it
         await self.socket.send_json({"type": "uploaded"})
 
     async def _record(self, on: bool) -> None:
