@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.evaluation.bench import Row
-from moworld.evaluation.browser import Page, browser
+from moworld.evaluation.browser import Page, browser, chromium
 
 FPS = 30.0
 WANTED_P95 = {"default": 500.0, "low latency": 300.0}  # milliseconds from a key to its frame
@@ -28,6 +28,7 @@ def bench_player(model: Path, events: int = KEPT, seed: int = 0) -> list[Row]:
     events: keys that are pressed or let go in each setting, at most 100, at random moments 0.3 to 1 s apart
     Raises InputError where there is no Chromium.
     """
+    chromium()
     rows: list[Row] = []
     for setting, chunk_latents in CHUNK_LATENTS.items():
         measured = asyncio.run(_measure(model, chunk_latents, min(events, KEPT), random.Random(seed)))

@@ -17,6 +17,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 CODES = {"w": "KeyW", "a": "KeyA", "s": "KeyS", "d": "KeyD", "j": "KeyJ", "l": "KeyL", " ": "Space"}
 
 
+def chromium() -> str:
+    """Path of the browser. Raises InputError where there is none."""
+    if CHROMIUM is None:
+        raise InputError("chromium", "", "no such command", "a Chromium or Chrome", "install one: apt-get install chromium")
+    return CHROMIUM
+
+
 class Page:
     """One page: scripts are evaluated in it, keys are pressed on it, pictures are taken of it."""
 
@@ -64,11 +71,9 @@ class Page:
 @contextlib.asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Page]:
     """A page of a Chromium of its own, whose profile lies in the folder `profile`. Raises InputError where there is no Chromium."""
-    if CHROMIUM is None:
-        raise InputError("chromium", "", "no such command", "a Chromium or Chrome", "install one: apt-get install chromium")
     flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run", "--remote-debugging-port=0")
     process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
+        chromium(), *flags, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
     )
     try:
         port, written = profile / "DevToolsActivePort", ""

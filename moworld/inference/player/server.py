@@ -243,8 +243,7 @@ class _Visitor:
             raise InputError("picture", "", "uploads in too quick a succession", "one in two seconds", "wait a moment")
         config = self.player.engine.model.config
         async with self.player.reading:
-            picture = await asyncio.to_thread(read_picture, data)
-            self.uploaded = resize_to_cover(picture, (config.height, config.width))  # what a session takes of it
+            self.uploaded = await asyncio.to_thread(_read_small, data, (config.height, config.width))
         await self.socket.send_json({"type": "uploaded"})
 
     async def _record(self, on: bool) -> None:
@@ -275,6 +274,11 @@ async def _ended(task: "asyncio.Task[None] | None") -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _read_small(data: bytes, size_hw: tuple[int, int]) -> Frames:
+    """What a session takes of an uploaded picture: the picture itself may be a thousand times as large."""
+    return resize_to_cover(read_picture(data), size_hw)
 
 
 def _write_recording(folder: Path, jpegs: list[bytes], fps: float, keep: int = 8) -> str:

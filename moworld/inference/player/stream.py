@@ -5,7 +5,7 @@ before its first frame is due, so a key waits up to n / fps to be read, then `le
 most, half a chunk less on average. At 12 frames and 30 FPS the wait alone is 0.4 s. So where keys change and the engine has time to spare, the
 next chunk is begun at once, and of the frames that are left of the one that plays every second is left out: what the world does under old
 keys then passes in half the time. A key that came just after the keys were read waits for `lead`, and then for half a chunk:
-n / (2 fps) + lead + wire at most. Frames are left out, never queued; recordings have them all.
+max(n / (2 fps), lead) + lead + wire at most. Frames are left out, never queued; recordings have them all.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from moworld.inference.engine import Chunk, Seat
 Frames = NDArray[np.uint8]
 LAG_FRAMES = 30  # frames that the browser has not drawn yet; more are dropped, not queued
 MARGIN = 0.012  # seconds by which a chunk is begun earlier than its making is expected to take
+SPARE = 0.75  # share of a chunk's time below which `lead` has to be for frames to be left out: others share the engine
 RECORDED_FRAMES = 3600
 
 
@@ -34,8 +35,8 @@ class Stream:
         self.running = asyncio.Event()  # cleared while paused
         self.running.set()
         self.changed = asyncio.Event()  # other keys are held than those of the newest chunk
-        self.making, self.recorded = 0.2, list[bytes]()
-        self.recording = False
+        self.makings = deque[float]([0.2], maxlen=24)  # seconds of the newest chunks from request to frames
+        self.recorded, self.recording = list[bytes](), False
         self.numbers: dict[str, Any] = {"chunks": 0, "late": 0, "dropped": 0, "hurried": 0}
         self.intervals, self.sent_at = deque[float](maxlen=60), deque[float](maxlen=240)
         self.left = deque[tuple[Frames, bool]]()  # frames of the chunk that plays, and whether each is shown
@@ -79,13 +80,18 @@ class Stream:
         return self.next_at + sum(shown for _, shown in self.left) / self.fps
 
     @property
+    def making(self) -> float:
+        """Seconds that a chunk takes, nine times in ten: one that took long now and then does not make keys be read sooner ever after."""
+        return float(np.quantile(self.makings, 0.9))
+
+    @property
     def lead(self) -> float:
         """Seconds before it is due that a chunk has to be begun."""
         return self.making + MARGIN
 
     async def _moment(self) -> None:
         """Until the next chunk has to begin: as late as can be, which is sooner where keys have changed and there is time to spare."""
-        may_hurry = 2 * self.lead < self.seat.session.chunk_frames / self.fps
+        may_hurry = self.lead < SPARE * self.seat.session.chunk_frames / self.fps
         while (wait := self.due - self.lead - time.monotonic()) > 0:
             if may_hurry and self.changed.is_set():
                 self._hurry()
@@ -96,7 +102,7 @@ class Stream:
                 await asyncio.sleep(wait)
         if not self.running.is_set():
             await self.running.wait()
-            self.next_at = max(self.next_at, time.monotonic() + self.lead)  # a pause makes no chunk late
+            self.next_at += max(0.0, time.monotonic() + self.lead - self.due)  # a pause makes no chunk late
 
     def _hurry(self) -> None:
         """Leave out frames that are still to be played: every second one, or as many fewer as the making of the next chunk takes."""
@@ -112,7 +118,7 @@ class Stream:
         keys, number = self.keys, self.keys_number
         self.changed.clear()
         chunk = await asyncio.wrap_future(self.seat.step([keys] * self.seat.session.chunk_frames))
-        self.making += (0.5 if chunk.seconds > self.making else 0.1) * (chunk.seconds - self.making)  # quick to grow, slow to shrink
+        self.makings.append(chunk.seconds)
         return chunk, number
 
     async def _pace(self, keys_number: int, seconds: float) -> None:

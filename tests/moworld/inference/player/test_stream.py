@@ -64,7 +64,7 @@ def test_where_keys_change_every_second_frame_of_what_is_left_is_left_out(tmp_pa
 
 def test_where_making_takes_long_nothing_is_left_out(tmp_path: Path):
     async def scenario(stream: Stream, sent: Sent) -> None:
-        stream.making = 60.0  # it shrinks slowly
+        stream.makings.extend([60.0] * 24)
         await until(lambda: len(sent) >= 16)
         stream.hold("w", 1)
         await until(lambda: sent[-1][1] == 1)
