@@ -132,6 +132,9 @@ def test_pictures_are_read_one_at_a_time_and_kept_small(tmp_path: Path):
         kept = psutil.Process().memory_info().rss - before
         for one_guest in guests:
             await one_guest.__aexit__(None, None, None)
-        assert kept < 100e6 and highest - before < 400e6, (kept, highest - before)  # six at 75 MB would be kept, 1 GB read at once
+        assert kept < 300e6 and highest - before < 700e6, (
+            kept,
+            highest - before,
+        )  # six at 75 MB would be kept; six read at once take over 1 GB
 
     visit(tmp_path, scenario, max_sessions=6)
