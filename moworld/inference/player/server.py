@@ -6,6 +6,7 @@ import hmac
 import secrets
 import socket as socket_module
 import tempfile
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Player:
     prompt: str = ""
     recordings: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moworld-player-")))
     streams: set[Stream] = field(default_factory=set)
-    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # a picture takes memory and a core while it is read
+    reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "pictures"))  # each takes memory and a core: one after the other
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -241,9 +242,8 @@ class _Visitor:
     async def _upload(self, data: bytes) -> None:
         if not self.uploads.take():
             raise InputError("picture", "", "uploads in too quick a succession", "one in two seconds", "wait a moment")
-        config = self.player.engine.model.config
-        async with self.player.reading:
-            self.uploaded = await asyncio.to_thread(_read_small, data, (config.height, config.width))
+        config, loop = self.player.engine.model.config, asyncio.get_running_loop()
+        self.uploaded = await loop.run_in_executor(self.player.reader, _read_small, data, (config.height, config.width))
         await self.socket.send_json({"type": "uploaded"})
 
     async def _record(self, on: bool) -> None:
