@@ -253,3 +253,12 @@ def test_an_address_that_is_taken_is_named():
         servers.listen("127.0.0.1", taken.getsockname()[1])
     taken.close()
     assert servers.address("::1", 80, "") == "http://[::1]:80/" and servers.address("0.0.0.0", 80, "t").endswith("/?token=t")
+
+
+def test_a_path_of_thousands_of_digits_is_not_found(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        for number in ("2", "9999", "9" * 5000):
+            async with http.get(served.make_url(f"/pictures/{number}")) as answer:
+                assert answer.status == 404
+
+    visit(tmp_path, scenario)
