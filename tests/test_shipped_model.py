@@ -10,11 +10,11 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from components.platform.registry import SHIPPED, model_folder
+from moworld.evaluation.browser import CHROMIUM, browser
 from moworld.inference import WorldSession
 from moworld.inference.engine import Engine
 from moworld.inference.player.server import Player, pictures_of
 from moworld.model.world import WorldModel
-from tests.moworld.inference.player.browser import CHROMIUM, browser
 
 
 def test_it_is_the_default_and_small_and_int8_with_a_card() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.platform import signing
-from components.platform.registry import HEAD, ModelRegistry, Version, model_hash
+from components.platform.registry import HEAD, ModelRegistry, Version, model_folder, model_hash
 from moworld.errors import InputError
 from moworld.files import read_json
 
@@ -28,6 +28,20 @@ def verify_version(registry: ModelRegistry, version: Version) -> Path:
     for key in sorted(measured.keys() | logged.keys()):
         _agree(subject, f"metric {key}", logged.get(key), measured.get(key))
     return model
+
+
+def verified_folder(reference: str) -> Path:
+    """`model_folder`, where only what is signed will do: a registered version by `verify_version`, a folder by the signature FOLDER.sig beside it.
+
+    Raises InputError for a model without a signature, and for one that is not what was signed.
+    """
+    if reference and "/" not in reference and not Path(reference).exists():
+        model_folder(reference)  # names what is registered where this is not
+        registry = ModelRegistry()
+        return verify_version(registry, registry.find(reference))
+    folder = model_folder(reference).resolve()
+    signing.verify(folder, folder.parent / f"{folder.name}.sig")
+    return folder
 
 
 def facts_of(registry: ModelRegistry, version: Version) -> dict[str, str]:

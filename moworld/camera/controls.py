@@ -58,11 +58,15 @@ class Walk:
             self.yaw += self.degrees * (("l" in keys) - ("j" in keys))
             pitch = self.pitch + self.pitch_degrees * (("i" in keys) - ("k" in keys))
             self.pitch = float(np.clip(pitch, -MAX_PITCH_DEGREES, MAX_PITCH_DEGREES))
-            rotation = rotation_from_yaw_pitch(self.yaw, self.pitch)
             move = np.array([("d" in keys) - ("a" in keys), 0.0, ("w" in keys) - ("s" in keys)])
-            self.centre = self.centre + rotation @ (self.step * move)
-            poses.append(se3.rigid(rotation, self.centre))
+            self.centre = self.centre + rotation_from_yaw_pitch(self.yaw, self.pitch) @ (self.step * move)
+            poses.append(self.c2w)
         return np.stack(poses) if poses else np.zeros((0, 4, 4))
+
+    @property
+    def c2w(self) -> Array:
+        """The pose now, (4, 4) c2w."""
+        return se3.rigid(rotation_from_yaw_pitch(self.yaw, self.pitch), self.centre)
 
     def stand_at(self, c2w: Array) -> None:
         """Go on from a pose (4, 4); its roll is not kept."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["WorldSession"]
+__all__ = ["WorldEnvironment", "WorldSession"]
 
 
 def __getattr__(name: str) -> Any:
@@ -11,4 +11,8 @@ def __getattr__(name: str) -> Any:
         from moworld.inference.session import WorldSession
 
         return WorldSession
+    if name == "WorldEnvironment":
+        from moworld.inference.environment import WorldEnvironment
+
+        return WorldEnvironment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,9 @@ def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 
              ||y_int8 - y|| / ||y|| on activations of one forward pass on noise
     Raises InputError when nothing was replaced or a layer's error is above the limit.
     """
+    if world.config.quantization != "none":
+        found, mend = f"a model that is {world.config.quantization} already", "quantize the distilled model, once"
+        raise InputError("quantize", "quantization", found, "a model in full precision", mend)
     before, layers = _stored_bytes(world, low=False), []
     for expert_name, expert in world.experts.named_experts():
         inputs = _layer_inputs(expert, world, seed)

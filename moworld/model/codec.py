@@ -8,6 +8,7 @@ The same network is evaluated on a whole clip or chunk by chunk with a carried c
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -155,13 +156,18 @@ class StreamingCodec(nn.Module):
         root = Path(folder)
         if not (root / WEIGHTS).is_file():
             raise InputError(root, WEIGHTS, "no such file", "a codec folder", "pass the folder that train_codec wrote")
-        config = read_json(root / "config.json")
-        if config.pop("_class_name", "") != "StreamingCodec":
-            raise InputError(
-                root / "config.json", "_class_name", "another autoencoder", "StreamingCodec", "use the codec of the model's run"
-            )
-        codec = StreamingCodec(**config)
-        codec.load_state_dict(load_file(root / WEIGHTS))
+        config, mend = read_json(root / "config.json"), "use the codec of the model's run"
+        if (name := config.pop("_class_name", "")) != "StreamingCodec":
+            raise InputError(root / "config.json", "_class_name", f"{name!r}, another autoencoder", "StreamingCodec", mend)
+        try:
+            codec = StreamingCodec(**config)
+            codec.load_state_dict(load_file(root / WEIGHTS))
+        except (
+            TypeError,
+            SafetensorError,
+            RuntimeError,
+        ) as error:  # sizes that do not exist, a damaged file, sizes that are not the file's
+            raise InputError(root, WEIGHTS, str(error)[:200], "the weights of the codec that config.json describes", mend) from None
         return codec.eval()
 
 

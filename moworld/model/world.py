@@ -16,6 +16,7 @@ from moworld.files import Pathlike, atomic_folder, atomic_write, link_or_copy, r
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
+from moworld.model.layout import check_weights, read_index
 from moworld.model.text import TextSettings
 from moworld.settings import Settings
 
@@ -144,8 +145,8 @@ class WorldModel:
         root = Path(folder)
         if not (root / "model_index.json").is_file():
             raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
-        values = read_json(root / "model_index.json")
-        config = WorldConfig(**{key: value for key, value in values.items() if not key.startswith("_")})
+        config = read_index(root / "model_index.json", WorldConfig, "WorldModel")
+        check_weights((root / EXPERT_FOLDERS[name] for name in config.experts), WEIGHTS)
         experts = [_load_expert(root / EXPERT_FOLDERS[name], config) for name in config.experts]
         codec = root / "vae"
         low = experts[1] if len(experts) > 1 else None
@@ -182,12 +183,14 @@ def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DMode
         from moworld.model.int8 import quantize_structure
 
         quantize_structure(transformer)
-    missing, unexpected = transformer.load_state_dict(_read_weights(folder), strict=False)
+    state, mend = _read_weights(folder), "check model and quantization in model_index.json"
+    for key, value in transformer.state_dict().items():
+        if key in state and state[key].shape != value.shape:
+            raise InputError(folder / WEIGHTS, key, f"shape {tuple(state[key].shape)}", f"shape {tuple(value.shape)}", mend)
+    missing, unexpected = transformer.load_state_dict(state, strict=False)
     if missing or unexpected:
         found = f"{len(missing)} missing and {len(unexpected)} unknown keys, first {(missing + unexpected)[0]}"
-        raise InputError(
-            folder / WEIGHTS, "keys", found, "the keys of the configured expert", "check num_layers and quantization in model_index.json"
-        )
+        raise InputError(folder / WEIGHTS, "keys", found, "the keys of the configured expert", mend)
     return transformer
 
 
@@ -195,7 +198,4 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor of an expert's folder: one file, or the shards that its index names."""
     index = folder / f"{WEIGHTS}.index.json"
     files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    for file in files:
-        if not (folder / file).is_file():
-            raise InputError(folder, file, "no such file", "the weights of an expert", "copy the model folder again, whole")
     return {key: value for file in files for key, value in load_file(folder / file).items()}

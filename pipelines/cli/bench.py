@@ -16,6 +16,7 @@ class What(StrEnum):
     contract = "contract"
     geometry = "geometry"
     rollout = "rollout"
+    player = "player"
 
 
 MAPS = ",".join(f"MAP{number:02d}" for number in range(1, 21))
@@ -32,7 +33,8 @@ def bench(
             help="attention: of a block, and of a ring's key block; parallel: training steps on one and two ranks; loader: random windows of"
             " cached clips, and cached input against encoding; contract: a check of a million rows (not side by side);"
             " geometry: cameras recovered from game episodes, against the engine's (not side by side, minutes an episode); rollout: a"
-            " session against Diffusers over a sliding window and against a KV cache, and how flat it stays."
+            " session against Diffusers over a sliding window and against a KV cache, and how flat it stays; player: frames drawn and the time from a key to its frame in a headless Chromium, with the model"
+            " that comes along, beside what is wanted."
         ),
     ],
     profile: Annotated[str, typer.Option(help="The profile whose sizes are measured.")] = "pocket",
@@ -86,6 +88,11 @@ def _rows(what: What, settings: Any, clips: int, frames: int) -> list[dict[str, 
             return check_path(path, "geometry").quarantined
 
         return [bench_contract(check)]
+    if what is What.player:
+        from components.platform.registry import model_folder
+        from moworld.evaluation.bench_player import bench_player
+
+        return bench_player(model_folder(""))
     if what is What.rollout:
         return _rollout(settings, frames)
     from moworld.evaluation.bench_data import bench_caching, bench_loader

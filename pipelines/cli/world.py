@@ -10,6 +10,11 @@ from pipelines.cli.output import Json, err, out, print_json
 
 Model = Annotated[str, typer.Option(help="A model folder, or a registered NAME@ALIAS; without one the model that comes with MoWorld.")]
 
+Signed = Annotated[
+    bool,
+    typer.Option("--require-signature", envvar="MOWORLD_REQUIRE_SIGNATURE", help="Take no model but a signed one that is what was signed."),
+]
+
 
 def rollout(
     image: Annotated[Path, typer.Option(help="The first frame: a picture, or a video whose first frame is taken.")],
@@ -19,6 +24,7 @@ def rollout(
     poses: Annotated[Path | None, typer.Option(help="A camera file instead of actions.")] = None,
     prompt: Annotated[str, typer.Option(help="What the scene is.")] = "",
     seed: int = 0,
+    require_signature: Signed = False,
     json: Json = False,
 ) -> None:
     """Roll a world out along controls or camera poses, and write the video.
@@ -29,12 +35,11 @@ def rollout(
 
     from rich.progress import track
 
-    from components.platform.registry import model_folder
     from moworld.inference import WorldSession
     from moworld.model.world import WorldModel
     from moworld.video import write_video
 
-    folder = model_folder(model)
+    folder = _folder(model, require_signature)
     first = read_picture(image)
     world = WorldModel.load(folder)
     session = WorldSession(world)
@@ -68,18 +73,18 @@ def play(
     fps: Annotated[float, typer.Option(min=1, max=120, help="Frames a second to play at.")] = 30.0,
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Visitors at once.")] = 2,
     low_latency: Annotated[bool, typer.Option("--low-latency", help="Chunks of one latent frame: keys are obeyed sooner.")] = False,
+    require_signature: Signed = False,
 ) -> None:
     """Walk through a world in the browser: W A S D, arrow keys, touch or a gamepad.
 
     Example: moworld play --model moworld-pocket@champion
     """
-    from components.platform.registry import model_folder
     from moworld.evaluation.speed import example_picture
     from moworld.inference.engine import Engine
     from moworld.inference.player import server
     from moworld.model.world import WorldModel
 
-    folder = model_folder(model)
+    folder = _folder(model, require_signature)
     world = WorldModel.load(folder)
     pictures = ([read_picture(image)] if image else []) + server.pictures_of(folder)
     if host not in server.LOOPBACK and not token:
@@ -93,6 +98,13 @@ def play(
         server.serve(player, listening)
     finally:
         engine.close()
+
+
+def _folder(model: str, signed: bool) -> Path:
+    from components.platform.registry import model_folder
+    from components.platform.verification import verified_folder
+
+    return verified_folder(model) if signed else model_folder(model)
 
 
 def key_chunks(actions: str, chunk: int) -> list[Any]:

@@ -6,6 +6,7 @@ import hmac
 import secrets
 import socket as socket_module
 import tempfile
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from numpy.typing import NDArray
 
+from moworld.camera.cameras import resize_to_cover
 from moworld.errors import InputError
 from moworld.inference.engine import Engine
 from moworld.inference.player.messages import (
@@ -34,6 +36,7 @@ from moworld.inference.player.stream import Stream, encode_jpeg
 Frames = NDArray[np.uint8]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 IDLE_SECONDS = 120.0  # a visitor whose browser draws nothing and sends nothing gives its place back
+STALLED_SECONDS = 10  # frames are dropped where they are not drawn, so on the slowest line nothing waits for so long
 MALFORMED = 10  # messages that may be wrong before the visitor is shown the door
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; media-src 'self'"
 PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
@@ -51,13 +54,14 @@ class Player:
     prompt: str = ""
     recordings: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moworld-player-")))
     streams: set[Stream] = field(default_factory=set)
+    reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "pictures"))  # each takes memory and a core: one after the other
 
     def application(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=2**16)
         for path in PAGE:
             app.router.add_get(path, self._page)
-        app.router.add_get("/pictures/{number:[0-9]+}", self._picture)
+        app.router.add_get("/pictures/{number:[0-9]{1,4}}", self._picture)
         app.router.add_get("/recordings/{name:[0-9a-f]{32}}.mp4", self._recording)
         app.router.add_get("/world", self._world)
         app.router.add_get("/health", self._health)
@@ -126,12 +130,30 @@ class Player:
             return socket
         visitor = _Visitor(self, socket, Stream(seat, self.fps, _sender(socket)))
         self.streams.add(visitor.stream)
+        watch = asyncio.create_task(_watch(request.transport))
         try:
             await visitor.serve()
         finally:
             self.streams.discard(visitor.stream)
             seat.leave()
+            await _ended(watch)
+            _cut_off_unread(request.transport)
         return socket
+
+
+async def _watch(transport: Any) -> None:
+    """End a connection on which bytes have waited for `STALLED_SECONDS`. A farewell would wait behind them, and so would who sends them."""
+    waited = 0
+    while waited < STALLED_SECONDS:
+        await asyncio.sleep(1)
+        waited = waited + 1 if transport is not None and transport.get_write_buffer_size() else 0
+    _cut_off_unread(transport)
+
+
+def _cut_off_unread(transport: Any) -> None:
+    """Close a connection at once where bytes wait that the other side does not take; it would be kept for as long as that side likes."""
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
 
 
 def _sender(socket: web.WebSocketResponse) -> Any:
@@ -188,7 +210,7 @@ class _Visitor:
     async def _obey(self, message: Message) -> None:
         stream = self.stream
         if isinstance(message, Keys):
-            stream.keys, stream.keys_number = message.held, message.number
+            stream.hold(message.held, message.number)
         elif isinstance(message, Shown):
             stream.shown = max(stream.shown, min(message.frame, stream.number))
         elif isinstance(message, Pause):
@@ -220,7 +242,8 @@ class _Visitor:
     async def _upload(self, data: bytes) -> None:
         if not self.uploads.take():
             raise InputError("picture", "", "uploads in too quick a succession", "one in two seconds", "wait a moment")
-        self.uploaded = await asyncio.to_thread(read_picture, data)
+        config, loop = self.player.engine.model.config, asyncio.get_running_loop()
+        self.uploaded = await loop.run_in_executor(self.player.reader, _read_small, data, (config.height, config.width))
         await self.socket.send_json({"type": "uploaded"})
 
     async def _record(self, on: bool) -> None:
@@ -251,6 +274,11 @@ async def _ended(task: "asyncio.Task[None] | None") -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _read_small(data: bytes, size_hw: tuple[int, int]) -> Frames:
+    """What a session takes of an uploaded picture: the picture itself may be a thousand times as large."""
+    return resize_to_cover(read_picture(data), size_hw)
 
 
 def _write_recording(folder: Path, jpegs: list[bytes], fps: float, keep: int = 8) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestServer
 
+from moworld.evaluation.browser import CHROMIUM, Page, browser
 from moworld.inference.player.server import Player
-from tests.moworld.inference.player.browser import CHROMIUM, Page, browser
 from tests.moworld.inference.worlds import picture, tiny_engine
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -99,5 +99,17 @@ def test_on_a_phone_the_pads_are_there_and_nothing_is_cut_off(tmp_path: Path) ->
         await page.until(f"keysNumber === {before + 1} && keysSent !== ''")
         await page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         await page.until(f"keysNumber === {before + 2} && keysSent === ''")
+
+    drive(tmp_path, driven, width=390, height=844)
+
+
+def test_on_a_phone_held_sideways_the_pads_lie_beside_the_picture(tmp_path: Path) -> None:
+    boxes = "[...document.querySelectorAll('#pads button, #world')].map(b => { const r = b.getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom] })"
+
+    async def driven(page: Page) -> None:
+        await page.call("Emulation.setDeviceMetricsOverride", width=844, height=390, deviceScaleFactor=1, mobile=True)
+        await page.until("innerWidth === 844")
+        assert all(left >= 0 and right <= 844 and top >= 0 and bottom <= 390 for left, right, top, bottom in await page.evaluate(boxes))
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
     drive(tmp_path, driven, width=390, height=844)

@@ -1,9 +1,6 @@
 """What browsers may say: bounded, strict, and never the end of the server."""
 
-import io
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moworld.errors import InputError
-from moworld.inference.player.messages import PICTURE_BYTES, Allowance, Keys, parse, read_picture
+from moworld.inference.player.messages import PICTURE_BYTES, PICTURE_PIXELS, Allowance, Keys, parse, read_picture
+from tests.moworld.inference.player.hostile import bomb, encoded, hostile_pictures
 
 
 def test_messages_are_read():
@@ -51,12 +49,6 @@ def test_no_text_does_anything_but_parse_or_be_refused(text: str):
         return
 
 
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_pictures_of_three_kinds_are_read_as_rgb(kind: str):
     picture = Image.fromarray(np.full((40, 60, 3), (200, 30, 60), dtype=np.uint8))
@@ -73,21 +65,6 @@ def test_orientation_is_obeyed_and_transparency_dropped():
     assert read_picture(encoded(Image.new("RGBA", (20, 30), (1, 2, 3, 4)), "PNG")).shape == (30, 20, 3)
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of side x side pixels whose file is small."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = zlib.compress(b"\0" * 1000)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", rows)
-        + chunk(b"IEND", b"")
-    )
-
-
 @pytest.mark.parametrize(
     "data",
     [b"", b"GIF89a" + bytes(100), bytes(PICTURE_BYTES + 1), bomb(100_000), bomb(60_000), bomb(2000),
@@ -96,6 +73,16 @@ def bomb(side: int) -> bytes:
 def test_hostile_pictures_are_refused_before_they_cost_memory(data: bytes):
     with pytest.raises(InputError, match="picture"):
         read_picture(data)
+
+
+@pytest.mark.parametrize("data", hostile_pictures())
+def test_any_bytes_are_a_picture_within_bounds_or_refused_in_one_line(data: bytes):
+    try:
+        picture = read_picture(data)
+    except InputError as refused:
+        assert "\n" not in str(refused)
+    else:
+        assert picture.ndim == 3 and min(picture.shape[:2]) >= 16 and picture.shape[0] * picture.shape[1] <= PICTURE_PIXELS
 
 
 def test_an_allowance_is_a_rate_with_a_burst():

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from moworld.errors import InputError
 from moworld.inference.player import server as servers
 from moworld.inference.player.messages import HEADER
 from moworld.inference.player.server import Player
-from tests.moworld.inference.player.test_messages import bomb
+from tests.moworld.inference.player.hostile import bomb
 from tests.moworld.inference.worlds import picture, tiny_engine
 
 FPS = 40.0
@@ -73,8 +72,10 @@ class Guest:
 
 
 @contextlib.asynccontextmanager
-async def guest(served: TestServer, http: aiohttp.ClientSession, draws: bool = True, **options: Any) -> AsyncIterator[Guest]:
-    async with http.ws_connect(served.make_url("/world"), max_msg_size=0, **options) as socket:
+async def guest(
+    served: TestServer, http: aiohttp.ClientSession, draws: bool = True, query: str = "", **options: Any
+) -> AsyncIterator[Guest]:
+    async with http.ws_connect(str(served.make_url("/world")) + query, max_msg_size=0, **options) as socket:
         arrived = Guest(socket, draws)
         yield arrived
         arrived.task.cancel()
@@ -91,7 +92,9 @@ def test_frames_come_in_order_at_the_pace_and_obey_the_keys(tmp_path: Path):
             await one.until(lambda: bool(one.frames) and one.frames[-1][1] == 7)
             await one.until(lambda: len(one.frames) > 100)
             numbers = [number for number, _, _ in one.frames]
-            assert numbers == list(range(1, len(numbers) + 1))
+            assert numbers == sorted(set(numbers))
+            left_out = {number for number in range(1, numbers[-1]) if number not in numbers}
+            assert len(left_out) <= 6 and all(0 <= number - 30 <= 24 for number in left_out)  # where the keys changed, and nowhere else
             assert [keys for _, keys, _ in one.frames] == sorted(keys for _, keys, _ in one.frames)  # 0 until they are obeyed, then 7
             first_obeying = next(number for number, keys, _ in one.frames if keys == 7)
             assert first_obeying % 12 == 2, "keys take effect at the boundary of a chunk, the first frame counted"
@@ -233,53 +236,6 @@ def test_a_browser_that_draws_nothing_gets_no_queue(tmp_path: Path):
     visit(tmp_path, scenario)
 
 
-def hostile_message(rng: random.Random) -> str | bytes:
-    keys = json.dumps({"type": "keys", "keys": "w", "number": rng.randrange(2**31)})
-    choices: list[Callable[[], str | bytes]] = [
-        lambda: "", lambda: "{" * rng.randrange(4000), lambda: "x" * rng.randrange(5000, 20000), lambda: keys[: rng.randrange(len(keys))],
-        lambda: json.dumps({"type": "shown", "frame": rng.randrange(2**40)}), lambda: json.dumps({"type": "record", "on": rng.random() < 0.5}),
-        lambda: json.dumps({"type": "start", "seed": rng.randrange(-5, 2**33), "picture": rng.randrange(-2, 4)}),
-        lambda: json.dumps({"type": "pause", "paused": rng.choice([True, False, None, 1])}),
-        lambda: rng.randbytes(rng.randrange(3000)), lambda: bomb(rng.randrange(20_000, 99_999)), lambda: keys,
-    ]  # fmt: skip
-    return rng.choice(choices)()
-
-
-@pytest.mark.parametrize("messages", [800, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_hostile_visitors_harm_no_other(tmp_path: Path, messages: int):
-    """Malformed, oversized, flooding and cut connections beside one that plays: it goes on, and nothing is left behind."""
-
-    async def attack(served: TestServer, http: aiohttp.ClientSession, rng: random.Random, count: int) -> int:
-        sent = 0
-        while sent < count:
-            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-                async with http.ws_connect(served.make_url("/world"), max_msg_size=0) as socket:
-                    for _ in range(rng.randrange(1, 60)):
-                        message = hostile_message(rng)
-                        await (socket.send_bytes if isinstance(message, bytes) else socket.send_str)(message)
-                        sent += 1
-                    if rng.random() < 0.3:
-                        socket._response.connection.transport.abort()  # no farewell
-        return sent
-
-    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
-        async with guest(served, http) as good:
-            await good.say(type="start")
-            await good.until(lambda: len(good.frames) > 60)
-            sent = await attack(served, http, random.Random(0), messages)
-            assert sent >= messages
-            before = len(good.frames)
-            await good.until(lambda: len(good.frames) > before + 60)
-            numbers = [number for number, _, _ in good.frames]
-            assert numbers == sorted(numbers) and good.socket.close_code is None
-            assert not any(heard["type"] == "error" for heard in good.heard)
-            await good.until(lambda: player.engine.sessions == 1)  # every place was given back
-        await asyncio.sleep(0.2)
-        assert player.engine.sessions == 0 and not player.streams
-
-    visit(tmp_path, scenario, max_sessions=3)
-
-
 def test_floods_are_shown_the_door(tmp_path: Path):
     async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
         async with guest(served, http) as noisy:
@@ -297,3 +253,12 @@ def test_an_address_that_is_taken_is_named():
         servers.listen("127.0.0.1", taken.getsockname()[1])
     taken.close()
     assert servers.address("::1", 80, "") == "http://[::1]:80/" and servers.address("0.0.0.0", 80, "t").endswith("/?token=t")
+
+
+def test_a_path_of_thousands_of_digits_is_not_found(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        for number in ("2", "9999", "9" * 5000):
+            async with http.get(served.make_url(f"/pictures/{number}")) as answer:
+                assert answer.status == 404
+
+    visit(tmp_path, scenario)

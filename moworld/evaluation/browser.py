@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools socket."""
+"""A headless Chromium, driven over its DevTools socket: what the player is measured and tested with."""
 
 import asyncio
 import base64
@@ -11,8 +11,17 @@ from typing import Any
 
 import aiohttp
 
+from moworld.errors import InputError
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CODES = {"w": "KeyW", "a": "KeyA", "s": "KeyS", "d": "KeyD", "j": "KeyJ", "l": "KeyL", " ": "Space"}
+
+
+def chromium() -> str:
+    """Path of the browser. Raises InputError where there is none."""
+    if CHROMIUM is None:
+        raise InputError("chromium", "", "no such command", "a Chromium or Chrome", "install one: apt-get install chromium")
+    return CHROMIUM
 
 
 class Page:
@@ -29,13 +38,15 @@ class Page:
             if answer.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(answer["params"]["exceptionDetails"]["text"])
             if answer.get("id") == self.number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
                 return dict(answer["result"])
         raise ConnectionError("the browser went away")
 
     async def evaluate(self, script: str) -> Any:
         answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     async def until(self, script: str, seconds: float = 30.0) -> None:
@@ -59,11 +70,10 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Page]:
-    """A page of a Chromium of its own, whose profile lies in the folder `profile`."""
-    assert CHROMIUM, "these tests need Chromium"
+    """A page of a Chromium of its own, whose profile lies in the folder `profile`. Raises InputError where there is no Chromium."""
     flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run", "--remote-debugging-port=0")
     process = await asyncio.create_subprocess_exec(
-        CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
+        chromium(), *flags, f"--user-data-dir={profile}", "about:blank", stderr=asyncio.subprocess.DEVNULL
     )
     try:
         port, written = profile / "DevToolsActivePort", ""
