@@ -177,6 +177,7 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
 
     turning_correlation: of degrees to the right; walking_correlation: of steps ahead and aside together; None where nothing moves
     swapped_turns:       share of latent frames with a clear turn that are seen to turn to the other side
+    turning_error, walking_error: root mean square of seen minus asked for, degrees and model units a latent frame
     """
     seen = [
         by_latent_frame(camera_motion(frames, intrinsics, known))
@@ -185,8 +186,11 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
     wanted = [by_latent_frame(commanded_motion(c2w)) for c2w in batch["c2w"].double().numpy()]
     made, asked = np.concatenate(seen), np.concatenate(wanted)
     clear = np.abs(asked[:, 0]) >= CLEAR_TURN
+    error = np.sqrt(np.square(made - asked).mean(axis=0))
     return {
         "turning_correlation": correlation(made[:, 0], asked[:, 0]),
         "walking_correlation": correlation(made[:, 1:].ravel(), asked[:, 1:].ravel()),
         "swapped_turns": float(np.mean(made[clear, 0] * asked[clear, 0] < 0)) if clear.any() else None,
+        "turning_error": float(error[0]),
+        "walking_error": float(np.hypot(*error[1:])),
     }

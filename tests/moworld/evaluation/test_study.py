@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moworld.evaluation.study import by_chunk, looks
+from moworld.evaluation.study import SHEET, WALK_SHEET, by_chunk, looks, write_film, write_sheet
 from moworld.evaluation.study_report import Spread, spread_of, table, targets, write_study
 
 
@@ -36,12 +36,12 @@ def test_looks_fall_with_what_is_taken_from_the_picture():
 
 def seed_of(psnr: float, turning: float, revisit: float, look: float) -> dict:
     at = dict.fromkeys(("contrast", "saturation", "sharpness", "motion"), look)
-    return {"chunk_psnr": [psnr, psnr - 2], "still_psnr": [20.0, 18.0], "turning_correlation": turning, "walking_correlation": None,
+    return {"first_psnr": psnr, "chunk_psnr": [psnr, psnr - 2], "still_psnr": [20.0, 18.0], "turning_correlation": turning, "walking_correlation": None,
             "swapped_turns": 0.0, "revisit_psnr": revisit, "revisit_self_psnr": 30.0, "looks": {"1000": at}, "seconds_per_frame": 0.01}  # fmt: skip
 
 
 RESULTS = {
-    "teacher, 50 steps": [{"chunk_psnr": [24.5], "still_psnr": [20.0], "seconds_per_frame": 0.1}] * 2,
+    "teacher, 50 steps": [{"first_psnr": 24.5, "chunk_psnr": [24.0], "still_psnr": [20.0], "seconds_per_frame": 0.1}] * 2,
     "student": [seed_of(24.0, 0.95, 22.0, 0.9), seed_of(25.0, 0.93, 22.2, 1.0)],
     "student, recent history": [seed_of(24.0, 0.9, 21.0, 0.9), seed_of(25.0, 0.9, 21.2, 0.5)],
 }
@@ -60,17 +60,36 @@ def test_what_is_wanted_is_met_missed_or_said_not_to_be_measured():
     verdicts = {name.split(",")[0]: row["met"] for name, row in rows.items()}
     assert verdicts["turning follows the command"] is True
     assert verdicts["walking follows the command"] is None
-    assert verdicts["codec alone"] is False and verdicts["decoding 12 frames"] is False
-    assert rows["first chunk over the repeated first frame, dB"]["found"].mean == pytest.approx(4.5)
+    assert verdicts["codec alone"] is False and verdicts["decoding 12 frames of 96x160"] is False
+    assert rows["first chunk over the repeated last frame, dB"]["found"].mean == pytest.approx(4.5)
     assert rows["first chunk, student under the teacher at 50 steps, dB"]["met"] is True
     assert rows["first chunk, student over the teacher at 4 steps, dB"]["met"] is None
     assert verdicts["a place seen again"] is True
     assert verdicts["contrast at frame 1"] is True
+    assert verdicts["teacher evaluations before the first student phase"] is None
+    for asked, met in ((0, True), (3, False)):
+        assert targets(RESULTS, 25.0, 90.0, asked)[-1]["met"] is met
 
 
 def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
     rows = targets(RESULTS, None, 10.0)
+    frames = textured(30)
+    write_film(tmp_path / "recorded.mp4", frames, 10.0)
+    write_film(tmp_path / "student-recent-history-0.mp4", frames, 10.0)
+    write_sheet(tmp_path / "student-recent-history-0-walk.png", frames, WALK_SHEET)
     write_study(tmp_path / "study.html", RESULTS, rows, tmp_path, {"runs": "<one>"})
     page = (tmp_path / "study.html").read_text()
-    assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 2
+    assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 4
     assert "&lt;one&gt;" in page and 'src="http' not in page
+    assert page.count("<video") == 2 and page.count("data:image/png") == 3
+
+
+def test_a_sheet_shows_the_frames_that_it_names_and_none_behind_the_end(tmp_path):
+    from PIL import Image
+
+    frames = textured(30)
+    write_sheet(tmp_path / "sheet.png", frames, SHEET)
+    shown = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert shown.shape == (24, 5 * 32, 3)
+    for place, index in enumerate((0, 4, 8, 12, 24)):
+        assert np.array_equal(shown[:, 32 * place : 32 * (place + 1)], frames[index])
