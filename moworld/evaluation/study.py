@@ -29,7 +29,7 @@ AT_FRAMES = (100, 500, 1000)
 AROUND = 24  # frames that a reading of the drift takes together
 LOOKS = ("contrast", "saturation", "sharpness", "motion")
 SHEET, WALK_SHEET = (0, 4, 8, 12, 24, 48, 72, 96), (0, 12, 48, 100, 250, 500, 750, 1000)  # frames that are shown side by side
-FORMAT = 2  # of what `measure` returns: what was kept by another one is measured again
+FORMAT = 3  # of what `measure` returns: what was kept by another one is measured again
 
 
 class StudySettings(Settings):
@@ -115,7 +115,8 @@ def measure(
     """One variant with one seed. A bidirectional teacher makes the episodes in one window, and its first chunk in one of a chunk's length.
 
     codec: decodes all variants alike; video: where to write the first episode (recorded is the file of the same folder), with sheets beside
-    returns: `first_psnr`, `chunk_psnr` (dB, by chunk), `still_psnr` (the first frame repeated, by chunk), `obedience` figures,
+    returns: `first_psnr`, `chunk_psnr` (dB, by chunk), `still_psnr` (the first frame repeated, by chunk), `obedience` figures (gains as
+             shares of what the recorded frames show),
              `seconds_per_frame`, and of what rolls out `looks` {frame: shares of recorded footage}, `revisit_psnr` (against the recording)
              and `revisit_self_psnr` (against the first visit)
     """
@@ -137,19 +138,26 @@ def measure(
     if variant.steps and chunks > 1:
         alone = frames_of(codec, variant.generate(world, first_chunk(batch, length), seed))
         first = by_chunk(alone, [each[: 1 + 4 * length] for each in real], 4 * length)[0]
-    depth = sample_depth(clips, places, len(real[0]), (world.config.height, world.config.width))
+    depth = sample_depth(clips or None, places, len(real[0]), (world.config.height, world.config.width))
+    seen, ceiling = (obedience(videos, batch, depth) for videos in (made, real))
     values: dict[str, Any] = {
         "first_psnr": first,
         "chunk_psnr": by_time,
         "still_psnr": by_chunk(still, real, 4 * length),
         "seconds_per_frame": seconds,
-        **obedience(made, batch, depth),
+        **seen,
+        **{name: share(seen[name], ceiling[name]) for name in ("turning_gain", "walking_gain")},
     }
     if variant.camera and not variant.steps:
         values |= revisit(variant, world, codec, store, settings, seed)
         walk = video.with_name(f"{video.stem}-walk.png") if video is not None else None
         values["looks"] = long_walk(variant, world, codec, store, settings, seed, looks(np.concatenate(real)), walk)
     return values
+
+
+def share(value: float | None, of: float | None) -> float | None:
+    """One number as a share of another, or None where either is not known."""
+    return None if value is None or not of else value / of
 
 
 def first_chunk(batch: Batch, chunk_latents: int) -> Batch:

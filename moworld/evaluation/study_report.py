@@ -40,6 +40,8 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "turning": lambda m: m.get("turning_correlation"),
     "walking": lambda m: m.get("walking_correlation"),
     "swapped turns": lambda m: m.get("swapped_turns"),
+    "turning, share of recorded": lambda m: m.get("turning_gain"),
+    "walking, share of recorded": lambda m: m.get("walking_gain"),
     "turn error, degrees": lambda m: m.get("turning_error"),
     "walk error, units": lambda m: m.get("walking_error"),
     "seen again, dB": lambda m: m.get("revisit_psnr"),

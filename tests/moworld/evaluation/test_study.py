@@ -3,8 +3,21 @@
 import numpy as np
 import pytest
 
-from moworld.evaluation.study import SHEET, WALK_SHEET, by_chunk, looks, write_film, write_sheet
+from moworld.data.features import FeatureWriter
+from moworld.evaluation.study import (
+    SHEET,
+    WALK_SHEET,
+    StudySettings,
+    Variant,
+    by_chunk,
+    looks,
+    run_study,
+    write_film,
+    write_sheet,
+)
 from moworld.evaluation.study_report import Spread, spread_of, table, targets, write_study
+from moworld.model.codec import StreamingCodec
+from tests.moworld.worlds import tiny_batch, tiny_world
 
 
 def textured(count: int, seed: int = 0) -> np.ndarray:
@@ -82,6 +95,34 @@ def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
     assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 4
     assert "&lt;one&gt;" in page and 'src="http' not in page
     assert page.count("<video") == 2 and page.count("data:image/png") == 3
+
+
+def test_every_variant_is_measured_as_far_as_it_goes_and_not_twice(tmp_path):
+    batch = tiny_batch(13, batch=2)
+    (tmp_path / "features").mkdir()
+    writer = FeatureWriter(tmp_path / "features")
+    for index in range(2):
+        row = {"clip_id": f"c{index}", "split": "held_out", "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
+        writer.add(row, {name: batch[name][index] for name in ("latents", "text", "c2w", "intrinsics")})
+    writer.close()
+    StreamingCodec(16, hidden=8, blocks=1).save_pretrained(tmp_path / "codec")
+    world = tiny_world()
+    world.codec_folder = tmp_path / "codec"
+    world.save(tmp_path / "model")
+    model, features = str(tmp_path / "model"), str(tmp_path / "features")
+    compared = [Variant("teacher", model, 2), Variant("student", model), Variant("blind", model, camera=False)]
+    settings = StudySettings(episodes=2, chunks=2, walks=1, frames=100, loop_chunks=1, seeds=1)
+    found = {name: seeds[0] for name, seeds in run_study(tmp_path, compared, features, "", settings).items()}
+    for values in found.values():
+        assert len(values["chunk_psnr"]) == len(values["still_psnr"]) == 2 and np.isfinite(values["turning_error"])
+    assert found["student"]["first_psnr"] == found["student"]["chunk_psnr"][0]
+    assert found["teacher"]["first_psnr"] != found["teacher"]["chunk_psnr"][0]  # made in a window of its own
+    assert ["looks" in found[name] for name in found] == ["revisit_psnr" in found[name] for name in found] == [False, True, False]
+    sheets = {path.name for path in (tmp_path / "videos").glob("*.png")}
+    assert sheets == {"recorded.png", "teacher-0.png", "student-0.png", "student-0-walk.png", "blind-0.png"}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()}
+    run_study(tmp_path, compared, features, "", settings)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_a_sheet_shows_the_frames_that_it_names_and_none_behind_the_end(tmp_path):
