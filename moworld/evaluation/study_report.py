@@ -163,5 +163,5 @@ def _band(axes: Any, x: Any, series: list[list[float]], name: str) -> None:
     import numpy as np
 
     values = np.array(series)
-    (line,) = axes.plot(list(x), values.mean(0), label=name, linewidth=1)
+    (line,) = axes.plot(list(x), values.mean(0), label=name, linewidth=1, marker=".", markersize=3)  # a single reading is a point
     axes.fill_between(list(x), values.min(0), values.max(0), alpha=0.15, color=line.get_color(), linewidth=0)
