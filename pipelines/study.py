@@ -43,18 +43,33 @@ def folders_of(runs: list[Run]) -> dict[str, str]:
     return found
 
 
-def study(runs: list[Run], out: Path, others: dict[str, str], seeds: int, frames: int) -> dict[str, Any]:
-    """Compare what the runs made (and `others`, students by name) and write study.html and study.json to `out`; returns study.json."""
+def study(
+    runs: list[Run],
+    out: Path,
+    others: dict[str, str],
+    seeds: int,
+    frames: int,
+    ablate: list[str] | None = None,
+    episodes: int | None = None,
+) -> dict[str, Any]:
+    """Compare what the runs made (and `others`, students by name) and write study.html and study.json to `out`; returns study.json.
+
+    ablate: names of `pipelines.ablations.ABLATIONS`: these variants of the student are trained first, where they are not there yet
+    """
     from moworld.evaluation.study import StudySettings, run_study, variants
     from moworld.evaluation.study_report import table, targets, write_study
 
     folders = folders_of(runs)
+    if ablate:
+        from pipelines.ablations import train_variants
+
+        others = {**train_variants(_distilling(runs), ablate, folders), **others}
     compared = variants(folders["teacher"], folders["before"], folders["distilled"], folders["quantized"], others)
-    settings = StudySettings(seeds=seeds, frames=frames)
+    settings = StudySettings(seeds=seeds, frames=frames, **({} if episodes is None else {"episodes": episodes}))
     results = run_study(out, compared, folders["features"], folders["captioned"], settings)
     metrics = Path(folders["features"]) / "codec" / "codec_metrics.json"
     codec_psnr = read_json(metrics).get("psnr_held_out") if metrics.is_file() else None
-    rows = targets(results, codec_psnr, decode_ms(folders["distilled"]))
+    rows = targets(results, codec_psnr, decode_ms(folders["distilled"]), teacher_asked(folders["distilled"]))
     facts = {"runs": ", ".join(run.name for run in runs), **folders, **settings.model_dump()}
     write_study(out / "study.html", results, rows, out / "videos", facts)
     shown = {
@@ -66,18 +81,34 @@ def study(runs: list[Run], out: Path, others: dict[str, str], seeds: int, frames
     return told
 
 
+def _distilling(runs: list[Run]) -> Run:
+    """The first of the runs that distilled. Raises InputError where none did."""
+    for run in runs:
+        if "distill" in run.record.get("artifacts", {}):
+            return run
+    found = ", ".join(run.name for run in runs)
+    raise InputError("--ablate", "", found, "a run that distilled", "name the run of pipeline distill or lifecycle")
+
+
+def teacher_asked(model: str) -> float | None:
+    """How often the teacher was evaluated before the first student phase, as a distilled model's losses.json tells it; None where it does not."""
+    from moworld.distillation.phases import TEACHER_EVALUATIONS
+
+    losses = Path(model) / "losses.json"
+    counts = read_json(losses).get(TEACHER_EVALUATIONS) if losses.is_file() else None
+    return float(counts[0][1]) if counts else None
+
+
 def decode_ms(model: str) -> float:
-    """Milliseconds that a model's codec takes for a chunk of 12 frames, median of 9."""
+    """Milliseconds that a model's codec takes for a chunk of 12 frames of 96x160, whatever the model's own size; median of 9."""
     import statistics
 
     import torch
 
     from moworld.model.world import WorldModel
 
-    world = WorldModel.load(model)
-    codec, config = world.codec, world.config
-    latents = torch.zeros(1, 16, 1 + 3, config.height // 8, config.width // 8)
-    taken = []
+    codec, taken = WorldModel.load(model).codec, []
+    latents = torch.zeros(1, 16, 1 + 3, 96 // 8, 160 // 8)
     with torch.inference_mode():
         for _ in range(10):
             started = time.perf_counter()

@@ -1,8 +1,14 @@
 """Self-forcing distillation (paper 4.4): the autoregressive student becomes a few-step one on its own rollouts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moworld.distillation.phases import DistillSettings
+    from moworld.model.world import WorldModel
+    from moworld.training.parallel import Ranks
+    from moworld.training.trainer import Batch, Curves
 
 
 def distill(
@@ -10,12 +16,13 @@ def distill(
 ) -> dict[str, Any]:
     """Write the few-step student with losses.json. One that collapses is written as it was before, and `ended_early` says why.
 
+    settings:    where they have `consistency`, that start comes first
     checkpoints: a folder to go on from after a kill, and to write to; None keeps none
     """
     from components.train_curriculum.step import tail_mean
     from moworld.data.features import FeatureStore
     from moworld.data.loader import batches
-    from moworld.distillation.phases import DistillSettings
+    from moworld.distillation.phases import TEACHER_EVALUATIONS, DistillSettings
     from moworld.distillation.phases import distill as train
     from moworld.files import sha256_file
     from moworld.model.world import WorldModel
@@ -25,18 +32,60 @@ def distill(
     chosen = DistillSettings(**settings)
     ranks = join_ranks(chosen.parallel)
     world, frozen = WorldModel.load(student), WorldModel.load(teacher)
-    num_latents = 1 + chosen.chunks * world.config.model.chunk_latents
     world.codec_folder = Path(features) / "codec"
     store, seed = FeatureStore(features), seed + 2
     task = {"settings": settings, "seed": seed, "features": sha256_file(Path(features) / "index.parquet")}
     kept = Checkpoints(checkpoints, chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
 
-    def batches_from(number: int) -> Iterator[dict[str, Any]]:
+    def batches_of(num_latents: int, seed: int, number: int) -> Iterator[dict[str, Any]]:
         return batches(store, "train", num_latents, chosen.batch, seed, number, ranks.data_rank, ranks.data_size)
 
-    curves, reason = train(world, frozen, batches_from, chosen, seed, ranks, kept)
+    curves: Curves = {}
+    if chosen.consistency:
+        world, curves = _consistent_start(world, chosen, batches_of, seed + 1, ranks, checkpoints, task)
+    num_latents = 1 + chosen.chunks * world.config.model.chunk_latents
+    found, reason = train(world, frozen, lambda number: batches_of(num_latents, seed, number), chosen, seed, ranks, kept)
+    curves |= found
     world.save(out, write=ranks.is_first, losses=curves)
     if kept:
         kept.clear()
     ended = {"ended_early": reason} if reason else {}
-    return {"steps": len(curves.get("direction", [])), **ended, **{name: tail_mean(curve) for name, curve in curves.items()}}
+    told = {name.replace(" ", "_"): tail_mean(curve) for name, curve in curves.items() if name != TEACHER_EVALUATIONS}
+    asked = {
+        f"{TEACHER_EVALUATIONS.replace(' ', '_')}_before_students": curve[0][1] for curve in [curves.get(TEACHER_EVALUATIONS)] if curve
+    }
+    return {"steps": len(curves.get("direction", [])), **ended, **asked, **told}
+
+
+def _consistent_start(
+    world: "WorldModel",
+    chosen: "DistillSettings",
+    batches_of: Callable[[int, int, int], Iterator["Batch"]],
+    seed: int,
+    ranks: "Ranks",
+    checkpoints: str | None,
+    task: dict[str, Any],
+) -> tuple["WorldModel", "Curves"]:
+    """The student after the consistency start, and its curves; once it is done it lies among the checkpoints, to be taken up again.
+
+    batches_of: (latent frames, seed, number of the first batch) -> batches
+    """
+    from moworld.distillation.consistency import train_consistency
+    from moworld.files import read_json
+    from moworld.model.world import WorldModel
+    from moworld.training.checkpoint import Checkpoints
+
+    settings = chosen.consistency
+    assert settings is not None
+    done = Path(checkpoints, "consistent") if checkpoints else None
+    if done and done.is_dir() and read_json(done / "task.json") == task:
+        started = WorldModel.load(done)
+        started.codec_folder = world.codec_folder
+        return started, read_json(done / "losses.json")
+    num_latents = (settings.frames - 1) // 4 + 1 if settings.frames else 1 + chosen.chunks * world.config.model.chunk_latents
+    kept = Checkpoints(Path(checkpoints, "consistency"), chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
+    optimizer = settings.optimizer or chosen.student
+    curves = train_consistency(world, lambda number: batches_of(num_latents, seed, number), settings, optimizer, seed, ranks, kept)
+    if done:
+        world.save(done, write=ranks.is_first, losses=curves, task=task)
+    return world, curves

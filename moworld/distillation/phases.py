@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from moworld.distillation.consistency import ConsistencySettings
 from moworld.distillation.dmd import dmd_direction, draw_score_level, fake_loss, student_loss
 from moworld.distillation.monitors import CollapseMonitor, MonitorSettings, measures
 from moworld.model.latent_cameras import LatentCameras
@@ -19,11 +20,14 @@ from moworld.training.loop import Learner, OptimizerSettings
 from moworld.training.parallel import ParallelSettings, Ranks
 from moworld.training.trainer import Batch, Curves, resume, training_state
 
+TEACHER_EVALUATIONS = "teacher evaluations"
+
 
 class DistillSettings(Settings):
     """`steps` student steps, each after `fake_steps` fake steps; rollouts of `chunks` chunks; score levels as in Self-Forcing.
 
-    batch: over all ranks
+    batch:       over all ranks
+    consistency: a start before it, for comparison; None, the paper's way, does without
     """
 
     chunks: int
@@ -36,6 +40,7 @@ class DistillSettings(Settings):
     lowest_level: float = 0.02
     highest_level: float = 0.98
     monitor: MonitorSettings = MonitorSettings()
+    consistency: ConsistencySettings | None = None
     checkpoint_every: int = 0
     parallel: ParallelSettings = ParallelSettings()
 
@@ -81,6 +86,9 @@ class SelfForcing:
         fake_steps = settings.steps * settings.fake_steps
         self.learners |= {f"fake {name}": Learner(expert, settings.fake, fake_steps) for name, expert in self.fake.named_experts()}
         self.generator = torch.Generator().manual_seed(seed)
+        self.teacher_evaluations = 0  # forward passes that were asked of the teacher
+        for _, expert in self.teacher.named_experts():
+            expert.register_forward_hook(self._count)
         self.monitor = CollapseMonitor(settings.monitor, student.experts)
 
     def fake_phase(self, batch: Batch) -> float:
@@ -107,6 +115,9 @@ class SelfForcing:
         self.learners[f"student {expert}"].step(student_loss(rollout, direction))
         return {**values, "direction": self._mean(direction.abs().mean())}, ""
 
+    def _count(self, *_: object) -> None:
+        self.teacher_evaluations += 1
+
     def _level(self) -> float:
         s = self.settings
         return draw_score_level(s.lowest_level, s.highest_level, self.student.config.model.shift, self.generator)
@@ -129,13 +140,15 @@ def distill(
     batches_from: the batches from a number on, this rank's samples of each; a student step takes fake_steps + 1 of them
     checkpoints:  where to go on from, and where to write; the result does not depend on where a run was cut
     Curves: `fake` is L_fake (eq. 15); `direction` is the mean magnitude of g_DMD, which shrinks as the two distributions meet; the others
-    are `monitors.measures`. A student that collapses gets its last good weights back, and the training ends there; else the reason is "".
+    are `monitors.measures`, and TEACHER_EVALUATIONS, how often the teacher was asked before each student phase: not once before the first.
+    A student that collapses gets its last good weights back, and the training ends there; else the reason is "".
     """
     ranks = ranks or Ranks()
     forcing, reason = SelfForcing(student, teacher, settings, seed, ranks), ""
     told = resume(checkpoints, forcing.learners, forcing.generator, forcing.monitor.weights)
     done, curves = told.get("step", 0), Curves(told.get("curves", {}))
     forcing.monitor.recall(told.get("monitor", {}))
+    forcing.teacher_evaluations = told.get(TEACHER_EVALUATIONS, 0)
     batches = ({key: value.to(ranks.device) for key, value in batch.items()} for batch in batches_from(done * (settings.fake_steps + 1)))
     bar = tqdm(
         range(done, settings.steps), "self-forcing distillation", settings.steps, initial=done, unit="step", disable=not ranks.is_first
@@ -143,6 +156,7 @@ def distill(
     for step in bar:
         for phase in range(settings.fake_steps):
             curves.setdefault("fake", []).append([step + phase / settings.fake_steps, forcing.fake_phase(next(batches))])
+        curves.setdefault(TEACHER_EVALUATIONS, []).append([step, forcing.teacher_evaluations])
         values, reason = forcing.student_phase(next(batches))
         for name, value in values.items():
             curves.setdefault(name, []).append([step, value])
@@ -150,6 +164,7 @@ def distill(
             break
         if checkpoints and checkpoints.is_due(step + 1, settings.steps):
             state = {"step": step + 1, "curves": curves, "monitor": forcing.monitor.memory()}
+            state[TEACHER_EVALUATIONS] = forcing.teacher_evaluations
             checkpoints.save(step + 1, training_state(forcing.learners, forcing.generator, state, forcing.monitor.weights))
     if not reason:
         for learner in forcing.learners.values():

@@ -71,6 +71,14 @@ def correlation(measured: ArrayLike, wanted: ArrayLike) -> float | None:
     return float(np.corrcoef(measured, wanted)[0, 1])
 
 
+def gain(measured: ArrayLike, wanted: ArrayLike) -> float | None:
+    """Slope of the line through `measured` over `wanted`, or None where `wanted` does not vary. A correlation does not tell half a turn from a whole one."""
+    measured, wanted = np.asarray(measured, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
+    if len(wanted) < 2 or wanted.std() < 1e-9:
+        return None
+    return float(np.cov(measured, wanted, bias=True)[0, 1] / wanted.var())
+
+
 def evaluate_folder(folder: Pathlike) -> dict[str, Any]:
     """Turning of each video of a folder against the camera file of the same stem (.txt, .npz or a folder of .npy files).
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from moworld.data.clips import read_manifest
 from moworld.data.features import FeatureStore
 from moworld.data.frames import model_depth
-from moworld.evaluation.camera_accuracy import correlation
+from moworld.evaluation.camera_accuracy import correlation, gain
 from moworld.evaluation.egomotion import GRID, by_latent_frame, camera_motion, commanded_motion
 from moworld.files import Pathlike
 from moworld.model.latent_cameras import LatentCameras
@@ -177,6 +177,8 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
 
     turning_correlation: of degrees to the right; walking_correlation: of steps ahead and aside together; None where nothing moves
     swapped_turns:       share of latent frames with a clear turn that are seen to turn to the other side
+    turning_error, walking_error: root mean square of seen minus asked for, degrees and model units a latent frame
+    turning_gain, walking_gain:   how much of it is seen for one that is asked for, by least squares; flow reads recorded video as less than 1
     """
     seen = [
         by_latent_frame(camera_motion(frames, intrinsics, known))
@@ -185,8 +187,13 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
     wanted = [by_latent_frame(commanded_motion(c2w)) for c2w in batch["c2w"].double().numpy()]
     made, asked = np.concatenate(seen), np.concatenate(wanted)
     clear = np.abs(asked[:, 0]) >= CLEAR_TURN
+    error = np.sqrt(np.square(made - asked).mean(axis=0))
     return {
         "turning_correlation": correlation(made[:, 0], asked[:, 0]),
         "walking_correlation": correlation(made[:, 1:].ravel(), asked[:, 1:].ravel()),
         "swapped_turns": float(np.mean(made[clear, 0] * asked[clear, 0] < 0)) if clear.any() else None,
+        "turning_error": float(error[0]),
+        "walking_error": float(np.hypot(*error[1:])),
+        "turning_gain": gain(made[:, 0], asked[:, 0]),
+        "walking_gain": gain(made[:, 1:].ravel(), asked[:, 1:].ravel()),
     }

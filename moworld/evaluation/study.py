@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moworld.data.features import FeatureStore
 from moworld.evaluation.protocol import Batch, held_out_windows, obedience, sample_depth, student_rollout, teacher_chunk
-from moworld.files import read_json, sha256_tree, write_json
+from moworld.files import atomic_write, read_json, sha256_tree, write_json
 from moworld.model.history import HistoryPolicy
 from moworld.model.world import WorldModel
 from moworld.settings import Settings
@@ -28,6 +28,8 @@ Frames = NDArray[np.uint8]
 AT_FRAMES = (100, 500, 1000)
 AROUND = 24  # frames that a reading of the drift takes together
 LOOKS = ("contrast", "saturation", "sharpness", "motion")
+SHEET, WALK_SHEET = (0, 4, 8, 12, 24, 48, 72, 96), (0, 12, 48, 100, 250, 500, 750, 1000)  # frames that are shown side by side
+FORMAT = 3  # of what `measure` returns: what was kept by another one is measured again
 
 
 class StudySettings(Settings):
@@ -89,8 +91,8 @@ def run_study(folder: Path, compared: list[Variant], features: str, clips: str, 
     store, codec = FeatureStore(features), WorldModel.load(next(v for v in compared if not v.steps).folder).codec
     found: dict[str, list[dict[str, Any]]] = {}
     for variant, seed in tqdm([(v, seed) for v in compared for seed in range(settings.seeds)], desc="study", unit="measurement"):
-        kept = folder / "measured" / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}.json"
-        key = {"model": sha256_tree(variant.folder), "variant": repr((variant.steps, variant.history, variant.camera)),
+        kept = folder / "measured" / f"{stem_of(variant.name)}-{seed}.json"
+        key = {"format": FORMAT, "model": sha256_tree(variant.folder), "variant": repr((variant.steps, variant.history, variant.camera)),
                "features": str(features), **settings.model_dump()}  # fmt: skip
         if not kept.is_file() or read_json(kept)["key"] != key:
             video = folder / "videos" / f"{kept.stem}.mp4" if seed == 0 else None
@@ -101,20 +103,27 @@ def run_study(folder: Path, compared: list[Variant], features: str, clips: str, 
     return found
 
 
+def stem_of(name: str) -> str:
+    """A variant's name as files carry it."""
+    return name.replace(" ", "-").replace(",", "")
+
+
 @torch.inference_mode()
 def measure(
     variant: Variant, store: FeatureStore, clips: str, codec: Any, settings: StudySettings, seed: int, video: Path | None = None
 ) -> dict[str, Any]:
-    """One variant with one seed. Bidirectional variants make one chunk: longer windows are not what they were distilled for.
+    """One variant with one seed. A bidirectional teacher makes the episodes in one window, and its first chunk in one of a chunk's length.
 
-    codec: decodes all variants alike; video: where to write the first episode (recorded is the file of the same folder)
-    returns: `chunk_psnr` (dB by chunk), `still_psnr` (the first frame repeated, by chunk), `obedience` figures, `looks` {frame: shares of
-             recorded footage}, `revisit_psnr` (against the recording) and `revisit_self_psnr` (against the first visit), `seconds_per_frame`
+    codec: decodes all variants alike; video: where to write the first episode (recorded is the file of the same folder), with sheets beside
+    returns: `first_psnr`, `chunk_psnr` (dB, by chunk), `still_psnr` (the first frame repeated, by chunk), `obedience` figures (gains as
+             shares of what the recorded frames show),
+             `seconds_per_frame`, and of what rolls out `looks` {frame: shares of recorded footage}, `revisit_psnr` (against the recording)
+             and `revisit_self_psnr` (against the first visit)
     """
     world = variant.load()
     length = world.config.model.chunk_latents
     longest = max(row.num_latents for row in store.of_split("held_out") or store.clips)
-    chunks = 1 if variant.steps else min(settings.chunks, (longest - 1) // length)
+    chunks = min(settings.chunks, (longest - 1) // length)
     batch, places = held_out_windows(store, 1 + chunks * length, settings.episodes, seed)
     started = time.perf_counter()
     made = frames_of(codec, variant.generate(world, batch, seed))
@@ -122,30 +131,64 @@ def measure(
     real = frames_of(codec, batch["latents"])
     still = [np.broadcast_to(each[:1], each.shape) for each in real]
     if video is not None:
-        write_video(video, made[0], world.config.fps)
-        if chunks > 1:
-            write_video(video.with_name("recorded.mp4"), real[0], world.config.fps)
-    values = {
-        "chunk_psnr": by_chunk(made, real, 4 * length),
+        write_film(video, made[0], world.config.fps)
+        write_film(video.with_name("recorded.mp4"), real[0], world.config.fps)
+    by_time = by_chunk(made, real, 4 * length)
+    first = by_time[0]
+    if variant.steps and chunks > 1:
+        alone = frames_of(codec, variant.generate(world, first_chunk(batch, length), seed))
+        first = by_chunk(alone, [each[: 1 + 4 * length] for each in real], 4 * length)[0]
+    depth = sample_depth(clips or None, places, len(real[0]), (world.config.height, world.config.width))
+    seen, ceiling = (obedience(videos, batch, depth) for videos in (made, real))
+    values: dict[str, Any] = {
+        "first_psnr": first,
+        "chunk_psnr": by_time,
         "still_psnr": by_chunk(still, real, 4 * length),
         "seconds_per_frame": seconds,
+        **seen,
+        **{name: share(seen[name], ceiling[name]) for name in ("turning_gain", "walking_gain")},
     }
-    if variant.steps:
-        return values
-    depth = sample_depth(clips, places, len(real[0]), (world.config.height, world.config.width))
-    values |= obedience(made, batch, depth)
-    if variant.camera:
+    if variant.camera and not variant.steps:
         values |= revisit(variant, world, codec, store, settings, seed)
-        values["looks"] = long_walk(variant, world, codec, store, settings, seed, looks(np.concatenate(real)))
+        walk = video.with_name(f"{video.stem}-walk.png") if video is not None else None
+        values["looks"] = long_walk(variant, world, codec, store, settings, seed, looks(np.concatenate(real)), walk)
     return values
 
 
+def share(value: float | None, of: float | None) -> float | None:
+    """One number as a share of another, or None where either is not known."""
+    return None if value is None or not of else value / of
+
+
+def first_chunk(batch: Batch, chunk_latents: int) -> Batch:
+    """The same windows cut to the given frame and one chunk."""
+    frames = 1 + 4 * chunk_latents
+    cut = {
+        "latents": batch["latents"][:, :, : 1 + chunk_latents],
+        "c2w": batch["c2w"][:, :frames],
+        "intrinsics": batch["intrinsics"][:, :frames],
+    }
+    return {**batch, **cut}
+
+
 def long_walk(
-    variant: Variant, world: WorldModel, codec: Any, store: FeatureStore, settings: StudySettings, seed: int, recorded: dict[str, float]
+    variant: Variant,
+    world: WorldModel,
+    codec: Any,
+    store: FeatureStore,
+    settings: StudySettings,
+    seed: int,
+    recorded: dict[str, float],
+    sheet: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`looks` around frames 100, 500 and 1,000 of a walk to and fro along recorded cameras, as shares of the recorded ones."""
+    """`looks` around frames 100, 500 and 1,000 of a walk to and fro along recorded cameras, as shares of the recorded ones.
+
+    sheet: where to write frames of the first walk side by side
+    """
     batch = _along(store, settings.walks, seed, 4 * world.config.model.chunk_latents, settings.frames)
     made = frames_of(codec, variant.generate(world, batch, seed))
+    if sheet is not None:
+        write_sheet(sheet, made[0], WALK_SHEET)
     told = {}
     for at in (at for at in AT_FRAMES if at <= settings.frames):
         found = looks(np.concatenate([frames[at - AROUND : at] for frames in made]))
@@ -182,6 +225,21 @@ def _along(store: FeatureStore, count: int, seed: int, chunk_frames: int, num_fr
 def frames_of(codec: Any, latents: Tensor) -> list[Frames]:
     """(B, C, F, h, w) -> B videos (T, H, W, 3)."""
     return [to_frames(codec.decode(each[None])) for each in latents]
+
+
+def write_film(path: Path, frames: Frames, fps: float) -> None:
+    """A video, and a sheet of its frames beside it."""
+    write_video(path, frames, fps)
+    write_sheet(path.with_suffix(".png"), frames, SHEET)
+
+
+def write_sheet(path: Path, frames: Frames, at: tuple[int, ...]) -> None:
+    """Frames of (T, H, W, 3) side by side as a picture; those behind the end are left out."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        Image.fromarray(np.concatenate([frames[index] for index in at if index < len(frames)], axis=1)).save(stream, "PNG")
 
 
 def by_chunk(made: list[Frames], real: list[Frames], chunk_frames: int) -> list[float]:

@@ -58,15 +58,17 @@ class Ranks:
         return NoiseShare(generator, self.data_rank, self.data_size)
 
     def place(self, transformer: Any) -> None:
-        """Put an expert on this rank's device, share its tokens and shard its weights, in place."""
+        """Put an expert on this rank's device, share its tokens and shard its weights, in place. A second time changes nothing."""
         transformer.to(self.device)
         transformer.share_sequence(self.sequence)
         if self.settings.checkpoint_activations:
             transformer.enable_gradient_checkpointing()
         if self.mesh is None:
             return
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+        if isinstance(transformer, FSDPModule):  # an earlier stage of the same step has placed it
+            return
         low = torch.bfloat16 if self.settings.dtype == "bfloat16" else None
         precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in transformer.blocks:

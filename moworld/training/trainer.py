@@ -29,12 +29,14 @@ def train(
     names: list[str] | None = None,
     ranks: Ranks | None = None,
     checkpoints: Checkpoints | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> Curves:
     """Train the experts of `world`, or those named, in place: a batch for the one and a batch for the other in turn.
 
     batches_from: the batches from a number on, this rank's samples of each
     loss_of:      (expert's name, batch, generator) -> the loss and its parts by name
     checkpoints:  where to go on from, and where to write; the result does not depend on where a run was cut
+    kept:         further tensors that `loss_of` changes in place, so that checkpoints hold them
     returns:      curves {"high" or "high <part>": [[step, value], ...]}, means over ranks
     """
     ranks = ranks or Ranks()
@@ -44,7 +46,7 @@ def train(
     for expert in experts.values():
         ranks.place(expert)
     learners = {name: Learner(expert, optimizer, steps) for name, expert in experts.items()}
-    told = resume(checkpoints, learners, generator)
+    told = resume(checkpoints, learners, generator, kept)
     done, curves = told.get("step", 0), Curves(told.get("curves", {}))
     batches = batches_from(done * len(learners))
     for step in tqdm(range(done, steps), desc=description, unit="step", initial=done, total=steps, disable=not ranks.is_first):
@@ -56,7 +58,7 @@ def train(
                 mean = float(ranks.mean(torch.tensor(value, device=ranks.device)))
                 curves.setdefault(f"{name} {part}".strip(), []).append([step, round(mean, 5)])
         if checkpoints and checkpoints.is_due(step + 1, steps):
-            checkpoints.save(step + 1, training_state(learners, generator, {"step": step + 1, "curves": curves}))
+            checkpoints.save(step + 1, training_state(learners, generator, {"step": step + 1, "curves": curves}, kept))
     for learner in learners.values():
         learner.use_average()
     if checkpoints:

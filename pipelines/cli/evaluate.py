@@ -24,6 +24,13 @@ def evaluate(
         Path, typer.Option("--out", help="distill: folder for study.html, study.json and what is measured; goes on where it was.")
     ] = Path("study"),
     also: Annotated[list[str] | None, typer.Option(help="distill: a further student, NAME=MODEL_FOLDER, as another run made it.")] = None,
+    ablate: Annotated[
+        str,
+        typer.Option(
+            help="distill: further students to train beside the run (anchor: without the anchor loss; consistency: with the consistency start)."
+        ),
+    ] = "",
+    episodes: Annotated[int | None, typer.Option(min=1, help="distill: held-out episodes to measure on; default: 11.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="distill: seeds to measure with.")] = 3,
     frames: Annotated[int, typer.Option(min=48, help="distill: frames of the walks that drift is read from.")] = 1008,
     json: Json = False,
@@ -31,11 +38,14 @@ def evaluate(
     """Evaluate a model, a folder of videos, or a run's distillation.
 
     Example: moworld evaluate moworld-pocket@champion --protocol speed
+    Example: moworld evaluate latest --protocol distill --ablate anchor,consistency
     """
     if protocol not in PROTOCOLS:
         raise InputError("--protocol", "", protocol, " or ".join(PROTOCOLS), "see 'moworld evaluate --help'")
     if protocol == "distill":
-        _distill(subjects or ["latest"], to, also or [], seeds, frames, json)
+        from pipelines.ablations import chosen
+
+        _distill(subjects or ["latest"], to, also or [], json, seeds=seeds, frames=frames, ablate=chosen(ablate), episodes=episodes)
         return
     if not subjects or len(subjects) > 1:
         raise InputError("moworld evaluate", "SUBJECT", f"{len(subjects or [])} of them", "one", "name a model or a folder of videos")
@@ -66,7 +76,7 @@ def _camera(subject: str) -> dict[str, Any]:
     return dict(evaluate_model(model_folder(subject)))
 
 
-def _distill(names: list[str], to: Path, also: list[str], seeds: int, frames: int, json: bool) -> None:
+def _distill(names: list[str], to: Path, also: list[str], json: bool, **settings: Any) -> None:
     from components.platform.registry import model_folder
     from pipelines.runs import Run
     from pipelines.study import study
@@ -77,7 +87,7 @@ def _distill(names: list[str], to: Path, also: list[str], seeds: int, frames: in
         if not equals or not name:
             raise InputError("--also", "", pair, "NAME=MODEL_FOLDER", "give the further student a name")
         others[name] = str(model_folder(folder))
-    told = study([Run.existing(name) for name in names], to, others, seeds, frames)
+    told = study([Run.existing(name) for name in names], to, others, **settings)
     if json:
         print_json(told)
         return
@@ -86,7 +96,7 @@ def _distill(names: list[str], to: Path, also: list[str], seeds: int, frames: in
         for row in told["targets"]
     ]
     print_table("wanted and found", ("", "what", "found", "wanted"), rows)
-    columns = ("first chunk, dB", "last chunk, dB", "turning", "walking", "seen again, dB", "ms a frame")
+    columns = ("first chunk, dB", "last chunk, dB", "turning", "walking", "sharpness at 1000", "seen again, dB", "ms a frame")
     shown = [(name, *(f"{row[c][0]:.3g} ± {row[c][1]:.2g}" if row[c] else "" for c in columns)) for name, row in told["variants"].items()]
     print_table("variants", ("variant", *columns), shown)
     out.print(f"curves and videos: {to / 'study.html'}", soft_wrap=True)

@@ -133,19 +133,30 @@ def test_a_rollout_from_the_promoted_model_is_a_playing_video(lifecycle, tmp_pat
     assert read_frames(out).shape == (25, 32, 48, 3)
 
 
-def test_the_study_of_a_run_compares_what_it_made_and_measures_nothing_twice(lifecycle, tmp_path):
-    home, answer, _ = lifecycle
-    arguments = ("evaluate", answer["run"], "--protocol", "distill", "--out", str(tmp_path), "--seeds", "1", "--frames", "120", "--json")
+def test_the_study_of_a_run_compares_what_it_made_and_trains_and_measures_nothing_twice(lifecycle, tmp_path):
+    home, answer, run = lifecycle
+    arguments = ("evaluate", answer["run"], "--protocol", "distill", "--out", str(tmp_path), "--seeds", "1", "--frames", "120",
+                 "--episodes", "2", "--ablate", "anchor,consistency", "--json")  # fmt: skip
     done = moworld(home, *arguments)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert {"teacher, 50 steps", "teacher, 4 steps", "student before DMD", "student", "student, INT8"} <= told["variants"].keys()
-    student = told["variants"]["student"]
+    variants = told["variants"]
+    assert {"teacher, 50 steps", "teacher, 4 steps", "student before DMD", "student", "student, INT8"} <= variants.keys()
+    assert {"student, no anchor loss", "student, consistency start"} <= variants.keys()
+    student = variants["student"]
     assert student["first chunk, dB"][0] > 5 and student["contrast at 100"][0] > 0 and student["seen again, dB"] is not None
-    assert "<video" in (tmp_path / "study.html").read_text()
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()}
-    assert json.loads(moworld(home, *arguments).stdout)["variants"] == told["variants"]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()} == kept
+    assert variants["teacher, 4 steps"]["last chunk, dB"] is not None and variants["teacher, 4 steps"]["turn error, degrees"][0] > 0
+    asked = next(row for row in told["targets"] if row["name"].startswith("teacher evaluations"))
+    assert asked["met"] is True
+    page = (tmp_path / "study.html").read_text()
+    assert page.count("<video") == 1 + len(variants) and page.count("data:image/png") == 1 + 2 * len(variants) - 3  # two teachers, one blind
+    made = run.folder / "variants"
+    losses = json.loads((made / "consistency/distilled/losses.json").read_text())
+    assert "low consistency" in losses and not (made / "consistency/student").exists()  # the run's own student was taken
+    assert json.loads((made / "anchor/student.json").read_text())["settings"]["anchor_weight"] == 0
+    kept = {path: path.stat().st_mtime_ns for folder in (made, tmp_path / "measured") for path in folder.rglob("*.json")}
+    assert json.loads(moworld(home, *arguments).stdout)["variants"] == variants
+    assert {path: path.stat().st_mtime_ns for folder in (made, tmp_path / "measured") for path in folder.rglob("*.json")} == kept
 
 
 def test_a_study_without_a_student_says_what_is_missing(lifecycle, tmp_path):

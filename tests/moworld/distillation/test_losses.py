@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moworld.distillation.autoregressive import AutoregressiveSettings, autoregressive_loss
+from moworld.distillation.consistency import consistency_loss
 from moworld.distillation.dmd import dmd_direction, fake_loss, student_loss
 from moworld.distillation.phases import student_rollout
 from moworld.model.history import HistoryPolicy
@@ -141,6 +142,32 @@ def test_autoregressive_matching_is_eq_7_to_12(world, batch, seed, weight):
     found, parts = autoregressive_loss(world, "low", batch, settings, torch.Generator().manual_seed(seed))
     assert parts == pytest.approx({"flow": flow.item(), "anchor": anchor.item()}, rel=1e-9)
     assert_same(found, flow + weight * anchor, world.experts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("name", "served"), [("high", [0, 1]), ("low", [2, 3])])
+def test_the_consistency_start_draws_a_prediction_to_the_targets_at_the_next_level(world, batch, name, served, seed):
+    """Four levels at shift 5, two to each expert: the high-noise expert's lower one looks to the low-noise target, the last one to the data."""
+    levels = [5 * u / (1 + 4 * u) for u in (1, 0.75, 0.5, 0.25)]
+    target = tiny_world(5, history=HistoryPolicy(recent=1, camera=0)).experts.double()
+    generator = torch.Generator().manual_seed(seed)
+    start = 3 * int(torch.randint(2, (), generator=generator))
+    index = served[int(torch.randint(2, (), generator=generator))]
+    clean = batch["latents"][:, :, start : start + 4]
+    noise = torch.randn(clean.shape, generator=generator).double()
+    history = [0, start] if start else [0, 0]
+
+    def seen(experts, at):
+        level = torch.full((2,), levels[at], dtype=torch.float64)
+        noisy = path(clean, noise)(level[:, None, None, None, None])
+        expert = experts.high if levels[at] >= BOUNDARY else experts.low
+        return noisy - levels[at] * field(expert, batch, noisy, level, clean[:, :, :1], start, history)
+
+    aim = seen(target, index + 1).detach() if index < 3 else clean
+    derived = (seen(world.experts, index) - aim)[:, :, 1:].square().mean()
+    found, parts = consistency_loss(world, target, name, batch, torch.Generator().manual_seed(seed))
+    assert parts == {"consistency": pytest.approx(derived.item(), rel=1e-9)}
+    assert_same(found, derived, world.experts)
 
 
 def bidirectional(batch):

@@ -9,7 +9,7 @@ from moworld.camera.cameras import Cameras
 from moworld.camera.controls import controls_to_c2w
 from moworld.camera.formats import write_cameras
 from moworld.errors import InputError
-from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, evaluate_folder, flow_yaw, pose_errors
+from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, evaluate_folder, flow_yaw, gain, pose_errors
 from moworld.video import write_video
 
 FOCAL, HEIGHT, WIDTH = 0.5, 64, 96
@@ -68,7 +68,12 @@ def test_turning_is_read_from_flow_with_its_sign_and_size():
 
 
 def test_a_path_that_does_not_turn_has_no_correlation():
-    assert correlation([0.1, -0.2, 0.3], [0.0, 0.0, 0.0]) is None
+    assert correlation([0.1, -0.2, 0.3], [0.0, 0.0, 0.0]) is None and gain([0.1, -0.2, 0.3], [0.0, 0.0, 0.0]) is None
+
+
+def test_a_gain_tells_half_a_turn_from_a_whole_one():
+    asked = np.array([3.0, -1.0, 0.0, 2.0])
+    assert correlation(asked / 2 + 0.3, asked) == pytest.approx(1) and gain(asked / 2 + 0.3, asked) == pytest.approx(0.5)
 
 
 def test_a_folder_of_videos_is_measured_and_its_failures_are_counted(tmp_path):

@@ -106,5 +106,7 @@ def test_obedience_of_a_video_that_turns_as_asked_and_of_its_mirror_image():
     batch = {"c2w": torch.as_tensor(c2w)[None], "intrinsics": torch.as_tensor(intrinsics).expand(1, len(frames), 4)}
     seen = obedience([frames], batch, [depth])
     assert seen["turning_correlation"] > 0.99 and seen["swapped_turns"] == 0
+    assert seen["turning_gain"] == pytest.approx(1, abs=0.1) and seen["turning_error"] < 1
     mirrored = obedience([np.ascontiguousarray(frames[:, :, ::-1])], batch, [depth[:, :, ::-1]])
     assert mirrored["turning_correlation"] < -0.99 and mirrored["swapped_turns"] == 1
+    assert mirrored["turning_gain"] == pytest.approx(-1, abs=0.1) and mirrored["turning_error"] == pytest.approx(2 * 12 / 5**0.5, rel=0.1)

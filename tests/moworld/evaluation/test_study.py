@@ -3,8 +3,21 @@
 import numpy as np
 import pytest
 
-from moworld.evaluation.study import by_chunk, looks
+from moworld.data.features import FeatureWriter
+from moworld.evaluation.study import (
+    SHEET,
+    WALK_SHEET,
+    StudySettings,
+    Variant,
+    by_chunk,
+    looks,
+    run_study,
+    write_film,
+    write_sheet,
+)
 from moworld.evaluation.study_report import Spread, spread_of, table, targets, write_study
+from moworld.model.codec import StreamingCodec
+from tests.moworld.worlds import tiny_batch, tiny_world
 
 
 def textured(count: int, seed: int = 0) -> np.ndarray:
@@ -36,12 +49,12 @@ def test_looks_fall_with_what_is_taken_from_the_picture():
 
 def seed_of(psnr: float, turning: float, revisit: float, look: float) -> dict:
     at = dict.fromkeys(("contrast", "saturation", "sharpness", "motion"), look)
-    return {"chunk_psnr": [psnr, psnr - 2], "still_psnr": [20.0, 18.0], "turning_correlation": turning, "walking_correlation": None,
+    return {"first_psnr": psnr, "chunk_psnr": [psnr, psnr - 2], "still_psnr": [20.0, 18.0], "turning_correlation": turning, "walking_correlation": None,
             "swapped_turns": 0.0, "revisit_psnr": revisit, "revisit_self_psnr": 30.0, "looks": {"1000": at}, "seconds_per_frame": 0.01}  # fmt: skip
 
 
 RESULTS = {
-    "teacher, 50 steps": [{"chunk_psnr": [24.5], "still_psnr": [20.0], "seconds_per_frame": 0.1}] * 2,
+    "teacher, 50 steps": [{"first_psnr": 24.5, "chunk_psnr": [24.0], "still_psnr": [20.0], "seconds_per_frame": 0.1}] * 2,
     "student": [seed_of(24.0, 0.95, 22.0, 0.9), seed_of(25.0, 0.93, 22.2, 1.0)],
     "student, recent history": [seed_of(24.0, 0.9, 21.0, 0.9), seed_of(25.0, 0.9, 21.2, 0.5)],
 }
@@ -60,17 +73,64 @@ def test_what_is_wanted_is_met_missed_or_said_not_to_be_measured():
     verdicts = {name.split(",")[0]: row["met"] for name, row in rows.items()}
     assert verdicts["turning follows the command"] is True
     assert verdicts["walking follows the command"] is None
-    assert verdicts["codec alone"] is False and verdicts["decoding 12 frames"] is False
-    assert rows["first chunk over the repeated first frame, dB"]["found"].mean == pytest.approx(4.5)
+    assert verdicts["codec alone"] is False and verdicts["decoding 12 frames of 96x160"] is False
+    assert rows["first chunk over the repeated last frame, dB"]["found"].mean == pytest.approx(4.5)
     assert rows["first chunk, student under the teacher at 50 steps, dB"]["met"] is True
     assert rows["first chunk, student over the teacher at 4 steps, dB"]["met"] is None
     assert verdicts["a place seen again"] is True
     assert verdicts["contrast at frame 1"] is True
+    assert verdicts["teacher evaluations before the first student phase"] is None
+    for asked, met in ((0, True), (3, False)):
+        assert targets(RESULTS, 25.0, 90.0, asked)[-1]["met"] is met
 
 
 def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
     rows = targets(RESULTS, None, 10.0)
+    frames = textured(30)
+    write_film(tmp_path / "recorded.mp4", frames, 10.0)
+    write_film(tmp_path / "student-recent-history-0.mp4", frames, 10.0)
+    write_sheet(tmp_path / "student-recent-history-0-walk.png", frames, WALK_SHEET)
     write_study(tmp_path / "study.html", RESULTS, rows, tmp_path, {"runs": "<one>"})
     page = (tmp_path / "study.html").read_text()
-    assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 2
+    assert "24.50 ± 0.50" in page and "not measured" in page and page.count("<svg") == 4
     assert "&lt;one&gt;" in page and 'src="http' not in page
+    assert page.count("<video") == 2 and page.count("data:image/png") == 3
+
+
+def test_every_variant_is_measured_as_far_as_it_goes_and_not_twice(tmp_path):
+    batch = tiny_batch(13, batch=2)
+    (tmp_path / "features").mkdir()
+    writer = FeatureWriter(tmp_path / "features")
+    for index in range(2):
+        row = {"clip_id": f"c{index}", "split": "held_out", "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
+        writer.add(row, {name: batch[name][index] for name in ("latents", "text", "c2w", "intrinsics")})
+    writer.close()
+    StreamingCodec(16, hidden=8, blocks=1).save_pretrained(tmp_path / "codec")
+    world = tiny_world()
+    world.codec_folder = tmp_path / "codec"
+    world.save(tmp_path / "model")
+    model, features = str(tmp_path / "model"), str(tmp_path / "features")
+    compared = [Variant("teacher", model, 2), Variant("student", model), Variant("blind", model, camera=False)]
+    settings = StudySettings(episodes=2, chunks=2, walks=1, frames=100, loop_chunks=1, seeds=1)
+    found = {name: seeds[0] for name, seeds in run_study(tmp_path, compared, features, "", settings).items()}
+    for values in found.values():
+        assert len(values["chunk_psnr"]) == len(values["still_psnr"]) == 2 and np.isfinite(values["turning_error"])
+    assert found["student"]["first_psnr"] == found["student"]["chunk_psnr"][0]
+    assert found["teacher"]["first_psnr"] != found["teacher"]["chunk_psnr"][0]  # made in a window of its own
+    assert ["looks" in found[name] for name in found] == ["revisit_psnr" in found[name] for name in found] == [False, True, False]
+    sheets = {path.name for path in (tmp_path / "videos").glob("*.png")}
+    assert sheets == {"recorded.png", "teacher-0.png", "student-0.png", "student-0-walk.png", "blind-0.png"}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()}
+    run_study(tmp_path, compared, features, "", settings)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_sheet_shows_the_frames_that_it_names_and_none_behind_the_end(tmp_path):
+    from PIL import Image
+
+    frames = textured(30)
+    write_sheet(tmp_path / "sheet.png", frames, SHEET)
+    shown = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert shown.shape == (24, 5 * 32, 3)
+    for place, index in enumerate((0, 4, 8, 12, 24)):
+        assert np.array_equal(shown[:, 32 * place : 32 * (place + 1)], frames[index])

@@ -1,0 +1,90 @@
+"""The step `distill` with the start before it, as a process of its own that is killed between the two."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.distill.step import distill
+from moworld.data.features import FeatureWriter
+from moworld.files import read_json, write_json
+from moworld.model.world import WorldModel
+from tests.moworld.worlds import tiny_batch, tiny_world
+
+OPTIMIZER = {"lr": 1e-3}
+SETTINGS = {"chunks": 2, "batch": 2, "steps": 2, "fake_steps": 1, "student": OPTIMIZER, "fake": OPTIMIZER, "checkpoint_every": 1,
+            "monitor": {"window": 9}, "consistency": {"steps": 2, "optimizer": {"lr": 1e-2}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distill")
+    for name, seed in (("teacher", 0), ("student", 1)):
+        tiny_world(seed).save(folder / name)
+    (folder / "features").mkdir()
+    writer = FeatureWriter(folder / "features")
+    for number in range(3):
+        batch = tiny_batch(9, batch=1, seed=number)
+        row = {
+            "clip_id": f"clip-{number}",
+            "split": "train",
+            "scene": "",
+            "source": "",
+            "caption": "",
+            "num_frames": 33,
+            "video_sha256": "",
+        }
+        writer.add(row, {key: batch[key][0] for key in ("latents", "text", "c2w", "intrinsics")})
+    writer.close()
+    return folder
+
+
+def arguments(folder: Path, settings: dict, out: Path) -> dict:
+    places = {name: str(folder / name) for name in ("features", "teacher", "student")}
+    return {**places, "out": str(out / "out"), "settings": settings, "seed": 7, "checkpoints": str(out / "checkpoints")}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return WorldModel.load(out / "out").experts.state_dict()
+
+
+def test_a_start_that_is_done_is_taken_up_after_a_kill_and_the_weights_are_the_same(folders, tmp_path):
+    settings = {**SETTINGS, "steps": 30}  # long enough to be killed in
+    told = distill(**arguments(folders, settings, tmp_path / "whole"))
+    assert told["steps"] == 30 and told["high_consistency"] > 0 and not (tmp_path / "whole/checkpoints").exists()
+    write_json(tmp_path / "arguments.json", arguments(folders, settings, tmp_path / "cut"))
+    command = [sys.executable, "-m", "components.platform.launch", "distill", str(tmp_path / "arguments.json")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = tmp_path / "cut/checkpoints/consistent"
+    while not done.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() != 0
+    write_json(done / "losses.json", {"high consistency": [[0, 123.0]]})
+    distill(**arguments(folders, settings, tmp_path / "cut"))
+    assert read_json(tmp_path / "cut/out/losses.json")["high consistency"] == [[0, 123.0]]  # taken up, not made again
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path / "cut").items())
+
+
+def test_a_start_of_other_settings_is_made_again(folders, tmp_path):
+    done = tmp_path / "checkpoints/consistent"
+    tiny_world(5).save(done, losses={"high consistency": [[0, 123.0]]}, task={"settings": {**SETTINGS, "steps": 3}})
+    distill(**arguments(folders, SETTINGS, tmp_path))
+    assert read_json(tmp_path / "out/losses.json")["high consistency"][0][1] != 123.0
+
+
+def test_the_start_changes_the_student_and_is_left_out_where_it_is_absent(folders, tmp_path):
+    plain = {key: value for key, value in SETTINGS.items() if key != "consistency"}
+    told = distill(**arguments(folders, plain, tmp_path / "plain"))
+    assert not any("consistency" in name for name in told)
+    distill(**arguments(folders, {**SETTINGS, "consistency": None}, tmp_path / "none"))
+    distill(**arguments(folders, SETTINGS, tmp_path / "with"))
+    plain_weights = weights(tmp_path / "plain")
+    assert all(torch.equal(value, plain_weights[key]) for key, value in weights(tmp_path / "none").items())
+    assert any(not torch.equal(value, plain_weights[key]) for key, value in weights(tmp_path / "with").items())
