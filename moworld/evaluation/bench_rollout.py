@@ -1,6 +1,7 @@
 """A session side by side with what a user would otherwise write: Diffusers over a sliding window, and a rollout with a KV cache that grows.
 
-All have the same sizes and random weights: time does not depend on what is generated. Decoding is in our times and in the peers'.
+All have the same sizes and random weights: time does not depend on what is generated. Decoding is in our times and in the peers'. The rollout
+with a cache is of our own blocks, at our precision; Diffusers is as one loads it, in float32.
 """
 
 import gc
@@ -16,6 +17,7 @@ from torch import Tensor
 from moworld.evaluation.bench import Row, side_by_side
 from moworld.evaluation.speed import PROMPT, example_picture
 from moworld.inference import WorldSession
+from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.model.attention import SelfAttention
 from moworld.model.codec import StreamingCodec
 from moworld.model.latent_cameras import LatentCameras
@@ -27,16 +29,15 @@ DIFFUSERS_STEPS = 50
 
 
 def bench_rollout(
-    config: WorldConfig, codec_hidden: int, codec: Path, frames: int = 10_000, text_encoder: TextEncoder | None = None
+    config: WorldConfig, codec_hidden: int, codec: Path, frames: int = 10_000, text_encoder: TextEncoder | None = None, int8: bool = True
 ) -> list[Row]:
     """Rows of a session of `frames` frames and of both peers (see `side_by_side`).
 
-    codec: a folder for the codec's random weights
+    codec: a folder for the codec's random weights; int8: as models are served (paper 5.4), else float32
     """
-    StreamingCodec(config.model.latent_channels, hidden=codec_hidden).save_pretrained(codec)
-    world = WorldModel.create(config, 0)
-    world.experts.eval()
-    world.codec_folder = codec
+    world = random_world(config, codec_hidden, codec)
+    if int8:
+        quantize_experts(world, QuantizeSettings(max_layer_error=1.0))
     session = WorldSession(world, text_encoder or make_text_encoder(config.text))
     begun = time.perf_counter()
     session.open(example_picture(config.height, config.width), PROMPT)
@@ -44,6 +45,15 @@ def bench_rollout(
     first_chunk = time.perf_counter() - begun
     rows = _peers(session, frames)
     return [{**_row("time to the first chunk", 1000 * first_chunk, "ms")}, *rows, *_soak(session, frames)]
+
+
+def random_world(config: WorldConfig, codec_hidden: int, codec: Path) -> WorldModel:
+    """A model of random weights, its codec's in the folder `codec`."""
+    StreamingCodec(config.model.latent_channels, hidden=codec_hidden).save_pretrained(codec)
+    world = WorldModel.create(config, 0)
+    world.experts.eval()
+    world.codec_folder = codec
+    return world
 
 
 def _row(case: str, ours: float, unit: str, peer: float | None = None, peer_name: str = "", ratio: float | None = None) -> Row:
@@ -150,13 +160,14 @@ class _CachedAttention(SelfAttention):
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         assert rotary_emb is not None
+        query, key, value = self._project(attn, hidden_states)
         query, key = (
-            rotate(norm(to(hidden_states)).unflatten(2, (attn.heads, -1)), *rotary_emb).transpose(1, 2)
-            for norm, to in ((attn.norm_q, attn.to_q), (attn.norm_k, attn.to_k))
+            rotate(norm(x).unflatten(2, (attn.heads, -1)), *rotary_emb).transpose(1, 2)
+            for norm, x in ((attn.norm_q, query), (attn.norm_k, key))
         )
         end = self.filled + hidden_states.shape[1]
         self.keys[:, :, self.filled : end] = key
-        self.values[:, :, self.filled : end] = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        self.values[:, :, self.filled : end] = value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
         self._own = (self.keys, self.values)
         output = torch.nn.functional.scaled_dot_product_attention(query, self.keys[:, :, :end], self.values[:, :, :end])
         return attn.to_out[0](output.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -166,10 +177,13 @@ class KeyValueRollout:
     """A few-step rollout of the same sizes that keeps keys and values of every token: `chunk` makes the one after `latent_frames`."""
 
     def __init__(self, session: WorldSession, latent_frames: int) -> None:
-        self.session, config = session, session.model.config
-        self.experts = WorldModel.create(
-            config.model_copy(update={"model": config.model.model_copy(update={"history_attention": "joint"})}), 0
-        ).experts.eval()
+        self.session, config, self.rays = session, session.model.config, None
+        joint = config.model.model_copy(update={"history_attention": "joint"})
+        plain = config.model_copy(update={"model": joint, "quantization": "none"})
+        world = WorldModel.create(plain, 0)
+        self.experts = world.experts.eval()
+        if config.quantization == "w8a8":
+            quantize_experts(world, QuantizeSettings(max_layer_error=1.0))
         self.start = latent_frames
         per_frame = (config.height // 16) * (config.width // 16)
         self.caches = []
@@ -188,7 +202,8 @@ class KeyValueRollout:
         config = self.session.model.config
         model, frames = config.model, config.model.chunk_latents
         cameras = LatentCameras(torch.tensor(config.intrinsics).expand(1, frames, 4, 4), torch.eye(4).expand(1, frames, 4, 4, 4))
-        rays, ids = cameras.rays(config.height, config.width), torch.arange(self.start, self.start + frames)
+        rays, ids = cameras.rays(config.height, config.width, self.rays), torch.arange(self.start, self.start + frames)
+        self.rays = rays
         noisy = torch.randn(1, model.latent_channels, frames, config.height // 8, config.width // 8)
         condition, prepared = torch.zeros(1, 4 + noisy.shape[1], *noisy.shape[2:]), dict[int, Any]()
         levels = [float(level) for level in config.schedule]

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from moworld.errors import InputError
 from pipelines.cli.output import Json, err, out, print_json, print_table
 
 
 class What(StrEnum):
     attention = "attention"
+    linear = "linear"
     parallel = "parallel"
+    pipeline = "pipeline"
     loader = "loader"
     contract = "contract"
     geometry = "geometry"
@@ -21,6 +24,7 @@ class What(StrEnum):
 
 MAPS = ",".join(f"MAP{number:02d}" for number in range(1, 21))
 NOTES = {
+    What.linear: "torchao is among the peers where it can be imported (PYTHONPATH). Weights are random: the first chunk says what rounding does, not what it costs a trained model.",
     What.parallel: "Diffusers' context parallel is not among the peers: it does not run on CPUs.",
     What.loader: "WebDataset and MosaicML Streaming are peers where they can be imported (PYTHONPATH); both store a clip as one sample.",
 }
@@ -30,7 +34,8 @@ def bench(
     what: Annotated[
         What,
         typer.Argument(
-            help="attention: of a block, and of a ring's key block; parallel: training steps on one and two ranks; loader: random windows of"
+            help="attention: of a block, and of a ring's key block; linear: INT8 against float32, bfloat16 and torchao, a layer and a chunk;"
+            " parallel: training steps on one and two ranks; pipeline: a run against its steps alone; loader: random windows of"
             " cached clips, and cached input against encoding; contract: a check of a million rows (not side by side);"
             " geometry: cameras recovered from game episodes, against the engine's (not side by side, minutes an episode); rollout: a"
             " session against Diffusers over a sliding window and against a KV cache, and how flat it stays; player: frames drawn and the time from a key to its frame in a headless Chromium, with the model"
@@ -41,6 +46,8 @@ def bench(
     clips: Annotated[int, typer.Option(help="loader: clips of 2,001 frames that are written first.")] = 12,
     frames: Annotated[int, typer.Option(min=240, help="rollout: frames of the one session.")] = 10_000,
     maps: Annotated[str, typer.Option(help="geometry: levels, an episode each.")] = MAPS,
+    size: Annotated[str, typer.Option(help="linear, rollout: HEIGHTxWIDTH in pixels instead of the profile's, such as 96x160.")] = "",
+    full_precision: Annotated[bool, typer.Option("--float32", help="rollout: a session in float32 instead of INT8.")] = False,
     json: Json = False,
 ) -> None:
     """Time a hot path beside its peer on this machine; a ratio above 1 says that ours is faster.
@@ -51,7 +58,12 @@ def bench(
 
     _, settings = profiles.load(profile)
     with err.status(f"bench {what}"):
-        rows = _geometry(settings, maps) if what is What.geometry else _rows(what, settings, clips, frames)
+        if what is What.geometry:
+            rows = _geometry(settings, maps)
+        elif what in (What.linear, What.rollout):
+            rows = _of_a_world(what, settings, _pixels(size, settings), frames, not full_precision)
+        else:
+            rows = _rows(what, profile, settings, clips)
     if json:
         print_json(rows)
         return
@@ -70,7 +82,7 @@ def _geometry(settings: Any, maps: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(what: What, settings: Any, clips: int, frames: int) -> list[dict[str, Any]]:
+def _rows(what: What, profile: str, settings: Any, clips: int) -> list[dict[str, Any]]:
     data, longest = settings.data, settings.curriculum[-1]
     if what is What.attention:
         from moworld.evaluation.bench import bench_attention
@@ -93,8 +105,10 @@ def _rows(what: What, settings: Any, clips: int, frames: int) -> list[dict[str, 
         from moworld.evaluation.bench_player import bench_player
 
         return bench_player(model_folder(""))
-    if what is What.rollout:
-        return _rollout(settings, frames)
+    if what is What.pipeline:
+        from pipelines.bench_pipeline import bench_pipeline
+
+        return bench_pipeline(profile)
     from moworld.evaluation.bench_data import bench_caching, bench_loader
     from moworld.model.codec import CodecSettings
 
@@ -105,14 +119,28 @@ def _rows(what: What, settings: Any, clips: int, frames: int) -> list[dict[str, 
     ]
 
 
-def _rollout(settings: Any, frames: int) -> list[dict[str, Any]]:
+def _pixels(size: str, settings: Any) -> tuple[int, int]:
+    """HEIGHTxWIDTH, or the profile's."""
+    if not size:
+        return settings.data.height, settings.data.width
+    height, _, width = size.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width) and int(height) % 16 == 0 and int(width) % 16 == 0):
+        raise InputError("--size", "", size, "HEIGHTxWIDTH, multiples of 16, such as 96x160", "give both in pixels")
+    return int(height), int(width)
+
+
+def _of_a_world(what: What, settings: Any, pixels: tuple[int, int], frames: int, int8: bool) -> list[dict[str, Any]]:
     import tempfile
 
+    from moworld.evaluation.bench_int8 import bench_linear
     from moworld.evaluation.bench_rollout import bench_rollout
     from moworld.model.codec import CodecSettings
     from moworld.model.world import WorldConfig
 
-    data = settings.data
-    config = WorldConfig(model=settings.model, text=settings.text, height=data.height, width=data.width, fps=data.game.fps)
+    fps = settings.data.game.fps if settings.data.game else 24.0
+    config = WorldConfig(model=settings.model, text=settings.text, height=pixels[0], width=pixels[1], fps=fps)
+    hidden = (settings.codec or CodecSettings()).hidden
     with tempfile.TemporaryDirectory() as folder:
-        return bench_rollout(config, (settings.codec or CodecSettings()).hidden, Path(folder), frames)
+        if what is What.linear:
+            return bench_linear(config, hidden, Path(folder))
+        return bench_rollout(config, hidden, Path(folder), frames, int8=int8)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moworld.evaluation.bench import bench_attention, bench_parallel, side_by_side
+from moworld.evaluation.bench_int8 import bench_linear
 from moworld.evaluation.bench_rollout import KeyValueRollout, bench_rollout
 from moworld.inference import WorldSession
 from moworld.model.world import ModelSettings
@@ -59,3 +60,12 @@ def test_the_peer_with_a_cache_attends_to_all_that_was_before(tmp_path):
     before = cache(attention, query, rotary_emb=rotary)
     cache.values[:, :, 0] += 100
     assert not torch.allclose(before, cache(attention, query, rotary_emb=rotary))
+
+
+def test_int8_is_timed_beside_other_precisions_and_told_how_near_it_stays(tmp_path):
+    rows = bench_linear(tiny_world(num_layers=2).config, 8, tmp_path, Letters())
+    assert all(list(row) == KEYS for row in rows)
+    assert [row["peer_name"] for row in rows if row["unit"] == "ms" and "torchao" not in row["peer_name"]] == ["float32", "bfloat16"] * 2
+    size, near = rows[-2:]
+    assert size["unit"] == "MB" and size["ratio"] == pytest.approx(size["peer"] / size["ours"], rel=0.1) and size["ratio"] > 1
+    assert near["unit"] == "dB" and 20 < near["ours"] < 100  # near, and not the same model
