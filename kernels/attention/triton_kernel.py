@@ -74,7 +74,7 @@ def _backward_keys(
         rows = start + tl.arange(0, ROWS)
         q = _tile(query, batch * q_b + head * q_h, rows, dims, q_n, N, D, UPCAST)
         g = _tile(gradient, batch * g_b + head * g_h, rows, dims, g_n, N, D, UPCAST)
-        log_sum = tl.load(lse + row_of + rows, mask=rows < N, other=float("inf"))  # absent rows weigh nothing
+        log_sum = tl.load(lse + row_of + rows, mask=rows < N, other=0.0)  # absent rows have no query and no gradient, so they add nothing
         dot = tl.load(delta + row_of + rows, mask=rows < N, other=0.0)
         logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         logits = tl.where(keys[None, :] < M, logits, float("-inf"))
@@ -101,7 +101,7 @@ def _backward_queries(
     q = _tile(query, batch * q_b + head * q_h, rows, dims, q_n, N, D, UPCAST)
     g = _tile(gradient, batch * g_b + head * g_h, rows, dims, g_n, N, D, UPCAST)
     row_of = (batch * H + head) * N
-    log_sum = tl.load(lse + row_of + rows, mask=rows < N, other=float("inf"))
+    log_sum = tl.load(lse + row_of + rows, mask=rows < N, other=0.0)
     dot = tl.load(delta + row_of + rows, mask=rows < N, other=0.0)
     sums = tl.zeros((ROWS, DIM), dtype=tl.float32)
     for start in range(0, M, KEYS):

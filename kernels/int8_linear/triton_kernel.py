@@ -13,7 +13,13 @@ MOST_COLUMNS = 4096
 
 
 @triton.jit
-def _quantize(x, quantized, scales, M, K, x_row, COLUMNS: tl.constexpr):
+def _divide(x, y, PRECISE: tl.constexpr):
+    """NVIDIA divides to two units in the last place unless asked, which would turn some ties; Ascend's compiler knows the plain sign alone."""
+    return tl.math.div_rn(x, y) if PRECISE else x / y
+
+
+@triton.jit
+def _quantize(x, quantized, scales, M, K, x_row, COLUMNS: tl.constexpr, PRECISE: tl.constexpr):
     columns = tl.arange(0, COLUMNS)
     for row in range(tl.program_id(0), M, tl.num_programs(0)):
         source, target = x + tl.cast(row, tl.int64) * x_row, quantized + tl.cast(row, tl.int64) * K
@@ -21,13 +27,13 @@ def _quantize(x, quantized, scales, M, K, x_row, COLUMNS: tl.constexpr):
         for start in range(0, K, COLUMNS):
             value = tl.load(source + start + columns, mask=start + columns < K, other=0.0).to(tl.float32)
             largest = tl.maximum(largest, tl.abs(value))
-        scale = tl.math.div_rn(tl.max(largest, axis=0), 127.0)
+        scale = _divide(tl.max(largest, axis=0), 127.0, PRECISE)
         scale = tl.where(scale > 0.0, scale, 1.0)
         tl.store(scales + row, scale)
         for start in range(0, K, COLUMNS):
             inside = start + columns < K
             value = tl.load(source + start + columns, mask=inside, other=0.0).to(tl.float32)
-            steps = tl.math.div_rn(value, tl.zeros_like(value) + scale)
+            steps = _divide(value, scale, PRECISE)
             rounded = (steps + 12582912.0) - 12582912.0  # 1.5 * 2^23: to the nearest, ties to even, as torch rounds
             tl.store(target + start + columns, rounded.to(tl.int8), mask=inside)
 
@@ -64,7 +70,8 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     x = x if x.stride(1) == 1 else x.contiguous()
     quantized = torch.empty(m, k, dtype=torch.int8, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
-    _quantize[(min(m, MOST_PROGRAMS),)](x, quantized, scales, m, k, x.stride(0), min(triton.next_power_of_2(k), MOST_COLUMNS))
+    columns, precise = min(triton.next_power_of_2(k), MOST_COLUMNS), x.device.type != "npu"
+    _quantize[(min(m, MOST_PROGRAMS),)](x, quantized, scales, m, k, x.stride(0), columns, precise)
     y = torch.empty(m, n, dtype=x.dtype, device=x.device)
     _product[(triton.cdiv(m, TILES["ROWS"]), triton.cdiv(n, TILES["CHANNELS"]))](
         quantized, weight.contiguous(), scales, weight_scale.contiguous(), weight_scale if bias is None else bias.contiguous(), y, m, n, k,

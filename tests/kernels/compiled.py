@@ -20,10 +20,10 @@ KERNELS: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
     "attention forward": (attention._forward, [HALF] * 4 + [FLOAT] + [INT] * 13 + ["fp32"], FORWARD),
     "attention backward_keys": (attention._backward_keys, [HALF] * 4 + [FLOAT] * 2 + [HALF] * 2 + [INT] * 16 + ["fp32"], BACKWARD),
     "attention backward_queries": (attention._backward_queries, [HALF] * 4 + [FLOAT] * 2 + [HALF] + [INT] * 16 + ["fp32"], BACKWARD),
-    "int8_quantize": (int8_linear._quantize, [HALF, "*i8", FLOAT, INT, INT, INT], {"COLUMNS": int8_linear.MOST_COLUMNS}),
+    "int8_quantize": (int8_linear._quantize, [HALF, "*i8", FLOAT, INT, INT, INT], {"COLUMNS": int8_linear.MOST_COLUMNS, "PRECISE": True}),
     "int8_product": (int8_linear._product, ["*i8", "*i8", FLOAT, FLOAT, FLOAT, HALF, INT, INT, INT], {"BIAS": True, **int8_linear.TILES}),
     "modulated_norm": (modulated_norm._norm, [HALF, FLOAT, FLOAT, HALF] + [INT] * 7 + ["fp32"], {"COLUMNS": modulated_norm.MOST_COLUMNS}),
-    "qk_norm_rope": (qk_norm_rope._both, [HALF] * 6 + [FLOAT] * 2 + [INT] * 9 + ["fp32"], {"PAIRS": qk_norm_rope.MOST_PAIRS}),
+    "qk_norm_rope": (qk_norm_rope._both, [HALF] * 6 + [FLOAT] * 2 + [INT] * 9 + ["fp32"], qk_norm_rope._tile(40, 128)),
 }
 
 
