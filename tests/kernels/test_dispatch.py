@@ -39,6 +39,16 @@ def test_the_first_that_serves_the_call_is_taken_and_the_others_are_told_why(cal
     assert list(choice.refused) == [entry.name for entry in TABLE][: len(choice.refused)]
 
 
+def test_a_choice_is_kept_for_calls_that_are_alike_and_no_others():
+    operator = Operator("attention", TABLE)
+    for _ in range(2):
+        for call, taken in (({}, "half"), ({"dtype": torch.float32}, "small"), ({"dtype": torch.float32, "head_dim": 129}, "forward"),
+                            ({"dtype": torch.float32, "head_dim": 129, "gradient": True}, "all")):  # fmt: skip
+            assert operator.choose("cpu", **call).name == taken
+    assert operator.choose("cpu") is operator.choose("cpu")
+    assert operator.choose("cpu", "all").name == "all"
+
+
 def test_each_reason_says_what_is_wrong():
     refused = Operator("attention", TABLE).choose("cpu", dtype=torch.float32, gradient=True, head_dim=200).refused
     assert refused["half"] == "takes bfloat16, float16, not float32"

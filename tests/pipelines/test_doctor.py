@@ -43,3 +43,11 @@ def test_an_override_that_cannot_be_kept_is_missing_with_its_mend(tmp_path, name
 def test_an_override_is_kept_and_told(tmp_path):
     _, rows = doctor(tmp_path, "attention=reference")
     assert rows["kernel attention on cpu"]["found"] == "reference (named in MOWORLD_KERNELS)"
+
+
+def test_a_kernel_that_is_named_and_cannot_run_ends_a_verb_with_one_line_and_status_2(tmp_path):
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "bench", "attention", "--profile", "test"]
+    environment = {**os.environ, "MOWORLD_HOME": str(tmp_path), "MOWORLD_KERNELS": "attention=npu_binding"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "named npu_binding (MOWORLD_KERNELS) for cpu: serves npu" in done.stderr
