@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kernels import NoKernel
 from moworld.errors import InputError
 from moworld.files import sha256_file, sha256_tree, write_json
 
@@ -50,7 +51,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Reco
 
     After the body: every output exists and is not empty (save those in `may_be_empty`), its metadata holds the scalars of the
     summary, and the record says `done` with seconds, peak resident bytes of this process with its children, and the SHA-256 of each output.
-    On an error nothing half-written stays. InputError and a full disk exit with status 2, Refused with 1, each as one line.
+    On an error nothing half-written stays. InputError, NoKernel and a full disk exit with status 2, Refused with 1, each as one line.
     """
     name = os.environ.get("MOWORLD_STEP") or (Path(outputs[0].path).parent.name if outputs else "step")
     outputs, record, watch, started = (*outputs, *may_be_empty), Record(), Watch(), time.time()
@@ -70,7 +71,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Reco
         details = error.details if isinstance(error, Refused) else {}
         _write(name, {"status": "refused" if isinstance(error, Refused) else "failed", "error": line, "exit": status, "started": started,
                       "seconds": time.time() - started, "peak_bytes": watch.stop(), "summary": details})  # fmt: skip
-        if isinstance(error, InputError | Refused) or is_disk_full(error):
+        if isinstance(error, InputError | NoKernel | Refused) or is_disk_full(error):
             print(f"{name}: {line}", flush=True)
             sys.exit(status)
         raise
@@ -101,7 +102,7 @@ def _is_task() -> bool:
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit status and one line for an error."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | NoKernel):
         return 2, str(error)
     if is_disk_full(error):
         path = getattr(error, "filename", None) or os.getcwd()

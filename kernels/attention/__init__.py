@@ -3,15 +3,12 @@
 One softmax over all keys is exactly recovered from parts by their log-sum-exps; backward of a part takes the joined output and log-sum-exp.
 """
 
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.dispatch import Choice, Implementation, choose
+from kernels.dispatch import Choice, Implementation, Operator, always, module, needs
 
 
 def partial_attention(query: Tensor, key: Tensor, value: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -19,17 +16,16 @@ def partial_attention(query: Tensor, key: Tensor, value: Tensor, backend: str | 
 
     query:   (B, H, N, D); key, value: (B, H, M, D), the same float dtype
     returns: output (B, H, N, D) and log-sum-exp (B, H, N) float32
-    Raises ValueError for a backend that cannot run.
+    Raises ValueError for shapes or dtypes that do not fit, no keys, NoKernel for a backend that cannot run.
     """
-    return selected(query.device.type, backend).operator.forward(query, key, value)  # type: ignore[attr-defined, no-any-return]
+    return _implementation(query, key, value, backend).forward(query, key, value)  # type: ignore[no-any-return]
 
 
 def partial_attention_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from these keys. `output` and `lse` are those of the softmax over all keys."""
-    operator: Any = selected(query.device.type, backend).operator
-    return operator.backward(gradient, query, key, value, output, lse)  # type: ignore[no-any-return]
+    return _implementation(query, key, value, backend).backward(gradient, query, key, value, output, lse)  # type: ignore[no-any-return]
 
 
 def join(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,21 +35,35 @@ def join(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple
     return next(weights) * output + next(weights) * other, joined
 
 
-@cache
 def selected(device: str, backend: str | None = None) -> Choice:
     """The implementation for a device type, with what was refused and why."""
-    return choose(IMPLEMENTATIONS, device, backend)
+    return OPERATOR.choose(device, backend)
 
 
-def _implementation(name: str, devices: tuple[str, ...], needs: str | None = None) -> Implementation:
-    def why_not() -> str:
-        return "" if needs is None or find_spec(needs) else f"{needs} is not installed"
+def _implementation(query: Tensor, key: Tensor, value: Tensor, backend: str | None) -> Any:
+    fits = query.ndim == key.ndim == 4 and key.shape == value.shape and query.dtype == key.dtype == value.dtype
+    if not fits or query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3] or not key.shape[2]:
+        shapes = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in (("query", query), ("key", key), ("value", value)))
+        raise ValueError(f"{shapes} do not fit")
+    return OPERATOR.choose(query.device.type, backend, query.dtype, head_dim=query.shape[3], heads=query.shape[1]).operator
 
-    return Implementation(name, devices, why_not, lambda: import_module(f"kernels.attention.{name}"))  # type: ignore[arg-type, return-value]
 
-
-IMPLEMENTATIONS = (
-    _implementation("npu_binding", ("npu",), "torch_npu"),
-    _implementation("flash_cpu", ("cpu",)),
-    _implementation("reference", ("cpu", "cuda", "npu")),
+_USUAL = (torch.float32, torch.bfloat16, torch.float16)
+OPERATOR = Operator(
+    "attention",
+    (
+        Implementation(
+            "npu_binding",
+            ("npu",),
+            needs("torch_npu"),
+            module("kernels.attention.npu_binding"),
+            _USUAL,
+            limits=(("head_dim", 768), ("heads", 256)),
+        ),
+        Implementation(
+            "triton", ("cuda", "npu"), needs("triton"), module("kernels.attention.triton_kernel"), _USUAL, limits=(("head_dim", 128),)
+        ),
+        Implementation("flash_cpu", ("cpu",), always, module("kernels.attention.flash_cpu")),
+        Implementation("reference", ("cpu", "cuda", "npu"), always, module("kernels.attention.reference")),
+    ),
 )

@@ -1,11 +1,9 @@
 """W8A8 linear: dynamic per-token int8 activations, per-channel int8 weights, exact INT32 accumulation, output in the input's dtype (paper 5.4)."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from kernels.dispatch import Choice, Implementation, choose, has_vnni
+from kernels.dispatch import Choice, Implementation, Operator, always, has_vnni, module, needs
 
 
 def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None, backend: str | None = None) -> Tensor:
@@ -17,7 +15,7 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     bias:         (N,) or None
     backend:      an implementation by name; None takes the first that serves the device
     returns:      (..., N) in x.dtype
-    Raises ValueError for shapes or dtypes that do not fit, or a backend that cannot run.
+    Raises ValueError for shapes or dtypes that do not fit, NoKernel for a backend that cannot run.
     """
     if weight.dtype != torch.int8 or weight.ndim != 2 or x.shape[-1] != weight.shape[1] or weight_scale.shape != weight.shape[:1]:
         raise ValueError(
@@ -35,42 +33,32 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
-@cache
+def join_channels(*layers: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weight, scale and bias of one linear in place of several of the same input, as of queries, keys and values: x is quantized once.
+
+    Channels know nothing of each other, so the numbers are the same, to the bit where the products are exact; `chunk` parts the output again.
+    """
+    weights, scales, biases = zip(*layers, strict=True)
+    none = all(bias is None for bias in biases)
+    filled = [torch.zeros_like(scale) if bias is None else bias for bias, scale in zip(biases, scales, strict=True)]
+    return torch.cat(weights), torch.cat(scales), None if none else torch.cat(filled)
+
+
 def selected(device: str, backend: str | None = None) -> Choice:
     """The implementation for a device type, with what was refused and why (`moworld doctor` prints it)."""
-    return choose(IMPLEMENTATIONS, device, backend)
-
-
-def _module(name: str, function: str = "int8_linear"):  # type: ignore[no-untyped-def]
-    def load():  # type: ignore[no-untyped-def]
-        from importlib import import_module
-
-        return getattr(import_module(f"kernels.int8_linear.{name}"), function)
-
-    return load
-
-
-def _no_npu() -> str:
-    from importlib.util import find_spec
-
-    return "" if find_spec("torch_npu") else "torch_npu is not installed"
-
-
-def _no_triton() -> str:
-    from importlib.util import find_spec
-
-    return "" if find_spec("triton") else "triton is not installed"
+    return OPERATOR.choose(device, backend)
 
 
 IMPLEMENTATIONS = (
-    Implementation("npu", ("npu",), _no_npu, _module("npu_binding")),
-    Implementation("triton", ("cuda",), _no_triton, _module("triton_kernel")),
+    Implementation("npu", ("npu",), needs("torch_npu"), module("kernels.int8_linear.npu_binding", "int8_linear")),
+    Implementation("triton", ("cuda", "npu"), needs("triton"), module("kernels.int8_linear.triton_kernel", "int8_linear")),
     Implementation(
         "int_mm",
-        ("cpu", "cuda"),
+        ("cpu",),
         lambda: "" if has_vnni() else "this CPU has no VNNI: int8 products are emulated",
-        _module("cpu", "by_int_mm"),
+        module("kernels.int8_linear.cpu", "by_int_mm"),
     ),
-    Implementation("float_gemm", ("cpu",), lambda: "", _module("cpu", "by_float_gemm")),
-    Implementation("reference", ("cpu", "cuda", "npu"), lambda: "", _module("reference")),
+    Implementation("float_gemm", ("cpu",), always, module("kernels.int8_linear.cpu", "by_float_gemm")),
+    Implementation("reference", ("cpu", "cuda", "npu"), always, module("kernels.int8_linear.reference", "int8_linear")),
 )
+OPERATOR = Operator("int8_linear", IMPLEMENTATIONS)

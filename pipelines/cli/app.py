@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from kernels import NoKernel
 from moworld.errors import InputError
 from pipelines.cli import bench, data, doctor, evaluate, model, plan, release, run, runs, world
 
@@ -38,7 +39,7 @@ def main() -> None:
 
     try:
         app()
-    except (InputError, Refused) as error:
+    except (InputError, NoKernel, Refused) as error:
         status, line = explain(error)
         print(line, file=sys.stderr)
         sys.exit(status)

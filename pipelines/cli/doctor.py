@@ -64,12 +64,27 @@ def _tools() -> list[dict[str, Any]]:
 
 def _kernels() -> list[dict[str, Any]]:
     """What was taken for each operator on this machine's devices, and what was refused, with the reason."""
-    from kernels.int8_linear import IMPLEMENTATIONS, selected
+    import torch
 
-    choice = selected("cpu")
-    rows = [_row("kernel int8_linear on cpu", True, choice.name)]
-    refused = {entry.name: choice.refused[entry.name] for entry in IMPLEMENTATIONS if entry.name in choice.refused}
-    return [*rows, *(_row(f"kernel int8_linear: {name}", None, "refused", reason) for name, reason in refused.items())]
+    from kernels import NoKernel
+    from kernels.dispatch import VARIABLE, operators, overrides
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["npu"] if importlib.util.find_spec("torch_npu") else [])]
+    rows = []
+    try:
+        named = overrides()
+    except NoKernel as error:
+        return [_row("kernels", False, error, f"mend {VARIABLE}, or unset it")]
+    for device, operator in ((device, operator) for device in devices for operator in operators()):
+        what = f"kernel {operator.name} on {device}"
+        try:
+            choice = operator.choose(device)
+        except NoKernel as error:
+            rows.append(_row(what, False, error, f"name another in {VARIABLE}, or unset it"))
+            continue
+        rows.append(_row(what, True, f"{choice.name} (named in {VARIABLE})" if operator.name in named else choice.name))
+        rows += [_row(f"{what}: {name}", None, "refused", reason) for name, reason in choice.refused.items()]
+    return rows
 
 
 def _state() -> list[dict[str, Any]]:

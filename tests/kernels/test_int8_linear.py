@@ -1,17 +1,15 @@
 """The INT8 linear operator: every CPU implementation is exact against integers, and the choice explains itself."""
 
-import inspect
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.dispatch import has_vnni
-from kernels.int8_linear import IMPLEMENTATIONS, int8_linear, npu_binding, quantize_weight, selected
+from kernels.int8_linear import IMPLEMENTATIONS, int8_linear, join_channels, npu_binding, quantize_weight, selected
 from kernels.int8_linear.cpu import EXACT_K
-from kernels.int8_linear.reference import quantize_rows
+from tests.kernels.npu import CALLS, TORCH_NPU
+from tests.tolerances import INSIDE, tolerance
 
 CPU = ["reference", "float_gemm", *(["int_mm"] if has_vnni() else [])]
 
@@ -56,7 +54,7 @@ def test_all_implementations_agree_and_keep_shape_and_dtype(seed, dtype, with_bi
     for backend in CPU:
         y = int8_linear(x, weight, scale, bias, backend=backend)
         assert y.shape == (2, 3, 7) and y.dtype == dtype
-        torch.testing.assert_close(y, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
+        torch.testing.assert_close(y, expected, **tolerance("int8_linear", dtype))
 
 
 def test_the_error_is_that_of_eight_bits():
@@ -85,7 +83,7 @@ def test_weights_come_back_within_half_a_step():
 def test_the_choice_says_what_was_refused_and_why():
     choice = selected("cpu")
     assert choice.name == ("int_mm" if has_vnni() else "float_gemm")
-    assert choice.refused["npu"] == "serves npu" and choice.refused["triton"] == "serves cuda"
+    assert choice.refused["npu"] == "serves npu" and choice.refused["triton"] == "serves cuda, npu"
     with pytest.raises(ValueError, match="named warp"):
         selected("cpu", "warp")
     with pytest.raises(ValueError, match="torch_npu is not installed"):
@@ -104,34 +102,28 @@ def test_shapes_that_do_not_fit_are_refused(x, weight, scale):
         int8_linear(torch.zeros(2, 8), torch.zeros(3, 8), torch.ones(3))
 
 
-def fake_torch_npu(calls: list[str]) -> SimpleNamespace:
-    """torch_npu's two operators with their published signatures, computed exactly on the CPU."""
-
-    def npu_dynamic_quant(input, *, smooth_scales=None, group_index=None, dst_type=None, quant_mode="pertoken"):
-        assert input.dtype in (torch.float16, torch.bfloat16)
-        calls.append("npu_dynamic_quant")
-        quantized, scale = quantize_rows(input)
-        return quantized.to(torch.int8), scale[:, 0]
-
-    def npu_quant_matmul(x1, x2, scale, *, offset=None, pertoken_scale=None, bias=None, output_dtype=None):
-        assert x1.dtype == x2.dtype == torch.int8 and x1.shape[1] == x2.shape[0]
-        assert scale.dtype in (torch.float32, torch.bfloat16) and pertoken_scale.dtype == torch.float32
-        assert pertoken_scale.shape == x1.shape[:1] and max(x1.shape[-1], x2.shape[-1]) <= 65535
-        assert output_dtype in (torch.float16, torch.bfloat16)  # None would give int8
-        calls.append("npu_quant_matmul")
-        return ((x1.long() @ x2.long()).double() * pertoken_scale[:, None] * scale).to(output_dtype)
-
-    return SimpleNamespace(npu_dynamic_quant=npu_dynamic_quant, npu_quant_matmul=npu_quant_matmul)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_npu_binding_calls_the_published_signatures_and_agrees(dtype):
-    calls: list[str] = []
+    CALLS.clear()
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(6, 32, generator=generator).to(torch.bfloat16).to(dtype)
     weight, scale = quantize_weight(torch.randn(5, 32, generator=generator))
     bias = torch.randn(5, generator=generator)
-    y = npu_binding.int8_linear(x, weight, scale, bias, torch_npu=fake_torch_npu(calls))
-    assert calls == ["npu_dynamic_quant", "npu_quant_matmul"] and y.dtype == dtype
-    torch.testing.assert_close(y.float(), int8_linear(x, weight, scale, bias, backend="reference").float(), rtol=2e-2, atol=5e-2)
-    assert set(inspect.signature(npu_binding.int8_linear).parameters) == {"x", "weight", "weight_scale", "bias", "torch_npu"}
+    y = npu_binding.int8_linear(x, weight, scale, bias, torch_npu=TORCH_NPU)
+    assert CALLS == ["npu_dynamic_quant", "npu_quant_matmul"] and y.dtype == dtype
+    expected = int8_linear(x, weight, scale, bias, backend="reference")
+    torch.testing.assert_close(y, expected, **{**tolerance("int8_linear", dtype), "atol": INSIDE["int8_linear on npu"]})
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_one_linear_in_place_of_three_gives_the_same_numbers_to_the_bit(backend):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(4, 40, generator=generator)
+    layers = [
+        (*quantize_weight(torch.randn(n, 40, generator=generator)), bias)
+        for n, bias in ((6, torch.ones(6)), (3, None), (5, torch.zeros(5)))
+    ]
+    parts = int8_linear(x, *join_channels(*layers), backend=backend).split([6, 3, 5], dim=1)
+    for part, layer in zip(parts, layers, strict=True):
+        assert torch.equal(part, int8_linear(x, *layer, backend=backend))
+    assert join_channels(layers[1], layers[1])[2] is None
