@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.qk_norm_rope import qk_norm_rope
 from moworld.evaluation.bench import Row, side_by_side
 from moworld.evaluation.speed import PROMPT, example_picture
 from moworld.inference import WorldSession
 from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.model.attention import SelfAttention
 from moworld.model.codec import StreamingCodec
-from moworld.model.latent_cameras import LatentCameras
-from moworld.model.rope import rotate
+from moworld.model.latent_cameras import LatentCameras, Rays
 from moworld.model.text import TextEncoder, make_text_encoder
 from moworld.model.world import WorldConfig, WorldModel
 
@@ -161,10 +161,8 @@ class _CachedAttention(SelfAttention):
     ) -> Tensor:
         assert rotary_emb is not None
         query, key, value = self._project(attn, hidden_states)
-        query, key = (
-            rotate(norm(x).unflatten(2, (attn.heads, -1)), *rotary_emb).transpose(1, 2)
-            for norm, x in ((attn.norm_q, query), (attn.norm_k, key))
-        )
+        normed = qk_norm_rope(query, key, attn.norm_q.weight, attn.norm_k.weight, *rotary_emb, eps=attn.norm_q.eps)
+        query, key = (x.transpose(1, 2) for x in normed)
         end = self.filled + hidden_states.shape[1]
         self.keys[:, :, self.filled : end] = key
         self.values[:, :, self.filled : end] = value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
@@ -177,7 +175,8 @@ class KeyValueRollout:
     """A few-step rollout of the same sizes that keeps keys and values of every token: `chunk` makes the one after `latent_frames`."""
 
     def __init__(self, session: WorldSession, latent_frames: int) -> None:
-        self.session, config, self.rays = session, session.model.config, None
+        self.session, config = session, session.model.config
+        self.rays: Rays | None = None
         joint = config.model.model_copy(update={"history_attention": "joint"})
         plain = config.model_copy(update={"model": joint, "quantization": "none"})
         world = WorldModel.create(plain, 0)

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.qk_norm_rope import qk_norm_rope
 from moworld.model.int8 import Int8Linear, side_by_side
-from moworld.model.rope import rotate
+from moworld.model.rope import Rotary
 from moworld.model.sequence import Part, SequenceMesh
 
 KeysValues = tuple[Tensor, Tensor]
@@ -40,14 +41,13 @@ class SelfAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        rotary_emb: Rotary | None = None,
     ) -> Tensor:
-        """hidden_states: (B, N, D), this rank's tokens; rotary_emb: cosines and signed sines (1 or B, N, 1, head_dim) -> (B, N, D)."""
+        """hidden_states: (B, N, D), this rank's tokens; rotary_emb: cosines and sines (1 or B, N, 1, head_dim) -> (B, N, D)."""
+        assert rotary_emb is not None
         query, key, value = self._project(attn, hidden_states)
-        query, key = (norm(x).unflatten(2, (attn.heads, -1)) for norm, x in ((attn.norm_q, query), (attn.norm_k, key)))
+        query, key = qk_norm_rope(query, key, attn.norm_q.weight, attn.norm_k.weight, *rotary_emb, eps=attn.norm_q.eps)
         value = value.unflatten(2, (attn.heads, -1))
-        if rotary_emb is not None:
-            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
         self._own = (key, value)
         if self.past is not None:
             key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
@@ -57,10 +57,11 @@ class SelfAttention:
             output = self.sequence.attend(query, key, value, self.part.total)
         return attn.to_out[0](output.flatten(2, 3).type_as(query))  # type: ignore[no-any-return]
 
-    def keys_values(self, attn: Any, hidden_states: Tensor, rotary_emb: tuple[Tensor, Tensor]) -> KeysValues:
+    def keys_values(self, attn: Any, hidden_states: Tensor, rotary_emb: Rotary) -> KeysValues:
         """Keys and values (B, N, H, head_dim) alone, for tokens whose output nobody reads."""
-        key, value = attn.norm_k(attn.to_k(hidden_states)), attn.to_v(hidden_states)
-        return rotate(key.unflatten(2, (attn.heads, -1)), *rotary_emb), value.unflatten(2, (attn.heads, -1))
+        key, value, weight = attn.to_k(hidden_states), attn.to_v(hidden_states), attn.norm_k.weight
+        _, key = qk_norm_rope(key, key, weight, weight, *rotary_emb, eps=attn.norm_k.eps)  # one operator: keys stand in for the queries
+        return key, value.unflatten(2, (attn.heads, -1))
 
     def _project(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value (B, N, D). INT8 layers quantize the tokens once for all three, in one product: three times the speed here."""

@@ -5,11 +5,11 @@ import math
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor
 
+from kernels.modulated_norm import modulated_norm
 from moworld.model.attention import CrossAttention, KeysValues, SelfAttention
 from moworld.model.int8 import Int8Linear
+from moworld.model.rope import Rotary
 from moworld.model.sequence import Part
-
-Rotary = tuple[Tensor, Tensor]
 
 
 class TransformerBlock(WanTransformerBlock):
@@ -43,13 +43,13 @@ class TransformerBlock(WanTransformerBlock):
         if modulation.ndim == 3:
             shift, scale, gate, ff_shift, ff_scale, ff_gate = (m.unsqueeze(1) for m in (shift, scale, gate, ff_shift, ff_scale, ff_gate))
         attention, cross = self.attn1.processor, self.attn2.processor
-        normed = (self.norm1(x.float()) * (1 + scale) + shift).type_as(x)
+        normed = modulated_norm(x, scale, shift, self.norm1.eps)
         if keys_alone:
             return x, attention.keys_values(self.attn1, normed, rotary)
         attention.part, attention.past, cross.kept = part, past, text_kept
         x = (x.float() + self.attn1(normed, None, None, rotary) * gate).type_as(x)
         x = x + self.attn2(self.norm2(x.float()).type_as(x), text, None, None)
-        normed = (self.norm3(x.float()) * (1 + ff_scale) + ff_shift).type_as(x)
+        normed = modulated_norm(x, ff_scale, ff_shift, self.norm3.eps)
         x = (x.float() + self._feed_forward(normed).float() * ff_gate).type_as(x)
         return x, attention.take_own()
 

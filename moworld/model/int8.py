@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kernels.int8_linear import int8_linear, quantize_weight
+from kernels.int8_linear import int8_linear, join_channels, quantize_weight
 
 # Cross-attention keys and values see text, which has no noise to hide errors in, and are computed once; they stay in full precision.
 PLACES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -53,13 +53,10 @@ def side_by_side(layers: Sequence[Int8Linear]) -> Int8Linear:
     """
     first, rows = layers[0], [layer.out_features for layer in layers]
     joined = Int8Linear(first.in_features, sum(rows), first.bias is not None)
-    for name in ("weight", "weight_scale", "bias"):
-        parts = [getattr(layer, name) for layer in layers]
-        if parts[0] is None:
-            continue
-        whole = torch.cat(parts)
-        setattr(joined, name, whole)
-        for layer, view in zip(layers, whole.split(rows), strict=True):
+    whole = join_channels(*((layer.weight, layer.weight_scale, layer.bias) for layer in layers))
+    for name, values in zip(("weight", "weight_scale", "bias"), whole, strict=True):
+        setattr(joined, name, values)
+        for layer, view in zip(layers, () if values is None else values.split(rows), strict=values is not None):
             setattr(layer, name, view)
     return joined
 

@@ -1,8 +1,7 @@
 """Rotary positions from global latent time ids (paper 4.2): a chunk keeps its place in the whole sequence, and history keeps its own.
 
 Without ids the positions are Wan's, to the bit. Ids beyond the configured table extend it, so that worlds longer than 1024 latent frames
-keep distinct positions. Sines of the first of each pair carry a minus, which Wan's processor does not read: a rotation is then
-x * cos + swapped(x) * sin, whole rows at a time.
+keep distinct positions.
 """
 
 import torch
@@ -20,21 +19,20 @@ class GlobalRotaryPosEmbed(WanRotaryPosEmbed):
     freqs_sin: Tensor
 
     def forward(self, hidden_states: Tensor, frame_ids: Tensor | None = None) -> Rotary:
-        """Cosines and signed sines for every token.
+        """Cosines and sines for every token.
 
         hidden_states: (B, C, F, H, W) latents, of which only the shape and the device are read
         frame_ids:     (F,) or (B, F) integer latent time ids; None means 0 to F - 1
         returns:       two tensors (1 or B, N, 1, head_dim), N = F * H/p * W/p, time outermost
         """
         if frame_ids is None:
-            cosines, sines = super().forward(hidden_states)
-            return cosines, signed(sines)
+            return super().forward(hidden_states)  # type: ignore[return-value]
         ids = frame_ids if frame_ids.ndim == 2 else frame_ids[None]
         rows, columns = hidden_states.shape[3] // self.patch_size[1], hidden_states.shape[4] // self.patch_size[2]
         last = int(ids.max())
         if last >= self.freqs_cos.shape[0]:
             self._extend_to(last + 1)
-        return self._gather(self.freqs_cos, ids, rows, columns), signed(self._gather(self.freqs_sin, ids, rows, columns))
+        return self._gather(self.freqs_cos, ids, rows, columns), self._gather(self.freqs_sin, ids, rows, columns)
 
     def _gather(self, table: Tensor, ids: Tensor, rows: int, columns: int) -> Tensor:
         time, height, width = table.split([self.t_dim, self.h_dim, self.w_dim], dim=1)
@@ -55,18 +53,3 @@ class GlobalRotaryPosEmbed(WanRotaryPosEmbed):
         ]
         self.freqs_cos = torch.cat([cos for cos, _ in tables], dim=1).to(self.freqs_cos)
         self.freqs_sin = torch.cat([sin for _, sin in tables], dim=1).to(self.freqs_sin)
-
-
-def signed(sines: Tensor) -> Tensor:
-    """Sines (..., D), each twice over, with a minus on the first of each pair."""
-    return torch.stack([-sines[..., 0::2], sines[..., 1::2]], dim=-1).flatten(-2)
-
-
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn the pairs (x1, x2) of the last dim. x: (B, N, H, D); cosines and signed sines (1 or B, N, 1, D), each twice over.
-
-    Equal to the bit to x1 cos - x2 sin and x1 sin + x2 cos, at a third of the time: pairs are swapped as complex numbers, i conj(z).
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    swapped = torch.view_as_real(torch.view_as_complex(pairs).conj() * 1j).flatten(-2)
-    return (x * cosines + swapped * sines).type_as(x)

@@ -13,12 +13,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from kernels.modulated_norm import modulated_norm
 from moworld.errors import InputError
 from moworld.model.attention import KeysValues
-from moworld.model.block import Rotary, TransformerBlock
+from moworld.model.block import TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
-from moworld.model.rope import GlobalRotaryPosEmbed
+from moworld.model.rope import GlobalRotaryPosEmbed, Rotary
 from moworld.model.sequence import Part, SequenceMesh
 
 
@@ -26,7 +27,7 @@ from moworld.model.sequence import Part, SequenceMesh
 class Prepared:
     """The conditions of a window as one expert sees them, for the tokens that are denoised.
 
-    text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and signed sines (1 or B, N, 1, head_dim)
+    text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
     past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
     kept: for every block the text's keys and values, as the first step that needs them leaves them; None while gradients are wanted
     """
@@ -242,7 +243,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
             shift, scale = (part.squeeze(2) for part in (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).chunk(2, dim=2))
         else:
             shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
-        return self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
+        return self.proj_out(modulated_norm(x, scale, shift, self.norm_out.eps))
 
 
 def _of_frames(camera: Rays | Tensor | None, part: Part, frames: int) -> Rays | Tensor | None:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from kernels import NoKernel
 from kernels.qk_norm_rope import OPERATOR, npu_binding, qk_norm_rope
-from moworld.model.attention import rotate
 from tests.kernels.npu import CALLS, TORCH_NPU
 from tests.tolerances import INSIDE, tolerance
 
@@ -21,15 +20,35 @@ def draw(batch: int = 2, angles_of: int = 1, heads: int = 3, dim: int = 8, dtype
     return query, key, *weights, angles.cos(), angles.sin()
 
 
+def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Pairs one by one, as Wan's attention processor does."""
+    turned = torch.empty_like(x)
+    turned[..., 0::2] = x[..., 0::2] * cosines[..., 0::2] - x[..., 1::2] * sines[..., 1::2]
+    turned[..., 1::2] = x[..., 0::2] * sines[..., 1::2] + x[..., 1::2] * cosines[..., 0::2]
+    return turned
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("angles_of", [1, 2])
-def test_it_is_rms_norm_and_the_transformer_s_rotation_to_the_bit(angles_of):
+def test_it_is_rms_norm_and_wans_rotation_to_the_bit(angles_of, backend):
     query, key, query_weight, key_weight, *angles = draw(angles_of=angles_of)
-    for found, x, weight in zip(
-        qk_norm_rope(query, key, query_weight, key_weight, *angles, 1e-2), (query, key), (query_weight, key_weight), strict=True
-    ):
+    both = qk_norm_rope(query, key, query_weight, key_weight, *angles, 1e-2, backend=backend)
+    for found, x, weight in zip(both, (query, key), (query_weight, key_weight), strict=True):
         norm = torch.nn.RMSNorm(24, 1e-2)
         norm.weight.data = weight
         assert torch.equal(found, rotate(norm(x).unflatten(2, (3, -1)), *angles))
+
+
+def test_pairs_swapped_as_complex_numbers_have_the_gradients_of_pairs():
+    found = []
+    for backend in ("cpu", "reference"):
+        torch.manual_seed(0)
+        *inputs, cosines, sines = draw()
+        inputs = [x.requires_grad_() for x in inputs]
+        q, k = qk_norm_rope(*inputs, cosines, sines, 1e-2, backend=backend)
+        found.append(torch.autograd.grad((q * q.detach().sin() + k).sum(), inputs))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

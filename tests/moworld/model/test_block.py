@@ -7,7 +7,6 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 from moworld.model.block import TransformerBlock, gelu
 from moworld.model.int8 import Int8Linear, quantize_structure, replace_module, replaceable_linears, side_by_side
-from moworld.model.rope import rotate, signed
 from moworld.model.transformer import MoWorldTransformer3DModel
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2, "text_dim": 16, "freq_dim": 32}
@@ -16,22 +15,6 @@ SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num
 def angles(tokens: int, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
     turn = torch.randn(1, tokens, 1, depth // 2).repeat_interleave(2, dim=-1)
     return turn.cos(), turn.sin()
-
-
-def test_pairs_swapped_as_complex_numbers_turn_as_pairs_do_to_the_bit():
-    for dtype in (torch.float32, torch.bfloat16):
-        x, (cosines, sines) = torch.randn(2, 9, 3, 40).to(dtype), angles(9, 40)
-        x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = cosines[..., 0::2], sines[..., 1::2]
-        expected = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).to(dtype)
-        assert torch.equal(rotate(x, cosines, signed(sines)), expected)
-
-
-def test_a_turn_has_the_gradient_of_the_turn_back():
-    x, (cosines, sines) = torch.randn(1, 5, 2, 8, requires_grad=True), angles(5, 8)
-    gradient = torch.randn(1, 5, 2, 8)
-    rotate(x, cosines, signed(sines)).backward(gradient)
-    torch.testing.assert_close(x.grad, rotate(gradient, cosines, signed(-sines)))
 
 
 def test_gelu_equals_its_tanh_form():
@@ -53,7 +36,7 @@ def test_a_block_equals_diffusers_to_the_bit():
     for per_token in (False, True):
         ours, theirs, given = block(per_token)
         cosines, sines = angles(6, 24)
-        assert torch.equal(ours(*given, (cosines, signed(sines)))[0], theirs(*given, (cosines, sines)))
+        assert torch.equal(ours(*given, (cosines, sines))[0], theirs(*given, (cosines, sines)))
 
 
 @torch.no_grad()
@@ -61,12 +44,12 @@ def test_keys_alone_are_those_of_the_whole_block_and_kept_text_is_read():
     ours, _, (x, text, modulation) = block(per_token=False)
     cosines, sines = angles(6, 24)
     kept: list = []
-    after, own = ours(x, text, modulation, (cosines, signed(sines)), text_kept=kept)
-    same, alone = ours(x, text, modulation, (cosines, signed(sines)), keys_alone=True)
+    after, own = ours(x, text, modulation, (cosines, sines), text_kept=kept)
+    same, alone = ours(x, text, modulation, (cosines, sines), keys_alone=True)
     assert same is x and all(torch.equal(a, b) for a, b in zip(own, alone, strict=True))
-    other_text = ours(x, torch.zeros_like(text), modulation, (cosines, signed(sines)), text_kept=kept)[0]
+    other_text = ours(x, torch.zeros_like(text), modulation, (cosines, sines), text_kept=kept)[0]
     assert torch.equal(other_text, after)  # its keys and values came from what was kept
-    assert not torch.equal(ours(x, torch.zeros_like(text), modulation, (cosines, signed(sines)))[0], after)
+    assert not torch.equal(ours(x, torch.zeros_like(text), modulation, (cosines, sines))[0], after)
 
 
 def int8_layers() -> list[Int8Linear]:
