@@ -26,7 +26,7 @@ from moworld.files import write_json
 from pipelines import profile as profiles
 from pipelines.catalog import arguments, build
 from pipelines.engine_kubeflow import compile_pipeline
-from pipelines.placement import Cluster
+from pipelines.placement import Cluster, images_of
 from pipelines.runs import Run, all_runs, git_commit
 
 EXPERIMENT = "moworld"
@@ -215,7 +215,7 @@ def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
         settings=settings.model_dump(mode="json"),
         arguments=values,
         git_commit=git_commit(),
-        images={"data": image("data"), "unpublished": unpublished()},
+        images={**{one: image(one) for one in sorted(images_of(settings.resources))}, "unpublished": unpublished()},
         kubeflow={"endpoint": api.endpoint, "id": run_id, "pipeline": pipeline_id, "version": version_id},
         steps={},
         error="",
