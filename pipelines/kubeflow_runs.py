@@ -36,7 +36,7 @@ SECONDS = (3.05, 10.0)
 
 
 class Kubeflow:
-    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN and KFP_NAMESPACE are used where they are set."""
+    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN (or KFP_TOKEN_FILE) and KFP_NAMESPACE are used where they are set."""
 
     def __init__(self, endpoint: str = "") -> None:
         self.endpoint = (endpoint or os.environ.get("KFP_ENDPOINT", "")).rstrip("/")
@@ -48,7 +48,7 @@ class Kubeflow:
 
         with _quiet():
             room = {"namespace": os.environ["KFP_NAMESPACE"]} if os.environ.get("KFP_NAMESPACE") else {}  # multi-user Kubeflow's
-            self.client = kfp.Client(host=self.endpoint, existing_token=os.environ.get("KFP_TOKEN"), **room)
+            self.client = kfp.Client(host=self.endpoint, existing_token=token() or None, **room)
         self.error = kfp_server_api.ApiException
         self.never = threading.Event()
 
@@ -56,8 +56,7 @@ class Kubeflow:
         """Raises InputError, within 10 s, where nothing answers."""
         import requests
 
-        token = os.environ.get("KFP_TOKEN")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Authorization": f"Bearer {known}"} if (known := token()) else {}
         try:
             requests.get(f"{self.endpoint}/apis/v2beta1/healthz", headers=headers, timeout=(3.05, 5)).raise_for_status()
         except requests.RequestException as error:
@@ -183,6 +182,17 @@ class Kubeflow:
             raise InputError(self.endpoint, name, "no such schedule", f"one of: {known}", "see 'moworld runs schedules'")
         for one in found:
             self.ask(lambda one=one: self.client.delete_recurring_run(one.recurring_run_id))  # type: ignore[misc]
+
+
+def token() -> str:
+    """KFP_TOKEN, or what stands in KFP_TOKEN_FILE, which a kubelet renews; "" where neither is set. Raises InputError for a file that is not there."""
+    path = os.environ.get("KFP_TOKEN_FILE")
+    if os.environ.get("KFP_TOKEN") or not path:
+        return os.environ.get("KFP_TOKEN", "")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError("KFP_TOKEN_FILE", path, error.strerror, "a file with a token", "mount it, or set KFP_TOKEN") from None
 
 
 def compiled(pipeline: str, profile: str, overrides: list[str], api: Kubeflow) -> tuple[str, profiles.Profile, str, str]:

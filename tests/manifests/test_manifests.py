@@ -273,6 +273,19 @@ def test_rights_are_few():
             assert template["spec"]["automountServiceAccountToken"] is False, name
 
 
+def test_the_reaper_s_token_is_for_pipelines_and_lies_where_it_looks():
+    (template,) = [template for name, template in pod_templates(rendered("cpu")) if name == "CronJob/reaper"]
+    (container,) = containers(template)
+    (path,) = [entry["value"] for entry in container["env"] if entry["name"] == "KFP_TOKEN_FILE"]
+    (volume,) = [one for one in template["spec"]["volumes"] if "projected" in one]
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == volume["name"]]
+    (source,) = volume["projected"]["sources"]
+    assert f"{mount}/{source['serviceAccountToken']['path']}" == path
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    rules = [rule for one in of_kind("cpu", "Role") if one["metadata"]["name"] == "moworld-reaper" for rule in one["rules"]]
+    assert {"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]} in rules
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_nothing_is_reachable_that_no_rule_opens(overlay):
     policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(overlay, "NetworkPolicy")}
