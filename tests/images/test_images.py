@@ -100,7 +100,8 @@ def test_an_image_holds_all_that_what_starts_in_it_imports(name, tmp_path):
         assert providers()[package] & held, f"{', '.join(sorted(users))}: nothing brings {package}"
     # -S: without it the installed project's own finder, and this environment's packages, fill in what the image lacks
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": f"{tree}{os.pathsep}{site(held, tmp_path / 'site')}"}
-    code = ["-c", f"import importlib\nfor name in {sorted(needed)}: importlib.import_module(name)"]
+    begun = {"kfp.dsl.executor_main"} if name == "launcher" else set()  # with what a task's command begins
+    code = ["-c", f"import importlib\nfor name in {sorted(needed | begun)}: importlib.import_module(name)"]
     command = ["-m", "moworld.inference.player", "no/such/model"] if name == "serve-npu" else code
     done = subprocess.run([sys.executable, "-S", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     if name == "serve-npu":
