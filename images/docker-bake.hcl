@@ -1,10 +1,13 @@
-# All images at once: docker buildx bake -f images/docker-bake.hcl --push, with COMMIT=$(git rev-parse HEAD).
+# All images at once: docker buildx bake -f images/docker-bake.hcl -f images/bases.json --push, with COMMIT=$(git rev-parse HEAD).
+# bases.json is the value of PYTHON and CANN, the bases, with their digests once they are pinned (images/README.md).
 # Afterwards put the pushed digests into images/lock.json (published: true) and run `make lock`.
 variable "REGISTRY" { default = "ghcr.io/moworld-operations" }
 variable "COMMIT" { default = "" }
+# A package index with PyTorch's wheels for CPUs, beside the usual one.
+variable "TORCH_INDEX" { default = "" }
 
-group "default" { targets = ["data", "pocket", "mlflow", "train-npu", "serve-npu"] }
-group "cpu" { targets = ["data", "pocket", "mlflow"] }
+group "default" { targets = ["launcher", "data", "pocket", "mlflow", "train-cpu", "train-npu", "serve-npu"] }
+group "cpu" { targets = ["launcher", "data", "pocket", "mlflow", "train-cpu"] }
 
 target "_common" {
   context = "."
@@ -16,34 +19,55 @@ target "_common" {
   attest = ["type=sbom", "type=provenance,mode=max"]
 }
 
+target "_cpu" {
+  inherits = ["_common"]
+  args     = { PYTHON = PYTHON, PIP_EXTRA_INDEX_URL = TORCH_INDEX }
+}
+
+target "_npu" {
+  inherits  = ["_common"]
+  args      = { CANN = CANN, PIP_EXTRA_INDEX_URL = TORCH_INDEX }
+  platforms = ["linux/arm64", "linux/amd64"]
+}
+
+target "launcher" {
+  inherits   = ["_cpu"]
+  dockerfile = "images/launcher/Dockerfile"
+  tags       = ["${REGISTRY}/python-launcher:${COMMIT}"]
+}
+
 target "data" {
-  inherits   = ["_common"]
+  inherits   = ["_cpu"]
   dockerfile = "images/data/Dockerfile"
   tags       = ["${REGISTRY}/python-data:${COMMIT}"]
 }
 
 target "pocket" {
-  inherits   = ["_common"]
+  inherits   = ["_cpu"]
   dockerfile = "images/pocket/Dockerfile"
   tags       = ["${REGISTRY}/python-pocket:${COMMIT}"]
 }
 
 target "mlflow" {
-  inherits   = ["_common"]
+  inherits   = ["_cpu"]
   dockerfile = "images/mlflow/Dockerfile"
   tags       = ["${REGISTRY}/python-mlflow:${COMMIT}"]
 }
 
+target "train-cpu" {
+  inherits   = ["_cpu"]
+  dockerfile = "images/train-cpu/Dockerfile"
+  tags       = ["${REGISTRY}/python-train-cpu:${COMMIT}"]
+}
+
 target "train-npu" {
-  inherits   = ["_common"]
+  inherits   = ["_npu"]
   dockerfile = "images/train-npu/Dockerfile"
-  platforms  = ["linux/arm64", "linux/amd64"]
   tags       = ["${REGISTRY}/python-train-npu:${COMMIT}"]
 }
 
 target "serve-npu" {
-  inherits   = ["_common"]
+  inherits   = ["_npu"]
   dockerfile = "images/serve-npu/Dockerfile"
-  platforms  = ["linux/arm64", "linux/amd64"]
   tags       = ["${REGISTRY}/python-serve-npu:${COMMIT}"]
 }

@@ -40,7 +40,7 @@ def compile_all(names: list[str], profile: Profile, out: Path) -> dict[str, dict
 def validate(text: str, source: str) -> dict[str, Any]:
     """Load IR back against the pipeline spec: no unknown field, and every image by digest.
 
-    Returns {"tasks", "images", "npu_tasks"}. Raises InputError for IR that is not whole.
+    Returns {"tasks", "images", "trainjobs"}. Raises InputError for IR that is not whole.
     """
     from google.protobuf import json_format
     from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_spec
@@ -59,5 +59,5 @@ def validate(text: str, source: str) -> dict[str, Any]:
     for image in images:
         if "@sha256:" not in image:
             raise InputError(source, "image", image, "an image by digest", "add it to images/lock.json")
-    npu = [name for name, task in spec.root.dag.tasks.items() if task.inputs.parameters["pool"].runtime_value.constant.string_value]
-    return {"tasks": len(spec.root.dag.tasks), "images": images, "npu_tasks": sorted(npu)}
+    jobs = [name for name, task in spec.root.dag.tasks.items() if task.inputs.parameters["pool"].runtime_value.constant.string_value]
+    return {"tasks": len(spec.root.dag.tasks), "images": images, "trainjobs": sorted(jobs)}

@@ -26,7 +26,7 @@ from moworld.files import write_json
 from pipelines import profile as profiles
 from pipelines.catalog import arguments, build
 from pipelines.engine_kubeflow import compile_pipeline
-from pipelines.placement import Cluster
+from pipelines.placement import Cluster, images_of
 from pipelines.runs import Run, all_runs, git_commit
 
 EXPERIMENT = "moworld"
@@ -36,7 +36,7 @@ SECONDS = (3.05, 10.0)
 
 
 class Kubeflow:
-    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN and KFP_NAMESPACE are used where they are set."""
+    """The KFP API that KFP_ENDPOINT (or `endpoint`) names; KFP_TOKEN (or KFP_TOKEN_FILE) and KFP_NAMESPACE are used where they are set."""
 
     def __init__(self, endpoint: str = "") -> None:
         self.endpoint = (endpoint or os.environ.get("KFP_ENDPOINT", "")).rstrip("/")
@@ -48,7 +48,7 @@ class Kubeflow:
 
         with _quiet():
             room = {"namespace": os.environ["KFP_NAMESPACE"]} if os.environ.get("KFP_NAMESPACE") else {}  # multi-user Kubeflow's
-            self.client = kfp.Client(host=self.endpoint, existing_token=os.environ.get("KFP_TOKEN"), **room)
+            self.client = kfp.Client(host=self.endpoint, existing_token=token() or None, **room)
         self.error = kfp_server_api.ApiException
         self.never = threading.Event()
 
@@ -56,8 +56,7 @@ class Kubeflow:
         """Raises InputError, within 10 s, where nothing answers."""
         import requests
 
-        token = os.environ.get("KFP_TOKEN")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Authorization": f"Bearer {known}"} if (known := token()) else {}
         try:
             requests.get(f"{self.endpoint}/apis/v2beta1/healthz", headers=headers, timeout=(3.05, 5)).raise_for_status()
         except requests.RequestException as error:
@@ -185,6 +184,17 @@ class Kubeflow:
             self.ask(lambda one=one: self.client.delete_recurring_run(one.recurring_run_id))  # type: ignore[misc]
 
 
+def token() -> str:
+    """KFP_TOKEN, or what stands in KFP_TOKEN_FILE, which a kubelet renews; "" where neither is set. Raises InputError for a file that is not there."""
+    path = os.environ.get("KFP_TOKEN_FILE")
+    if os.environ.get("KFP_TOKEN") or not path:
+        return os.environ.get("KFP_TOKEN", "")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError("KFP_TOKEN_FILE", path, error.strerror, "a file with a token", "mount it, or set KFP_TOKEN") from None
+
+
 def compiled(pipeline: str, profile: str, overrides: list[str], api: Kubeflow) -> tuple[str, profiles.Profile, str, str]:
     """Compile a pipeline and upload it; returns the profile's name, the profile, and the ids of pipeline and version."""
     name, settings = profiles.load(profile, overrides)
@@ -215,7 +225,7 @@ def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
         settings=settings.model_dump(mode="json"),
         arguments=values,
         git_commit=git_commit(),
-        images={"data": image("data"), "unpublished": unpublished()},
+        images={**{one: image(one) for one in sorted(images_of(settings.resources))}, "unpublished": unpublished()},
         kubeflow={"endpoint": api.endpoint, "id": run_id, "pipeline": pipeline_id, "version": version_id},
         steps={},
         error="",

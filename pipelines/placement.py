@@ -1,7 +1,7 @@
 """Puts a step where it runs: on this machine, or on a pool of the cluster.
 
 `Here` gives a task its name and the digest of the code (kfp's local cache knows nothing of our package). `Cluster` gives it resources,
-node selectors and tolerations, and hands NPU steps their pool, as TrainJobs that the task's CPU pod launches.
+node selectors and tolerations, and hands steps of NPU pools theirs, as TrainJobs that the task's CPU pod launches.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from kfp import dsl
 from pydantic import Field
 
-from components.platform.images import ROOT, image, unpublished
+from components.platform.images import ROOT, image, unpinned, unpublished
 from moworld.errors import InputError
 from moworld.settings import Settings
 from moworld.training.plan import Device
@@ -21,7 +21,7 @@ CODE = ("moworld", "kernels", "data_contracts", "components")
 
 
 class Pool(Settings):
-    """A pool of nodes. `kind` cpu: the task's own pod; npu: TrainJobs that the task's pod launches (Volcano runtime)."""
+    """A pool of nodes. `kind` npu, or a `runtime`: TrainJobs that the task's pod launches; else the task's own pod."""
 
     kind: Literal["cpu", "npu"]
     cpu: str = "4"
@@ -37,6 +37,11 @@ class Pool(Settings):
     seconds: int = Field(default=7 * 24 * 3600, gt=0, description="deadline of a step's work")
     queue_seconds: int = Field(default=24 * 3600, ge=0, description="how long its jobs may wait in the queue on top of that")
     device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
+
+    @property
+    def launches(self) -> bool:
+        """Whether its work runs as TrainJobs."""
+        return self.kind == "npu" or bool(self.runtime)
 
 
 class Resources(Settings):
@@ -81,6 +86,8 @@ STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
 SIGNING_MOUNT = "/var/run/moworld/signing"
 UNRETRIED = ("preflight", "promote")  # their no is an answer, not an accident
+# Pods that look and launch, and do nothing else: image `launcher` holds all they import. That of cache_features puts shards under DVC afterwards.
+LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
 
 
 class Cluster:
@@ -94,9 +101,9 @@ class Cluster:
         self.preflight: dsl.PipelineTask | None = None
 
     def pool(self, step: str) -> str:
-        """The `pool` parameter of a step: JSON of the TrainJobs it launches, one per expert where two pools are named; "" on CPU pools."""
+        """The `pool` parameter of a step: JSON of the TrainJobs it launches, one per expert where two pools are named; "" for the task's own pod."""
         pools = self.pools(step)
-        if not pools or pools[0].kind == "cpu":
+        if not pools or not pools[0].launches:
             return ""
         jobs = [self.job(pool) for pool in pools]
         if len(jobs) == 2:
@@ -107,6 +114,8 @@ class Cluster:
         """What `components.platform.trainjobs.trainjob` reads."""
         keep = ("cpu", "memory", "resource", "nodes", "procs_per_node", "queue", "runtime", "seconds", "node_selector")
         facts = {key: value for key, value in pool.model_dump().items() if key in keep}
+        if pool.kind == "cpu":
+            facts["resource"] = ""
         if self.resources.store_secret:
             facts |= {"secret": self.resources.store_secret, "secret_keys": list(STORE_KEYS)}
         return {"kind": "trainjob", **facts, "per_node": pool.procs_per_node, "image": image(pool.image), "claim": self.resources.claim,
@@ -133,6 +142,8 @@ class Cluster:
                 "profile", f"resources.steps.{step}", "no pool", "a pool for every step on a cluster", "name one, or a default"
             )
         self._place(task, self.pools(step)[0])
+        if step in LAUNCHERS and (step == "preflight" or self.pools(step)[0].launches):
+            task.set_container_image(image("launcher"))
         self._secure(task, name)
         # The cluster's cache key knows the names of input artifacts, not their content, and nothing of what a URI holds today:
         # a hit could be stale. A run that failed goes on with --resume, which keeps its finished tasks.
@@ -142,16 +153,15 @@ class Cluster:
         return task
 
     def _place(self, task: dsl.PipelineTask, pool: Pool) -> None:
-        """Resources, deadline and nodes; the launcher of an NPU pool is small, and lives on the CPU pool."""
+        """Resources, deadline and nodes; a launcher is small, and lives on the first CPU pool."""
         from kfp import kubernetes
 
-        npu = pool.kind == "npu"
-        own = next(p for p in self.resources.pools.values() if p.kind == "cpu") if npu else pool
-        if npu:
+        own = next(p for p in self.resources.pools.values() if not p.launches) if pool.launches else pool
+        if pool.launches:
             task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
         else:
             task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
-        kubernetes.set_timeout(task, pool.seconds + (pool.queue_seconds if npu else 0))
+        kubernetes.set_timeout(task, pool.seconds + (pool.queue_seconds if pool.launches else 0))
         for key, value in own.node_selector.items():
             kubernetes.add_node_selector(task, key, value)
         for toleration in own.tolerations:
@@ -179,7 +189,8 @@ def wanted_of(profile: Any) -> dict[str, Any]:
 
     resources: Resources = profile.resources
     placed = [[chosen] if isinstance(chosen, str) else chosen for chosen in resources.steps.values()]
-    npu = [pool for name, pool in sorted(resources.pools.items()) if pool.kind == "npu" and any(name in names for names in placed)]
+    jobs = [pool for name, pool in sorted(resources.pools.items()) if pool.launches and any(name in names for names in placed)]
+    images = images_of(resources)
     nodes: dict[tuple[str, str, int], int] = {}
     for names in placed:  # pools of one step work at the same time, steps one after the other
         together: dict[tuple[str, str, int], int] = {}
@@ -190,8 +201,8 @@ def wanted_of(profile: Any) -> dict[str, Any]:
     given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
     secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
     return {
-        "queues": sorted({pool.queue for pool in npu}),
-        "runtimes": sorted({pool.runtime for pool in npu}),
+        "queues": sorted({pool.queue for pool in jobs if pool.queue}),
+        "runtimes": sorted({pool.runtime for pool in jobs}),
         "claims": [resources.claim],
         "secrets": secrets,
         "nodes": [
@@ -200,14 +211,16 @@ def wanted_of(profile: Any) -> dict[str, Any]:
         ],
         "uris": sorted({uri for uri in given if uri and "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
-        "unpublished_images": unpublished_of({"data", *(pool.image for pool in npu)}),
+        "unpublished_images": sorted(images & set(unpublished())),
+        "unpinned_bases": unpinned(images),
         "contracts": {name: load_contract(name).version for name in contract_names()},
     }
 
 
-def unpublished_of(names: set[str]) -> list[str]:
-    """Those of the images that were never pushed."""
-    return sorted(names & set(unpublished()))
+def images_of(resources: Resources) -> set[str]:
+    """Names of the images that a profile's runs on a cluster are made of: those of tasks, of launchers, and of the jobs of its pools."""
+    names = [name for chosen in resources.steps.values() for name in ([chosen] if isinstance(chosen, str) else chosen)]
+    return {"data", "launcher", *(resources.pools[name].image for name in names)}
 
 
 def code_digest() -> str:

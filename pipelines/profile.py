@@ -118,7 +118,7 @@ def _checked(profile: Profile, source: str) -> Profile:
             raise InputError(source, f"{field}.parallel.ulysses", found, "a divisor of the heads", mend)
         for pool in Cluster(profile.resources).pools(step):
             ranks = pool.nodes * pool.procs_per_node
-            if pool.kind == "npu" and (ranks % share or stage.batch % (ranks // share)):
+            if pool.launches and (ranks % share or stage.batch % (ranks // share)):
                 found = f"batch {stage.batch}, {share} ranks a sample, {ranks} ranks"
                 mend = "change batch, parallel, or the pool's nodes"
                 raise InputError(source, field, found, "ranks / ranks a sample that divides the batch", mend)

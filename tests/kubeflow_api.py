@@ -39,6 +39,7 @@ class KubeflowApi(ThreadingHTTPServer):
         self.fault: Callable[[str, str], str] = lambda method, path: ""
         self.requests: list[tuple[str, str]] = []
         self.page = 100
+        self.token = ""  # where it is set, who does not bring it is refused, as in multi-user Kubeflow
 
     @property
     def url(self) -> str:
@@ -213,6 +214,8 @@ class Handler(BaseHTTPRequestHandler):
         body: Any = _file(self.headers, data) if "multipart" in self.headers.get("Content-Type", "") else json.loads(data or "null")
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         fault = self.server.fault(self.command, parts.path)
+        if self.server.token and self.headers["Authorization"] != f"Bearer {self.server.token}":
+            fault = "401"
         if fault == "drop":
             self.close_connection = True
             self.connection.close()

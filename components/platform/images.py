@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from components.platform.bases import built_on, names, pin, write_bases
 from moworld.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +15,7 @@ KUSTOMIZE = ROOT / "manifests" / "components" / "images" / "kustomization.yaml"
 
 
 def locked(name: str) -> dict[str, Any]:
-    """The lock's entry of one image: {"repository", "digest", "published"}. Raises InputError for a name it does not hold."""
+    """The lock's entry of one image: {"repository", "digest", "published", "bases"}. Raises InputError for a name it does not hold."""
     entries = json.loads(LOCK.read_text(encoding="utf-8"))
     if name not in entries:
         raise InputError(LOCK, name, "no such image", f"one of {', '.join(sorted(entries))}", "run 'make lock' after adding its Dockerfile")
@@ -31,26 +33,30 @@ def unpublished() -> list[str]:
     return sorted(name for name, entry in json.loads(LOCK.read_text(encoding="utf-8")).items() if not entry["published"])
 
 
+def unpinned(images: set[str] | None = None) -> list[str]:
+    """The bases of these images, or of all, that no digest pins: what their tags name may change from one build to the next."""
+    entries = json.loads(LOCK.read_text(encoding="utf-8"))
+    return sorted({base for name in images or entries for base in entries[name]["bases"] if "@sha256:" not in base})
+
+
 def build_inputs_digest(name: str) -> str:
-    """sha256:... over the image's folder and the lock of packages: what stands in the lock until the image is pushed."""
+    """sha256:... over the image's folder, its bases and the lock of packages: what stands in the lock until the image is pushed."""
     digest = hashlib.sha256()
     for path in (*sorted((ROOT / "images" / name).iterdir()), ROOT / "requirements.lock"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(json.dumps(built_on(name), sort_keys=True).encode())
     return f"sha256:{digest.hexdigest()}"
 
 
 def write_lock() -> None:
-    """Write images/lock.json anew; published images keep their pushed digest."""
+    """Write images/lock.json and bases.json anew; published images and pinned bases keep their digests."""
+    write_bases()
     old = json.loads(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
     entries = {}
-    for path in sorted((ROOT / "images").glob("*/Dockerfile")):
-        name = path.parent.name
+    for name in names():
         kept = old.get(name, {})
-        entries[name] = (
-            kept
-            if kept.get("published")
-            else {"repository": f"ghcr.io/moworld-operations/python-{name}", "digest": build_inputs_digest(name), "published": False}
-        )
+        fresh = {"repository": f"ghcr.io/moworld-operations/python-{name}", "digest": build_inputs_digest(name), "published": False}
+        entries[name] = kept if kept.get("published") else {**fresh, "bases": sorted(set(built_on(name).values()))}
     LOCK.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     KUSTOMIZE.write_text(kustomization(entries), encoding="utf-8")
 
@@ -68,5 +74,19 @@ def kustomization(entries: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def main(argv: list[str]) -> int:
+    """Write the lock; with `pin`, ask the registries for the digests of the base images before."""
+    try:
+        if argv == ["pin"]:
+            pin()
+        elif argv:
+            raise InputError("components.platform.images", "", " ".join(argv), "'pin' or nothing", "see images/README.md")
+        write_lock()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    write_lock()
+    sys.exit(main(sys.argv[1:]))

@@ -33,6 +33,7 @@ class Wanted(Settings):
     uris: list[str] = Field(default=[])
     services: list[str] = Field(default=[])
     unpublished_images: list[str] = Field(default=[])
+    unpinned_bases: list[str] = Field(default=[], description="bases of the images that no digest pins")
     contracts: dict[str, str] = Field(default={}, description="name to version")
 
 
@@ -60,6 +61,9 @@ def checks(wanted: Wanted) -> list[Row]:
                 f"image {name}", "never pushed", "a pushed digest", False, "build, push and lock it (images/README.md), then compile again"
             )
         )
+    for name in wanted.unpinned_bases:
+        mend = "pin it, build, push and lock (images/README.md), then compile again"
+        rows.append(_row(f"base image {name}", "only a tag", "a digest", False, mend))
     for name, version in wanted.contracts.items():
         have = load_contract(name).version
         mend = "run the image that was built from the commit that compiled this pipeline"

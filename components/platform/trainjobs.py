@@ -36,13 +36,15 @@ CONTAINER = "node"  # of the runtime's pods: Trainer's own name for it
 def trainjob(step: str, name: str, pool: dict[str, Any], arguments_path: str, run: str = "") -> dict[str, Any]:
     """The TrainJob that runs a step's ranks on a pool.
 
-    pool: image, runtime (ClusterTrainingRuntime), nodes, procs_per_node, resource (e.g. huawei.com/Ascend910), per_node,
-          cpu, memory, queue, node_selector, claim (a shared volume mounted at mount), seconds (deadline);
+    pool: image, runtime (ClusterTrainingRuntime), nodes, procs_per_node, resource (e.g. huawei.com/Ascend910; "" on CPUs), per_node,
+          cpu, memory, queue (Volcano's; "" for none), node_selector, claim (a shared volume mounted at mount), seconds (deadline);
           where ranks read an object store, secret and secret_keys, which become environment variables
     """
-    resources = {pool["resource"]: str(pool["per_node"]), "cpu": str(pool["cpu"]), "memory": pool["memory"]}
+    resources = {pool["resource"]: str(pool["per_node"])} if pool["resource"] else {}
+    resources |= {"cpu": str(pool["cpu"]), "memory": pool["memory"]}
+    queue = {"metadata": {"annotations": {"scheduling.volcano.sh/queue-name": pool["queue"]}}} if pool["queue"] else {}
     pod = {
-        "metadata": {"annotations": {"scheduling.volcano.sh/queue-name": pool["queue"]}},
+        **queue,
         "spec": {
             "nodeSelector": pool["node_selector"],
             "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": pool["claim"]}}],

@@ -120,7 +120,7 @@ def compile_(
 
     Example: moworld compile all --profile wan22-a14b --out build/
     """
-    from components.platform.images import unpublished
+    from components.platform.images import unpinned, unpublished
     from pipelines import profile as profiles
     from pipelines.engine_kubeflow import compile_all
 
@@ -128,11 +128,13 @@ def compile_(
     found = compile_all([pipeline], settings, to)
     if missing := unpublished():
         print(f"warning: images not pushed yet, their digest is that of their build inputs: {', '.join(missing)}", file=sys.stderr)
+    if missing := unpinned():
+        print(f"warning: base images that no digest pins (images/README.md): {', '.join(missing)}", file=sys.stderr)
     if json:
         print_json([{"pipeline": name, "path": str(to / f"{name}.yaml"), **facts} for name, facts in found.items()])
         return
     for name, facts in found.items():
-        out.print(f"{to / name}.yaml: {facts['tasks']} tasks, {len(facts['npu_tasks'])} on NPU pools", soft_wrap=True)
+        out.print(f"{to / name}.yaml: {facts['tasks']} tasks, {len(facts['trainjobs'])} of them as TrainJobs", soft_wrap=True)
 
 
 def _on_cluster(name: str) -> bool:

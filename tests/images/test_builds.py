@@ -1,24 +1,36 @@
 """The CPU images, built for real on a base of Debian's packages, and run hardened: not root, a root that is read-only, no capabilities, no network.
 
-Minutes and gigabytes: marked `images`, run where buildah, podman and debootstrap are installed (`pytest -m images`).
+Pipelines `data` and `pretrain` run in them as they are compiled for a cluster, through kfp's DockerRunner and podman's API socket. Minutes
+and gigabytes: marked `images`, run where buildah, podman and debootstrap are installed (`pytest -m images`).
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import warnings
+from ast import literal_eval
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 
-from components.platform.images import ROOT
+from components.platform.images import LOCK, ROOT, image
+from moworld.data.features import FeatureStore
+from moworld.model.world import WorldModel
+from pipelines import catalog, profile
+from pipelines.placement import Cluster, wanted_of
+from tests.cluster import Cluster as Server
+from tests.cluster import Script, running, wait_for
 
 TOOLS = ("buildah", "podman", "runc", "debootstrap")
 pytestmark = [
     pytest.mark.images,
-    pytest.mark.timeout(3000),
+    pytest.mark.timeout(5400),
     pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
 ]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
@@ -75,50 +87,166 @@ def pip_settings(folder: Path) -> list[str]:
     settings = {key.split(".", 1)[1]: value.strip("'") for key, value in values.items() if key.startswith("global.")}
     (folder / "pip.conf").write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
     words = [urlparse(word).path if word.startswith("file://") else word for value in settings.values() for word in value.split()]
-    roots = {str(Path("/", *Path(word).parts[1:3])) for word in words if word.startswith("/") and Path(word).is_dir()}
+    places = [Path(word) for word in words if word.startswith("/")] + [CERTIFICATES]
+    roots = {path if path.is_file() else Path("/", *path.parts[1:3]) for path in places if path.exists()}
     mounts = [f"{folder / 'pip.conf'}:/etc/pip.conf:ro", *(f"{root}:{root}:ro" for root in sorted(roots))]
-    if CERTIFICATES.is_file():
-        mounts.append(f"{CERTIFICATES}:{CERTIFICATES}:ro")
     return [part for mount in mounts for part in ("-v", mount)]
 
 
-@pytest.fixture(scope="module", params=["mlflow", "data"])
-def built(request, base):
-    """(name, image) of an image, built from its own Dockerfile, unchanged."""
-    context = base / f"context-{request.param}"
+@pytest.fixture(scope="module")
+def build(base):
+    """Builds an image from its own Dockerfile, unchanged, at its first use; returns its name here."""
+    context, built = base / "context", dict[str, str]()
     context.mkdir()
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x", "-C", context], input=archive, check=True)
-    image = f"localhost/moworld-{request.param}"
-    call("buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--format", "docker", *pip_settings(base),
-         "-f", context / "images" / request.param / "Dockerfile", "-t", image, context)  # fmt: skip
-    yield request.param, image
-    call("podman", "rmi", "-f", image)
+
+    def made(name: str) -> str:
+        if name not in built:
+            tag = f"localhost/python-{name}:built"
+            call("buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--format", "docker", *pip_settings(base),
+                 "-f", context / "images" / name / "Dockerfile", "-t", tag, context)  # fmt: skip
+            built[name] = tag
+        return built[name]
+
+    yield made
+    for tag in built.values():
+        call("podman", "rmi", "-f", tag)
 
 
-def test_an_image_runs_hardened(built):
-    name, image = built
-    assert call("podman", "run", *HARDENED, "--entrypoint", "id", image, "-u").strip() == "1000"
-    if name == "mlflow":
-        assert "3.17.2" in call("podman", "run", *HARDENED, image, "--version")
-        call("podman", "run", *HARDENED, "--entrypoint", "python", image, "-c", "import psycopg2, boto3")
-        return
-    environment = ["-e", "MOWORLD_HOME=/tmp/state", "-e", "HOME=/tmp"]
-    compiled = call(
-        "podman",
-        "run",
-        *HARDENED,
-        *environment,
-        image,
-        "moworld",
-        "compile",
-        "pretrain",
-        "--profile",
-        "wan22-a14b",
-        "--out",
-        "/tmp/b",
-        "--json",
+def hardened(tag: str, *command: str) -> str:
+    return call(
+        "podman", "run", *HARDENED, "-e", "MOWORLD_HOME=/tmp/state", "-e", "HOME=/tmp", "--entrypoint", command[0], tag, *command[1:]
     )
-    assert json.loads(compiled)[0]["npu_tasks"]
-    done = json.loads(call("podman", "run", *HARDENED, *environment, image, "moworld", "run", "data", "--profile", "test", "--json"))
-    assert done["status"] == "done" and done["steps"]["cache_features"]["status"] == "done"
+
+
+@pytest.mark.parametrize("name", ["mlflow", "launcher", "train-cpu", "data"])
+def test_an_image_runs_hardened(build, name):
+    tag = build(name)
+    assert hardened(tag, "id", "-u").strip() == "1000"
+    missing = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])"
+    if name == "mlflow":
+        assert "3.17.2" in hardened(tag, "mlflow", "--version")
+        hardened(tag, "python", "-c", "import psycopg2, boto3")
+    elif name == "launcher":
+        assert literal_eval(hardened(tag, "python", "-c", missing, "torch", "mlflow", "cv2", "kfp")) == ["torch", "mlflow", "cv2"]
+    elif name == "train-cpu":
+        assert literal_eval(hardened(tag, "python", "-c", missing, "torch", "kfp", "kubernetes")) == ["kfp", "kubernetes"]
+        assert "usage: torchrun" in hardened(tag, "torchrun", "--help")
+    else:
+        compiled = hardened(tag, "moworld", "compile", "pretrain", "--profile", "wan22-a14b", "--out", "/tmp/b", "--json")
+        assert json.loads(compiled)[0]["trainjobs"]
+
+
+@pytest.fixture(scope="module")
+def shared(base):
+    """A folder that every container sees under its own name, as tasks and ranks see the claim: only user 1000 writes there."""
+    folder, socket = base / "shared", base / "podman.sock"
+    folder.mkdir()
+    os.chown(folder, 1000, 1000)
+    with (
+        subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{socket}"]) as service,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        wait_for(socket.exists)
+        patch.setenv("DOCKER_HOST", f"unix://{socket}")
+        yield folder
+        service.terminate()
+
+
+def run_in_images(graph: Any, values: dict[str, str], shared: Path, build: Any, network: str, environment: dict[str, str]) -> Path:
+    """Run a pipeline that was compiled for a cluster by kfp's DockerRunner, each task hardened; returns the folder of its tasks.
+
+    Of what was compiled only this changes: an image's digest becomes its name here, and what a kubelet would add to the environment is added.
+    """
+    from kfp import local
+
+    names = {image(name): name for name in json.loads(LOCK.read_text())}
+    executors = graph.pipeline_spec.deployment_spec["executors"]
+    for label in executors:
+        if "container" in executors[label]:
+            container = executors[label]["container"]
+            container["image"] = build(names[container["image"]])
+            container["env"].extend({"name": key, "value": value} for key, value in {"HOME": "/tmp", **environment}.items())
+    before = set(shared.glob(f"{graph.name}-*"))
+    runner = local.DockerRunner(user="1000:1000", read_only=True, cap_drop=["all"], security_opt=["no-new-privileges"], network_mode=network,
+                                tmpfs={"/tmp": "rw,size=2g"}, working_dir="/tmp")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp warns of settings that have no effect locally
+        local.init(runner, str(shared), enable_caching=False)
+        graph(**values)
+    (folder,) = set(shared.glob(f"{graph.name}-*")) - before
+    return folder
+
+
+def on_a_cluster(shared: Path) -> Any:
+    """Profile `test`, one stage of training, with the pools that `pocket` has on a cluster without NPUs."""
+    pools = profile.load("pocket")[1].resources.model_dump(include={"pools", "steps"}, mode="json")
+    stage = {"frames": 13, "batch": 1, "steps": 2, "optimizer": {"lr": 1e-3}}
+    given = {
+        "resources.pools": pools["pools"],
+        "resources.steps": pools["steps"],
+        "resources.mount": str(shared / "volume"),
+        "curriculum": [stage],
+    }
+    return profile.load("test", [f"{key}={json.dumps(value)}" for key, value in given.items()])[1]
+
+
+@pytest.fixture(scope="module")
+def data(build, shared):
+    """What each task of pipeline `data` left, run in the data image without a network."""
+    settings = on_a_cluster(shared)
+    graph = catalog.build("data", settings, Cluster(settings.resources))
+    values = catalog.arguments(graph, "test", settings, "r1", local=False)
+    return run_in_images(graph, values, shared, build, "none", {"MOWORLD_RUN": "r1", "MOWORLD_NAMESPACE": "moworld"})
+
+
+def test_the_data_pipeline_runs_through_the_docker_runner_in_its_image(data, shared):
+    # kfp takes a container that is gone before it could ask for a failed one's status as a good one: only outputs count
+    ended = {path.parent.name for path in data.glob("*/executor_output.json")}
+    assert ended == {"collect", "complete-geometry", "check-quality", "annotate", "train-codec", "cache-features"}
+    store = FeatureStore(str(data / "cache-features" / "features"))
+    assert store.of_split("train")
+    revision = json.loads((data / "cache-features" / "features" / "revision.json").read_text())["revision"]
+    assert (shared / "volume" / "home" / "registry" / "features.dvc").is_file() and len(revision) == 40
+    assert {path.stat().st_uid for path in data.rglob("*")} == {1000}
+
+
+def test_training_runs_as_a_trainjob_that_the_launcher_s_image_starts_and_the_ranks_image_does(build, data, shared):
+    """Pipeline `pretrain` as compiled: preflight and launcher in their image, against an API server that starts the ranks' container."""
+    settings = on_a_cluster(shared)
+    wanted = wanted_of(settings) | {"unpublished_images": [], "unpinned_bases": []}
+    ranks_image = build("train-cpu")
+
+    states, made = dict[str, str](), list[str]()
+
+    def ranks(job: dict) -> None:
+        trainer = job["spec"]["trainer"]
+        variables = {
+            "HOME": "/tmp",
+            "PET_NPROC_PER_NODE": trainer["numProcPerNode"],
+            "PET_NNODES": trainer["numNodes"],
+        }  # as Trainer sets them
+        environment = [part for key, value in variables.items() for part in ("-e", f"{key}={value}")]
+        command = ["podman", "run", *HARDENED, "--user", "1000:1000", *environment, "-v", f"{shared}:{shared}", "-w", "/tmp",
+                   "--entrypoint", trainer["command"][0], ranks_image, *trainer["command"][1:]]  # fmt: skip
+        states[job["metadata"]["name"]] = "Failed" if subprocess.run(command, check=False).returncode else "Complete"
+        made.append(trainer["image"])
+
+    with running(Server()) as cluster:
+        cluster.on_create = lambda job: threading.Thread(target=ranks, args=(job,)).start()
+        cluster.script = lambda job: Script(states.get(job["metadata"]["name"], "Running"))
+        claim = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
+        cluster.put("/api/v1/namespaces/moworld/persistentvolumeclaims/moworld-work", {"metadata": {"name": "moworld-work"}, **claim})
+        runtime = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/moworld-train-cpu"
+        cluster.put(runtime, {"metadata": {"name": "moworld-train-cpu"}})
+        cluster.kubeconfig(shared / "kubeconfig")
+        graph = catalog.build("pretrain", settings, Cluster(settings.resources, wanted))
+        values = {"seed": "3", "run": "r2", "features": str(data / "cache-features" / "features")}
+        environment = {"MOWORLD_RUN": "r2", "MOWORLD_NAMESPACE": "moworld", "KUBECONFIG": str(shared / "kubeconfig")}
+        folder = run_in_images(graph, values, shared, build, "host", environment)
+        assert [name for name, _ in cluster.made] == ["m-r2-train-curriculum-1-0"] and cluster.jobs() == {}
+    assert made == [image("train-cpu")]
+    assert {path.parent.name for path in folder.glob("*/executor_output.json")} == {"preflight", "train-curriculum"}
+    model = folder / "train-curriculum" / "model"
+    assert WorldModel.load(str(model)).config.model == settings.model and json.loads((model / "losses.json").read_text())

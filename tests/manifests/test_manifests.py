@@ -113,7 +113,7 @@ def test_every_pod_keeps_the_restricted_level(overlay):
     (namespace,) = of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     templates = pod_templates(rendered(overlay))
-    assert len(templates) == (3 if overlay == "cpu" else 5)
+    assert len(templates) == (4 if overlay == "cpu" else 5)
     for name, template in templates:
         assert restricted(template) == [], name
         for container in containers(template):
@@ -169,7 +169,7 @@ def test_a_pod_that_breaks_the_level_is_found(change, words):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_selector_matches_a_pod_that_there_is(overlay):
-    labels = [template["metadata"].get("labels", {}) for _, template in pod_templates(rendered(overlay))]
+    labels = [template.get("metadata", {}).get("labels", {}) for _, template in pod_templates(rendered(overlay))]
 
     def matches(selector: dict) -> bool:
         keys = set(selector.get("matchLabels", {})) | {one["key"] for one in selector.get("matchExpressions", [])}
@@ -211,7 +211,7 @@ def test_what_is_referred_to_exists(overlay):
                 assert ("ServiceAccount", subject["name"]) in names and subject["namespace"] == "moworld"
         if one["kind"] == "Service":
             (template,) = [
-                t for _, t in pod_templates(objects) if one["spec"]["selector"].items() <= t["metadata"].get("labels", {}).items()
+                t for _, t in pod_templates(objects) if one["spec"]["selector"].items() <= t.get("metadata", {}).get("labels", {}).items()
             ]
             ports = {port["name"] for container in containers(template) for port in container.get("ports", [])}
             assert {port["targetPort"] for port in one["spec"]["ports"]} <= ports
@@ -252,6 +252,13 @@ def test_the_cluster_holds_what_the_profile_asks_for():
     assert readable == {*wanted["claims"], *wanted["secrets"]}
 
 
+def test_the_cluster_without_npus_holds_what_its_profile_asks_for():
+    wanted = wanted_of(profile.load("pocket")[1])
+    names = {(one["kind"], one["metadata"]["name"]) for one in rendered("cpu")}
+    assert wanted["runtimes"] == [name for kind, name in names if kind == "ClusterTrainingRuntime"]
+    assert ("PersistentVolumeClaim", *wanted["claims"]) in names and wanted["queues"] == []
+
+
 def test_rights_are_few():
     for one in rendered("ascend-910b"):
         for rule in one.get("rules", []) if one["kind"] in ("Role", "ClusterRole") else []:
@@ -264,6 +271,19 @@ def test_rights_are_few():
     for name, template in pod_templates(rendered("ascend-910b")):
         if template["spec"].get("serviceAccountName") not in bound:
             assert template["spec"]["automountServiceAccountToken"] is False, name
+
+
+def test_the_reaper_s_token_is_for_pipelines_and_lies_where_it_looks():
+    (template,) = [template for name, template in pod_templates(rendered("cpu")) if name == "CronJob/reaper"]
+    (container,) = containers(template)
+    (path,) = [entry["value"] for entry in container["env"] if entry["name"] == "KFP_TOKEN_FILE"]
+    (volume,) = [one for one in template["spec"]["volumes"] if "projected" in one]
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == volume["name"]]
+    (source,) = volume["projected"]["sources"]
+    assert f"{mount}/{source['serviceAccountToken']['path']}" == path
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    rules = [rule for one in of_kind("cpu", "Role") if one["metadata"]["name"] == "moworld-reaper" for rule in one["rules"]]
+    assert {"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]} in rules
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

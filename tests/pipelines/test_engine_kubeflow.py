@@ -15,6 +15,8 @@ from components.platform.trainjobs import trainjob
 from moworld.errors import InputError
 from pipelines import profile
 from pipelines.engine_kubeflow import compile_all, validate
+from pipelines.placement import wanted_of
+from tests.cluster import CRDS, check_custom
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,9 @@ def test_every_pipeline_compiles_and_every_image_has_a_digest(compiled):
     out, found, _ = compiled
     assert sorted(found) == ["data", "distill", "lifecycle", "pretrain", "release"]
     assert sorted(path.stem for path in out.iterdir()) == sorted(found)
-    for facts in found.values():
-        assert facts["images"] == [image("data")]
-        assert "@sha256:" in facts["images"][0]
+    for name, facts in found.items():
+        assert facts["images"] == sorted({image("launcher")} | ({image("data")} if name not in ("pretrain", "distill") else set()))
+        assert all("@sha256:" in one for one in facts["images"])
 
 
 def test_the_curriculum_is_a_chain_of_five_and_each_stage_runs_its_experts_on_two_pools(compiled):
@@ -51,7 +53,7 @@ def test_the_curriculum_is_a_chain_of_five_and_each_stage_runs_its_experts_on_tw
         assert [job["arguments"]["experts"] for job in jobs] == [["high"], ["low"]]
         assert {job["resource"] for job in jobs} == {"huawei.com/Ascend910"}
         assert {job["image"] for job in jobs} == {image("train-npu")}
-    assert set(chain) < set(found["lifecycle"]["npu_tasks"])
+    assert set(chain) < set(found["lifecycle"]["trainjobs"])
 
 
 def tasks_and_executors(out, name):
@@ -125,12 +127,32 @@ def test_every_step_on_an_npu_pool_is_a_trainjob_and_launchers_are_small(compile
         if not pool:
             continue
         assert container["resources"]["resourceCpuLimit"] == "2", name
+        assert container["image"] == image("data" if name == "cache-features" else "launcher"), name
         for job in json.loads(pool)["jobs"]:
             assert int(settings["activeDeadlineSeconds"]) > job["seconds"], f"{name}: the launcher must outlive its job"
             trainer = trainjob(name, "m-x", job, "/mnt/moworld/m-x/arguments.json", "r")["spec"]["trainer"]
             assert trainer["numProcPerNode"] == int(trainer["resourcesPerNode"]["limits"]["huawei.com/Ascend910"])
             assert [one["valueFrom"]["secretKeyRef"]["name"] for one in trainer["env"]] == ["moworld-object-store"] * 3
-    assert {"quantize", "benchmark", "distill", "cache-features"} <= set(compiled[1]["lifecycle"]["npu_tasks"])
+    assert {"quantize", "benchmark", "distill", "cache-features"} <= set(compiled[1]["lifecycle"]["trainjobs"])
+
+
+def test_on_a_cluster_without_npus_training_runs_as_trainjobs_that_ask_for_no_accelerator(tmp_path):
+    settings = profile.load("pocket")[1]
+    found = compile_all(["lifecycle"], settings, tmp_path)["lifecycle"]
+    assert set(found["trainjobs"]) == {"train-curriculum", *(f"train-curriculum-{n}" for n in range(2, 6)), "train-autoregressive", "distill"}
+    tasks = {name: (task, container) for name, task, container, _ in tasks_and_executors(tmp_path, "lifecycle")}
+    for name, (_, container) in tasks.items():
+        assert container["image"] == image("launcher" if name in (*found["trainjobs"], "preflight") else "data"), name
+    pool = json.loads(tasks["distill"][0]["inputs"]["parameters"]["pool"]["runtimeValue"]["constant"])["jobs"][0]
+    job = trainjob("distill", "m-x", pool, "/mnt/moworld/m-x/arguments.json", "r")
+    if CRDS.is_dir():
+        check_custom(job, "trainer-trainjobs.yaml")
+    trainer = job["spec"]["trainer"]
+    assert trainer["image"] == image("train-cpu") and trainer["numProcPerNode"] == 1
+    assert trainer["resourcesPerNode"]["limits"] == {"cpu": "2", "memory": "8Gi"}
+    assert "queue-name" not in json.dumps(job)
+    wanted = wanted_of(settings)
+    assert (wanted["queues"], wanted["runtimes"], wanted["nodes"]) == ([], ["moworld-train-cpu"], [])
 
 
 GOLDEN = Path(__file__).parent / "golden"

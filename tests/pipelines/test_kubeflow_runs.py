@@ -189,6 +189,23 @@ def test_logs_are_those_of_the_run_s_pods_and_the_reaper_asks_the_api_which_runs
         assert json.loads(out) == [f"m-{run_id}"] and cluster.jobs() == {}
 
 
+def test_the_reaper_brings_the_token_that_its_pod_was_given(moworld, api, tmp_path):
+    api.token, kept = "given", tmp_path / "token"
+    with running(Cluster()) as cluster:
+        settings = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "KFP_TOKEN_FILE": str(kept)}
+        labels = {"app.kubernetes.io/part-of": "moworld", "moworld.io/run": "long-gone"}
+        path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs/m-long-gone"
+        cluster.put(path, {"metadata": {"name": "m-long-gone", "labels": labels}, "spec": {}})
+        for content, said in ((None, "KFP_TOKEN_FILE"), ("another", "status 401")):
+            if content:
+                kept.write_text(content)
+            status, _, err = moworld("runs", "reap", **settings)
+            assert status == 2 and said in err and len(cluster.jobs()) == 1, err
+        kept.write_text("given\n")
+        _, out, err = moworld("runs", "reap", "--json", **settings)
+        assert json.loads(out) == ["m-long-gone"], err
+
+
 def test_a_record_of_a_cluster_run_is_readable_without_the_cluster(moworld, api):
     moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
     status, out, err = moworld("runs", "show", "latest", "--json", KFP_ENDPOINT="")

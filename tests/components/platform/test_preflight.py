@@ -73,6 +73,7 @@ SPACE = "/api/v1/namespaces/moworld"
         (lambda objects, wanted: wanted["uris"].append("file:///no/such/bucket"), "bucket file:///no/such/bucket", "nothing there"),
         (lambda objects, wanted: wanted["services"].append("http://127.0.0.1:1"), "service http://127.0.0.1:1", "127.0.0.1"),
         (lambda objects, wanted: wanted.update(unpublished_images=["train-npu"]), "image train-npu", "never pushed"),
+        (lambda objects, wanted: wanted.update(unpinned_bases=["python:3.11"]), "base image python:3.11", "only a tag"),
         (lambda objects, wanted: wanted["contracts"].update(clips="99.0.0"), "contract clips", load_contract("clips").version),
     ],
 )  # fmt: skip
