@@ -16,7 +16,7 @@ from moworld.camera.controls import Walk, parse_controls
 from moworld.errors import InputError
 from moworld.model.codec import Cache
 from moworld.model.rollout import Rollout
-from moworld.model.text import TextEncoder, make_text_encoder
+from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -63,7 +63,7 @@ class WorldSession:
             )
         frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)).copy())
         latent = self.codec.encode(frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
-        encoder = self.text_encoder or make_text_encoder(config.text)
+        encoder = self.text_encoder or self.model.text_encoder
         self.rollout = Rollout(
             self.model.experts,
             latent,
@@ -73,6 +73,7 @@ class WorldSession:
             policy=config.model.history,
             chunk_latents=self.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
+            denoise=self.model.denoise,
         )
         self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
         return self.decode(latent)
