@@ -49,9 +49,11 @@ def module_bytes(
         working[name] = denoising_bytes(config.model, *size, quantized=config.quantization != "none")
     # of the text encoder, the mapped file may stay beside the weights while they are loaded
     made = [ModuleBytes("text", stored_text, stored_text + SLACK, "world")]
-    for name in ("encoder", *config.experts, "decoder"):
-        reading = max(STRETCH, largest[name])  # of the file, beside the weights
-        made.append(ModuleBytes(name, weights[name], max(working[name], reading) + SLACK, "world" if name == "encoder" else "chunk"))
+    for module in ("encoder", *config.experts, "decoder"):
+        reading = max(STRETCH, largest[module])  # of the file, beside the weights
+        made.append(
+            ModuleBytes(module, weights[module], max(working[module], reading) + SLACK, "world" if module == "encoder" else "chunk")
+        )
     return tuple(made)
 
 

@@ -11,7 +11,9 @@ from moworld.model.sequence import Part, SequenceMesh
 class SelfAttention:
     """A Diffusers attention processor. `sequence` and `part` are None where a rank holds all tokens of its samples.
 
-    past: keys and values (B, M, H, head_dim) of tokens that are attended to besides the own ones, rotated where they stand
+    past:  keys and values (B, M, H, head_dim) of tokens that are attended to besides the own ones, rotated where they stand;
+           where ranks share a sample, those of this rank's place in the ring with its heads
+    known: how many tokens they are on all ranks
     """
 
     _attention_backend = None
@@ -21,6 +23,7 @@ class SelfAttention:
         self.sequence: SequenceMesh | None = None
         self.part: Part | None = None
         self.past: tuple[Tensor, Tensor] | None = None
+        self.known = 0
         self._own: tuple[Tensor, Tensor] | None = None
 
     def take_own(self) -> tuple[Tensor, Tensor]:
@@ -44,14 +47,16 @@ class SelfAttention:
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
         if rotary_emb is not None:
             query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
-        self._own = (key, value)
-        if self.past is not None:
-            key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
         if self.sequence is None or self.part is None:
+            self._own = (key, value)
+            if self.past is not None:
+                key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
             query, key, value = (x.transpose(1, 2) for x in (query, key, value))
             output = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         else:
-            output = self.sequence.attend(query, key, value, self.part.total)
+            query, key, value = (self.sequence.to_heads(x) for x in (query, key, value))
+            self._own = (key, value)
+            output = self.sequence.attend(query, key, value, self.part.total, self.past, self.known)
         return attn.to_out[0](output.flatten(2, 3).type_as(query))  # type: ignore[no-any-return]
 
 

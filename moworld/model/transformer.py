@@ -6,14 +6,13 @@ What stays fixed through the denoising steps of a window is computed once, in `p
 history is block-causal, the keys and values of its tokens. `forward` prepares and denoises in one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from moworld.errors import InputError
 from moworld.model.attention import SelfAttention
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
@@ -29,6 +28,7 @@ class Prepared:
 
     text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
     past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
+    known: how many tokens these are, on all ranks that share the sample
     """
 
     text: Tensor
@@ -36,6 +36,7 @@ class Prepared:
     rotary: tuple[Tensor, Tensor]
     part: Part | None = None
     past: list[KeysValues] | None = None
+    known: int = 0
 
 
 class MoWorldTransformer3DModel(WanTransformer3DModel):
@@ -93,12 +94,6 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         """Share the tokens of each sample with other ranks. Raises InputError where they, or the heads, cannot be dealt out."""
         if sequence is not None:
             sequence.check_heads(self.config.num_attention_heads)
-            if self.config.block_causal:
-                found, mend = (
-                    "ranks that share a sample with block-causal history",
-                    "set model.history_attention: joint, or ulysses and ring to 1",
-                )
-                raise InputError("parallel", "ulysses, ring", found, "joint attention to history", mend)
         self.sequence = sequence
         for block in self.blocks:
             block.attn1.processor.sequence = sequence
@@ -148,6 +143,8 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
     ) -> Prepared:
         """What `denoise` needs besides noisy latents and timestep; arguments as in `forward`, of hidden_states the shape alone is read."""
         part, (_, _, frames, height, width) = self.part(hidden_states.shape), hidden_states.shape
+        if part is not None and history is not None and history.shape[2]:
+            return self._prepare_shared(hidden_states, encoder_hidden_states, camera, frame_ids, history)
         known = 0 if history is None else history.shape[2]
         ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None and (known or part) else frame_ids
         if part is not None:
@@ -169,6 +166,28 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         front = Prepared(text, None if tokens is None else tokens[:, :split], (rotary[0][:, :split], rotary[1][:, :split]))
         past = self._read(history.to(low), front)
         return Prepared(text, None if tokens is None else tokens[:, split:], (rotary[0][:, split:], rotary[1][:, split:]), None, past)
+
+    def _prepare_shared(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, camera: Rays | Tensor | None, frame_ids: Tensor | None, history: Tensor
+    ) -> Prepared:
+        """`prepare` with block-causal history over ranks: each works on its parts of the history's tokens and of the others."""
+        low, (_, _, frames, height, width), known = self.patch_embedding.weight.dtype, hidden_states.shape, history.shape[2]
+        ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None else frame_ids
+        text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
+
+        def of(first: int, count: int) -> Prepared:
+            part = self.part((1, 1, count, height, width))
+            assert part is not None
+            own = slice(first + part.frames.start, first + part.frames.stop)
+            rays = None if camera is None else (camera[:, :, own] if isinstance(camera, Tensor) else camera[own]).to(low)
+            rotary = self.rope(hidden_states.new_empty(1).expand(1, 1, own.stop - own.start, height, width), ids[..., own])
+            tokens = None if rays is None else part.of_frames(self.control_adapter(rays))
+            return Prepared(text, tokens, (part.of_frames(rotary[0]), part.of_frames(rotary[1])), part)
+
+        front = of(0, known)
+        assert front.part is not None
+        past = self._read(history[:, :, front.part.frames].to(low), front)
+        return replace(of(known, frames), past=past, known=front.part.total)
 
     def denoise(self, hidden_states: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
         """Velocity of the latent frames `hidden_states` at `timestep` (see `forward`) under prepared conditions."""
@@ -198,6 +217,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
     def _read(self, history: Tensor, prepared: Prepared) -> list[KeysValues]:
         """The keys and values of every block for clean history frames (B, in_channels, K, H, W), which attend to each other alone (t = 0)."""
         x = self._embed(history)
+        x = x if prepared.part is None else prepared.part.of_frames(x)
         _, modulation = self._embed_time(x.new_zeros(x.shape[0]), tokens=x.shape[1], like=prepared.text)
         x, past = x if prepared.camera is None else x + prepared.camera, list[KeysValues]()
         for index in range(len(self.blocks)):
@@ -211,7 +231,11 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
 
         def run(x: Tensor, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeysValues]:
             processor = self.blocks[index].attn1.processor
-            processor.part, processor.past = prepared.part, past  # set here, for recomputation in the backward pass needs them again
+            processor.part, processor.past, processor.known = (
+                prepared.part,
+                past,
+                prepared.known,
+            )  # set here, for recomputation in the backward pass needs them again
             return self.blocks[index](x, text, modulation, rotary), processor.take_own()
 
         if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -5,7 +5,7 @@ loading takes what the weights take and little more.
 """
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from moworld.errors import InputError
 from moworld.files import Pathlike, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-STRETCH, ALIGNMENT = 16_000_000, 64
+STRETCH, OWN_MAPPING = 16_000_000, 1 << 16
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I8": torch.int8}
 
 
@@ -73,29 +73,18 @@ def load_weights(module: nn.Module, weights: Weights, names: dict[str, str], dev
     names: tensor of the module to tensor of the file
     """
     own, state, by_file = tensors_of(module), dict[str, Tensor](), {stored: name for name, stored in names.items()}
-    place = _memory([own[name] for name in names], torch.device(device))
     for stored, value in weights.read(by_file):
         name = by_file[stored]
-        state[name] = place(own[name]).copy_(value)
+        state[name] = _memory(own[name], torch.device(device)).copy_(value)
         del value  # with it goes the mapping
     module.load_state_dict(state, strict=False, assign=True)
 
 
-def _memory(like: list[Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What gives each tensor its memory. On CPUs it is one mapping for all, so that dropping them gives it back whole."""
-    if device.type != "cpu":
-        return lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in like]
-    mapping, taken = mmap.mmap(-1, max(1, sum(sizes))), 0
-
-    def place(tensor: Tensor) -> Tensor:
-        nonlocal taken
-        begin, taken = taken, taken + -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        if not tensor.numel():
-            return torch.empty(tensor.shape, dtype=tensor.dtype)
-        return torch.frombuffer(mapping, dtype=tensor.dtype, count=tensor.numel(), offset=begin).view(tensor.shape)
-
-    return place
+def _memory(like: Tensor, device: torch.device) -> Tensor:
+    """New memory of a tensor's shape and dtype. On CPUs a large one is a mapping of its own, which goes back whole when it is dropped."""
+    if device.type != "cpu" or like.nbytes < OWN_MAPPING:
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=like.dtype).view(like.shape)
 
 
 @torch.inference_mode(False)

@@ -40,9 +40,9 @@ def rollout(
     session = WorldSession(world)
     chunk = session.chunk_frames
     if poses is None:
-        steps = [(session.step, part) for part in key_chunks(actions, chunk)]
+        steps = [(session.denoise, part) for part in key_chunks(actions, chunk)]
     else:
-        steps = [(session.step_poses, part) for part in pose_chunks(poses, chunk)]
+        steps = [(session.denoise_poses, part) for part in pose_chunks(poses, chunk)]
     frames = list(session.open(first, prompt=prompt, seed=seed))
     started = time.perf_counter()
     for step, part in track(steps, "rollout", console=err, transient=True):

@@ -1,4 +1,4 @@
-"""A process that measures its own peak while it serves: `make FOLDER KIND` writes a model, `run FOLDER BUDGET|resident` prints JSON."""
+"""A process that measures its own peak while it serves: `make FOLDER KIND` writes a model, `run FOLDER BUDGET|resident|quantize` prints JSON."""
 
 import hashlib
 import json
@@ -6,10 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from moworld.inference.quantization import QuantizeSettings, quantize_experts
+from safetensors.torch import load_file, save_file
+
+from moworld.inference.quantization import QuantizeSettings, load_quantized, quantize_experts
 from moworld.inference.residency import load_on_demand, release_memory
 from moworld.inference.session import WorldSession
 from moworld.model.text import TextSettings, make_text_encoder
+from moworld.model.weights import WEIGHTS
 from moworld.model.world import ModelSettings, WorldConfig, WorldModel
 from tests.moworld.inference.worlds import Letters, picture, served_world
 
@@ -20,7 +23,7 @@ def make(folder: str, kind: str) -> None:
     """Two experts of 0.2 GB (float32), and the codec at its usual size."""
     with tempfile.TemporaryDirectory() as codec:
         config = served_world(Path(codec)).config
-        layers = {"num_layers": 24} if kind == "int8" else {}
+        layers = {"num_layers": 4 if kind == "float32" else 24}
         config = WorldConfig(
             model=ModelSettings(**SIZES | layers), text=TextSettings(kind="minilm", length=16), height=64, width=96, fps=config.fps
         )
@@ -29,6 +32,9 @@ def make(folder: str, kind: str) -> None:
         if kind == "int8":
             quantize_experts(world, QuantizeSettings())
         world.save(folder)
+        if kind == "bfloat16":
+            for path in Path(folder).glob(f"transformer*/{WEIGHTS}"):
+                save_file({key: value.bfloat16() for key, value in load_file(path).items()}, path)
 
 
 def run(folder: str, budget: str) -> None:
@@ -42,7 +48,8 @@ def run(folder: str, budget: str) -> None:
     release_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
-    session = WorldSession(WorldModel.load(folder) if budget == "resident" else load_on_demand(folder, int(budget)))
+    whole = {"resident": WorldModel.load, "quantize": load_quantized}
+    session = WorldSession(whole[budget](folder) if budget in whole else load_on_demand(folder, int(budget)))
     frames = [session.open(picture(64, 96), "a hall"), *(session.step("wl*12") for _ in range(3))]
     digest = hashlib.sha256(b"".join(part.tobytes() for part in frames)).hexdigest()
     print(json.dumps({"peak_bytes": _status("VmHWM") - before, "frames": digest}))
