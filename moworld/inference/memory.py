@@ -41,14 +41,13 @@ def module_bytes(
     own = read_json(codec_folder / "config.json").get("_class_name") == "StreamingCodec"
     pixels = config.height * config.width
     working: dict[str, int] = {
-        "encoder": _codec_working(pixels, 1, own),
-        "decoder": _codec_working(pixels, frames, own),
+        "encoder": codec_working(pixels, 1, own),
+        "decoder": codec_working(pixels, frames, own),
     }
     for name in config.experts:
         size = (config.height, config.width, config.text.length, frames)
         working[name] = denoising_bytes(config.model, *size, quantized=config.quantization != "none")
-    # of the text encoder, the mapped file may stay beside the weights while they are loaded
-    made = [ModuleBytes("text", stored_text, stored_text + SLACK, "world")]
+    made = [ModuleBytes("text", stored_text, SLACK, "world")]
     for module in ("encoder", *config.experts, "decoder"):
         reading = max(STRETCH, largest[module])  # of the file, beside the weights
         made.append(
@@ -82,8 +81,8 @@ def denoising_bytes(
     return int(residual + ffn + modulation + past + widened + camera + text * (model.text_dim + 4 * dim) * low)
 
 
-def _codec_working(pixels: int, frames: int, own: bool) -> int:
-    """A chunk of latent frames through the codec: the own one at full width on an eighth of the pixels; Wan's one latent frame at a time."""
+def codec_working(pixels: int, frames: int, own: bool, low: int = 4) -> int:
+    """A chunk of latent frames through the codec: the own one's maps at full width are few; Wan's, 96 channels wide, one latent frame at a time."""
     if own:
-        return 4 * frames * pixels * 40
-    return 4 * 4 * pixels * 96 * 8
+        return low * frames * pixels * 40
+    return low * 4 * pixels * 96 * 8

@@ -11,7 +11,7 @@ from moworld.errors import InputError
 from moworld.files import Pathlike
 from moworld.model.experts import Experts
 from moworld.model.int8 import Int8Linear, replace_module, replaceable_linears
-from moworld.model.weights import load_weights
+from moworld.model.weights import load_weights, release_memory
 from moworld.model.world import WorldConfig, WorldModel, open_expert, read_config
 from moworld.settings import Settings
 
@@ -53,6 +53,7 @@ def load_quantized(folder: Pathlike, settings: QuantizeSettings | None = None) -
         load_weights(expert, weights, {key: key for key in weights.shapes})
         layers += _convert(name, expert, config, seed=0)
         made.append(expert.float().eval())
+        release_memory()
     _judge(layers, settings or QuantizeSettings())
     experts = Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary)
     return WorldModel(config.model_copy(update={"quantization": "w8a8"}), experts, codec if codec.is_dir() else None)
@@ -97,6 +98,7 @@ def _convert(expert_name: str, expert: Any, config: WorldConfig, seed: int) -> l
         difference = torch.linalg.vector_norm((layer(inputs[0]) - exact).float())
         errors[name] = round((difference / torch.linalg.vector_norm(exact.float()).clamp_min(1e-12)).item(), 6)
         replace_module(expert, name, layer)
+        linear.register_parameter("weight", None)  # freed now, not when the layer is collected
 
     for name in names:
         expert.get_submodule(name).register_forward_hook(partial(give_way, name))

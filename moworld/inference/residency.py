@@ -5,10 +5,8 @@ decoder, one after the other. `plan_residency` decides which of them stay, as a 
 a world that keeps to the plan behind the interface of `WorldModel`. Loaded or kept, the numbers are the same, to the bit.
 """
 
-import ctypes
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +23,7 @@ from moworld.model.experts import Experts
 from moworld.model.rollout import Noise
 from moworld.model.text import TextEncoder, TextSettings, make_text_encoder
 from moworld.model.wan_vae import load_codec
-from moworld.model.weights import Weights, drop_weights, load_weights, tensors_of
+from moworld.model.weights import Weights, drop_weights, load_weights, release_memory, tensors_of
 from moworld.model.window import Window
 from moworld.model.world import WorldConfig, WorldModel, open_expert, read_config
 
@@ -156,18 +154,6 @@ class Residency:
             self.parts[name].load()
             self.loaded.add(name)
             release_memory()
-
-
-def release_memory() -> None:
-    """Give freed memory back: glibc keeps what it was given, and accelerators' allocators do."""
-    if sys.platform == "linux":
-        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-    for kind in ("npu", "cuda"):
-        module = getattr(torch, kind, None)
-        if module is not None and module.is_available():
-            module.empty_cache()
 
 
 class OnDemandExperts(Experts):

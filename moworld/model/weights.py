@@ -4,8 +4,10 @@ A file is mapped, not read into memory first: what was copied out of the mapping
 loading takes what the weights take and little more.
 """
 
+import ctypes
 import mmap
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -92,6 +94,18 @@ def drop_weights(module: nn.Module, names: Iterable[str]) -> None:
     """Free the memory of tensors; their shapes and dtypes stay, on the meta device."""
     own = tensors_of(module)
     module.load_state_dict({name: torch.empty_like(own[name], device="meta") for name in names}, strict=False, assign=True)
+
+
+def release_memory() -> None:
+    """Give freed memory back: glibc keeps what it was given, and accelerators' allocators do."""
+    if sys.platform == "linux":
+        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+    for kind in ("npu", "cuda"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            module.empty_cache()
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from moworld.inference.quantization import QuantizeSettings, load_quantized, quantize_experts
-from moworld.inference.residency import load_on_demand, release_memory
+from moworld.inference.residency import load_on_demand
 from moworld.inference.session import WorldSession
 from moworld.model.text import TextSettings, make_text_encoder
-from moworld.model.weights import WEIGHTS
+from moworld.model.weights import WEIGHTS, release_memory
 from moworld.model.world import ModelSettings, WorldConfig, WorldModel
 from tests.moworld.inference.worlds import Letters, picture, served_world
 

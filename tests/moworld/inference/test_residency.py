@@ -21,9 +21,11 @@ from moworld.inference.memory import ModuleBytes
 from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.inference.residency import OnDemandWorld, load_on_demand, plan_residency
 from moworld.inference.session import WorldSession
+from moworld.model.int8 import quantize_structure
 from moworld.model.text import TextSettings
-from moworld.model.weights import WEIGHTS
-from moworld.model.world import WorldModel
+from moworld.model.transformer import MoWorldTransformer3DModel
+from moworld.model.weights import WEIGHTS, Weights
+from moworld.model.world import WorldModel, read_config
 from tests.moworld.inference.worlds import Letters, picture, served_world
 
 CONTROLS = ["wl*12", "jw*12", "s*12"]
@@ -131,21 +133,32 @@ def test_a_budget_that_is_too_small_names_the_one_that_is_not_and_a_broken_file_
         load_on_demand(folder, 10**9)
 
 
+def measured(*arguments: object) -> str:
+    command = [sys.executable, "-m", "tests.moworld.inference.measured", *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}).stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_the_measured_peak_keeps_to_the_budget_that_the_resident_world_exceeds(tmp_path, kind):
     folder = tmp_path / "model"
-    subprocess.run([sys.executable, "-m", "tests.moworld.inference.measured", "make", folder, kind], check=True)
+    measured("make", folder, kind)
     with pytest.raises(InputError) as refused:
         load_on_demand(folder, 1)
     least = float(re.search(r"at least ([\d.,]+) MB", str(refused.value)).group(1).replace(",", "")) * 1e6
-    peaks = {}
-    for budget in (str(int(least)), "resident"):
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.moworld.inference.measured", "run", folder, budget], stdout=subprocess.PIPE, check=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        peaks[budget] = json.loads(done.stdout)
-    (lazy, resident) = peaks.values()
+    lazy, resident = (json.loads(measured("run", folder, budget)) for budget in (int(least), "resident"))
     assert lazy["frames"] == resident["frames"]
     assert lazy["peak_bytes"] <= 1.05 * least < resident["peak_bytes"]
+
+
+@pytest.mark.slow
+def test_converting_while_loading_holds_one_expert_in_its_stored_precision(tmp_path):
+    folder = tmp_path / "model"
+    measured("make", folder, "bfloat16")
+    told = json.loads(measured("run", folder, "quantize"))
+    stored, config = Weights(folder / "transformer"), read_config(folder)
+    with torch.device("meta"):
+        small = MoWorldTransformer3DModel(**config.model.transformer())
+        quantize_structure(small)
+    one = sum(map(stored.nbytes, stored.shapes))
+    assert told["peak_bytes"] <= 1.05 * (one + 2 * sum(tensor.nbytes for tensor in small.state_dict().values()))

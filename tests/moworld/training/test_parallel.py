@@ -19,18 +19,15 @@ BATCH, LATENTS = 4, 7  # 7 frames of 2 tokens: 14 tokens, which neither 4 ranks 
 OPTIMIZER = OptimizerSettings(lr=5e-4, clip=0.5, average=0.9)
 
 
-TASKS = ("plain", "history", "causal")  # the last: history that does not see the chunk
-
-
-def world_of(heads: int = 4, task: str = "history"):
-    world = tiny_world(num_layers=2, num_attention_heads=heads, history_attention="block_causal" if task == "causal" else "joint")
+def world_of(heads: int = 4):
+    world = tiny_world(num_layers=2, num_attention_heads=heads)
     world.experts.train()
     return world
 
 
-def train_steps(ranks: Ranks, task: str) -> dict[str, torch.Tensor]:
+def train_steps(ranks: Ranks, history: bool, low_precision: bool = False) -> dict[str, torch.Tensor]:
     """Ten optimizer steps on this rank's samples: losses, the first step's gradients, and the weights after the last."""
-    world, history = world_of(task=task), task != "plain"
+    world = world_of()
     expert = world.experts.low
     ranks.place(expert)
     learner, generator = Learner(expert, OPTIMIZER, STEPS), torch.Generator().manual_seed(5)
@@ -71,12 +68,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def on_ranks(rank: int, ulysses: int, ring: int, checkpoint: bool) -> dict[str, dict[str, torch.Tensor]]:
     ranks = joined(ulysses, ring, checkpoint_activations=checkpoint)
-    return {name: train_steps(ranks, name) for name in TASKS}
+    return {name: train_steps(ranks, name == "history") for name in ("plain", "history")}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return {name: train_steps(Ranks(), name) for name in TASKS}
+    return {name: train_steps(Ranks(), name == "history") for name in ("plain", "history")}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +104,7 @@ def test_ranks_together_train_as_one_does(alone, world, ulysses, ring, checkpoin
 
 
 def test_the_two_tasks_differ_and_the_weights_have_moved_much_further_than_the_tolerance(alone):
-    assert len({tuple(told["losses"].tolist()) for told in alone.values()}) == len(TASKS)
+    assert not torch.equal(alone["plain"]["losses"], alone["history"]["losses"])
     for name, start in world_of().experts.low.named_parameters():
         if name.endswith("to_q.weight"):
             assert (alone["plain"][f"weight {name}"] - start).norm() > 5e-3 * start.norm()
