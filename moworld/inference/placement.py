@@ -21,7 +21,7 @@ ASSUMPTIONS = (
     "operations: all products of the few steps of a chunk, its history included, and all of the decoder's; rates as the device's section says",
     "int8: products of the blocks run at twice the bfloat16 rate, attention does not; decoder and what is outside the blocks stay bfloat16",
     "every expert device holds both experts whole; encoders are released when a world is open",
-    "communication does not overlap with computing; one device that keeps neither all experts nor the decoder reads them at 25 GB a second",
+    "communication does not overlap with computing; a single device that cannot hold all reads weights for each chunk at 25 GB a second",
     "sessions' states (latents and cameras) and what serving needs beside the model are not in it",
 )
 READ_BYTES_PER_SECOND = 25e9
