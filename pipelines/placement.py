@@ -14,8 +14,8 @@ from pydantic import Field
 
 from components.platform.images import ROOT, image, unpinned, unpublished
 from moworld.errors import InputError
+from moworld.model.costs import Device
 from moworld.settings import Settings
-from moworld.training.plan import Device
 
 CODE = ("moworld", "kernels", "data_contracts", "components")
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 from moworld.errors import InputError
-from moworld.training.plan import Device, StagePlan, plan_stage
+from moworld.inference.placement import plan_placement
+from moworld.model.costs import Device
+from moworld.training.plan import StagePlan, plan_stage
 from pipelines.placement import Cluster
 from pipelines.profile import Profile
 
@@ -40,3 +42,18 @@ def plan_profile(profile: Profile) -> list[dict[str, Any]]:
             sharing = {"ulysses": stage.parallel.ulysses, "ring": stage.parallel.ring, "batch": stage.batch, "steps": stage.steps}
             rows.append({"stage": number, "pool": name, **sharing, **made.as_json()})
     return rows
+
+
+def plan_serving(profile: Profile, devices: int = 8) -> list[dict[str, Any]]:
+    """Placements on 1, 2, 3, 5, 9, ... up to `devices` of the pool that benchmarks, in both precisions: the fields of `PlacementPlan`.
+
+    Raises InputError where the profile says nothing of the pool's devices.
+    """
+    cluster = Cluster(profile.resources)
+    pool = next((profile.resources.pools[name] for name in cluster.names("benchmark") if profile.resources.pools[name].kind == "npu"), None)
+    device = profile.resources.machine if pool is None else pool.device
+    if device is None:
+        raise InputError("profile", "resources", "nothing", "memory, flops and utilization of a device", "see profile wan22-a14b")
+    counts = [1] if pool is None else sorted({count for count in (1, 2, 3, 5, 9, 17, 33) if count < devices} | {devices})
+    size = (profile.data.height, profile.data.width, profile.text.length, profile.codec is not None)
+    return [plan_placement(profile.model, *size, count, device, precision).as_json() for count in counts for precision in ("bf16", "int8")]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moworld.errors import InputError
 from moworld.inference.session import WorldSession
-from moworld.model.text import TextEncoder, make_text_encoder
+from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Engine:
         self, model: WorldModel, max_sessions: int = 4, chunk_latents: int | None = None, text_encoder: TextEncoder | None = None
     ) -> None:
         self.model, self.max_sessions, self.chunk_latents = model, max_sessions, chunk_latents
-        self.codec, self.text_encoder = model.codec, text_encoder or make_text_encoder(model.config.text)
+        self.codec, self.text_encoder = model.codec, text_encoder or model.text_encoder
         self._seats, self._lock = set["Seat"](), threading.Lock()
         self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")

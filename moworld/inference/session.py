@@ -3,7 +3,8 @@
 A step is two halves, `denoise` and `decode`: an engine runs the denoising of a chunk beside the decoding of the one before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from moworld.camera.controls import Walk, parse_controls
 from moworld.errors import InputError
 from moworld.model.codec import Cache
 from moworld.model.rollout import Rollout
-from moworld.model.text import TextEncoder, make_text_encoder
+from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -63,7 +64,7 @@ class WorldSession:
             )
         frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)).copy())
         latent = self.codec.encode(frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
-        encoder = self.text_encoder or make_text_encoder(config.text)
+        encoder = self.text_encoder or self.model.text_encoder
         self.rollout = Rollout(
             self.model.experts,
             latent,
@@ -73,6 +74,7 @@ class WorldSession:
             policy=config.model.history,
             chunk_latents=self.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
+            denoise=self.model.denoise,
         )
         self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
         return self.decode(latent)
@@ -87,11 +89,15 @@ class WorldSession:
 
     def step_poses(self, c2w: NDArray[np.float64]) -> Frames:
         """The next chunk along poses (chunk_frames, 4, 4) in the world of the first frame, model units -> (chunk_frames, H, W, 3) uint8."""
+        return self.decode(self.denoise_poses(c2w))
+
+    def denoise_poses(self, c2w: NDArray[np.float64]) -> Tensor:
+        """The first half of `step_poses`: latents, as `denoise` gives them."""
         rollout = self._opened()
         if c2w.shape != (self.chunk_frames, 4, 4):
             raise InputError("c2w", "shape", c2w.shape, f"({self.chunk_frames}, 4, 4)", "give one pose for each frame of a chunk")
         self.walk.stand_at(c2w[-1])
-        return self.decode(_next_chunk(rollout, c2w))
+        return _next_chunk(rollout, c2w)
 
     def denoise(self, controls: str | Iterable[Iterable[str]]) -> Tensor:
         """The first half of `step`: latents (1, C, chunk_latents, h, w), written back to the history bank."""
@@ -106,7 +112,7 @@ class WorldSession:
     def decode(self, latents: Tensor) -> Frames:
         """The second half: frames (T, height, width, 3) uint8 of latents that follow those decoded before."""
         video, self.cache = self.codec.decode_chunk(latents, self.cache)
-        return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()  # type: ignore[no-any-return]
+        return to_bytes(video)[0].permute(1, 2, 3, 0).contiguous().numpy()  # type: ignore[no-any-return]
 
     def _opened(self) -> Rollout:
         if self.rollout is None:
@@ -117,3 +123,24 @@ class WorldSession:
 @torch.inference_mode()
 def _next_chunk(rollout: Rollout, c2w: NDArray[np.float64]) -> Tensor:
     return rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """Video in [-1, 1] to uint8 in [0, 255]; what is uint8 already stays as it is."""
+    return video if video.dtype == torch.uint8 else ((video + 1) * 127.5).round().clamp(0, 255).byte()
+
+
+def stream(session: WorldSession, chunks: Iterable[tuple[Callable[[Any], Tensor], Any]]) -> Iterator[Frames]:
+    """Frames of chunk after chunk, each denoised while the one before is decoded.
+
+    chunks: the session's `denoise` or `denoise_poses`, with its argument, for each chunk
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoder:
+        decoding: Future[Frames] | None = None
+        for denoise, controls in chunks:
+            latents = denoise(controls)
+            if decoding is not None:
+                yield decoding.result()
+            decoding = decoder.submit(session.decode, latents)
+        if decoding is not None:
+            yield decoding.result()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.int8_linear import int8_linear
 from kernels.qk_norm_rope import qk_norm_rope
 from moworld.model.int8 import Int8Linear, side_by_side
 from moworld.model.rope import Rotary
@@ -16,7 +17,9 @@ KeysValues = tuple[Tensor, Tensor]
 class SelfAttention:
     """A Diffusers attention processor. `sequence` and `part` are None where a rank holds all tokens of its samples.
 
-    past: keys and values (B, M, H, head_dim) of tokens that are attended to besides the own ones, rotated where they stand
+    past:  keys and values (B, M, H, head_dim) of tokens that are attended to besides the own ones, rotated where they stand;
+           where ranks share a sample, those of this rank's place in the ring with its heads
+    known: how many tokens they are on all ranks
     """
 
     _attention_backend = None
@@ -26,8 +29,8 @@ class SelfAttention:
         self.sequence: SequenceMesh | None = None
         self.part: Part | None = None
         self.past: KeysValues | None = None
+        self.known = 0
         self._own: KeysValues | None = None
-        self._fused: Int8Linear | None = None
 
     def take_own(self) -> KeysValues:
         """The keys and values of the last call's own tokens, once: they are not kept alive here."""
@@ -48,29 +51,32 @@ class SelfAttention:
         query, key, value = self._project(attn, hidden_states)
         query, key = qk_norm_rope(query, key, attn.norm_q.weight, attn.norm_k.weight, *rotary_emb, eps=attn.norm_q.eps)
         value = value.unflatten(2, (attn.heads, -1))
-        self._own = (key, value)
-        if self.past is not None:
-            key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
         if self.sequence is None or self.part is None:
+            self._own = (key, value)
+            if self.past is not None:
+                key, value = (torch.cat(pair, dim=1) for pair in zip(self.past, (key, value), strict=True))
             output = attend(query, key, value)
         else:
-            output = self.sequence.attend(query, key, value, self.part.total)
+            query, key, value = (self.sequence.to_heads(x) for x in (query, key, value))
+            self._own = (key, value)
+            output = self.sequence.attend(query, key, value, self.part.total, self.past, self.known)
         return attn.to_out[0](output.flatten(2, 3).type_as(query))  # type: ignore[no-any-return]
 
     def keys_values(self, attn: Any, hidden_states: Tensor, rotary_emb: Rotary) -> KeysValues:
         """Keys and values (B, N, H, head_dim) alone, for tokens whose output nobody reads."""
         key, value, weight = attn.to_k(hidden_states), attn.to_v(hidden_states), attn.norm_k.weight
         _, key = qk_norm_rope(key, key, weight, weight, *rotary_emb, eps=attn.norm_k.eps)  # one operator: keys stand in for the queries
-        return key, value.unflatten(2, (attn.heads, -1))
+        value = value.unflatten(2, (attn.heads, -1))
+        if self.sequence is None or self.part is None:
+            return key, value
+        return self.sequence.to_heads(key), self.sequence.to_heads(value)
 
     def _project(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value (B, N, D). INT8 layers quantize the tokens once for all three, in one product: three times the speed here."""
         linears = (attn.to_q, attn.to_k, attn.to_v)
         if not isinstance(attn.to_q, Int8Linear):
             return tuple(linear(hidden_states) for linear in linears)
-        if self._fused is None or not self._fused.holds(linears):
-            self._fused = side_by_side(linears)
-        return self._fused(hidden_states).chunk(3, dim=-1)  # type: ignore[no-any-return]
+        return int8_linear(hidden_states, *side_by_side(linears)).chunk(3, dim=-1)
 
 
 class CrossAttention:

@@ -30,13 +30,14 @@ class TransformerBlock(WanTransformerBlock):
         rotary: Rotary,
         part: Part | None = None,
         past: KeysValues | None = None,
+        known: int = 0,
         text_kept: list[KeysValues] | None = None,
         keys_alone: bool = False,
     ) -> tuple[Tensor, KeysValues]:
         """One block: the tokens (B, N, D) after it, and the keys and values of these tokens.
 
         text:       (B, L, D); modulation: (B, 6, D), or (B, N, 6, D) one per token; rotary: see `rope`
-        part, past: see `SelfAttention`; text_kept: see `CrossAttention`
+        part, past, known: see `SelfAttention`; text_kept: see `CrossAttention`
         keys_alone: for tokens whose output nobody reads: x is handed back as it came
         """
         shift, scale, gate, ff_shift, ff_scale, ff_gate = (self.scale_shift_table + modulation.float()).unbind(-2)
@@ -44,9 +45,9 @@ class TransformerBlock(WanTransformerBlock):
             shift, scale, gate, ff_shift, ff_scale, ff_gate = (m.unsqueeze(1) for m in (shift, scale, gate, ff_shift, ff_scale, ff_gate))
         attention, cross = self.attn1.processor, self.attn2.processor
         normed = modulated_norm(x, scale, shift, self.norm1.eps)
+        attention.part, attention.past, attention.known, cross.kept = part, past, known, text_kept
         if keys_alone:
             return x, attention.keys_values(self.attn1, normed, rotary)
-        attention.part, attention.past, cross.kept = part, past, text_kept
         x = (x.float() + self.attn1(normed, None, None, rotary) * gate).type_as(x)
         x = x + self.attn2(self.norm2(x.float()).type_as(x), text, None, None)
         normed = modulated_norm(x, ff_scale, ff_shift, self.norm3.eps)

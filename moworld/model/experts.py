@@ -29,11 +29,11 @@ class Experts(nn.Module):
 
     def at(self, level: float) -> "MoWorldTransformer3DModel":
         """The expert of noise level `level` in [0, 1]."""
-        return self.high if self.low is None or level >= self.boundary else self.low
+        return self.high if self.low is None or self.name_at(level) == "high" else self.low
 
     def name_at(self, level: float) -> str:
         """'high' or 'low': the expert of a noise level by its name."""
-        return "high" if self.at(level) is self.high else "low"
+        return "high" if self.low is None or level >= self.boundary else "low"
 
     def noise_range(self, name: str) -> tuple[float, float]:
         """The half-open range of noise levels that the expert `high` or `low` is trained on."""

@@ -36,29 +36,32 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return int8_linear(x, self.weight, self.weight_scale, self.bias)
 
-    def holds(self, layers: Sequence["Int8Linear"]) -> bool:
-        """Whether `layers` are still the rows of this one (see `side_by_side`); a model that was moved or copied has its own memory."""
-        row = 0
-        for layer in layers:
-            if layer.weight.data_ptr() != self.weight.data_ptr() + row * self.in_features:
-                return False
-            row += layer.out_features
-        return True
 
+def side_by_side(layers: Sequence[Int8Linear]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weight, scale and bias of one layer that gives the outputs of several side by side, for the same input, which is then quantized once.
 
-def side_by_side(layers: Sequence[Int8Linear]) -> Int8Linear:
-    """One layer that gives the outputs of several side by side, for the same input, which is then quantized once.
-
-    The layers become views of its rows: nothing is kept twice, and their names and state dicts stay.
+    At first the layers become views of its rows: nothing is kept twice, and they alone keep it, so that what drops their weights drops these.
     """
-    first, rows = layers[0], [layer.out_features for layer in layers]
-    joined = Int8Linear(first.in_features, sum(rows), first.bias is not None)
-    whole = join_channels(*((layer.weight, layer.weight_scale, layer.bias) for layer in layers))
-    for name, values in zip(("weight", "weight_scale", "bias"), whole, strict=True):
-        setattr(joined, name, values)
-        for layer, view in zip(layers, () if values is None else values.split(rows), strict=values is not None):
-            setattr(layer, name, view)
-    return joined
+    stacked = [_stacked([getattr(layer, name) for layer in layers]) for name in ("weight", "weight_scale")]
+    bias = None if layers[0].bias is None else _stacked([layer.bias for layer in layers if layer.bias is not None])
+    if stacked[0] is None or stacked[1] is None or (bias is None) != (layers[0].bias is None):
+        whole, rows = join_channels(*((layer.weight, layer.weight_scale, layer.bias) for layer in layers)), [x.out_features for x in layers]
+        for name, values in zip(("weight", "weight_scale", "bias"), whole, strict=True):
+            for layer, view in zip(layers, [None] * len(rows) if values is None else values.split(rows), strict=True):
+                setattr(layer, name, view)
+        return whole
+    return stacked[0], stacked[1], bias
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor | None:
+    """Tensors that lie one behind the other in the same memory, as one; None where they do not."""
+    first, rows = parts[0], 0
+    storage, row_bytes = first.untyped_storage().data_ptr(), first.stride(0) * first.element_size()
+    for part in parts:
+        if part.untyped_storage().data_ptr() != storage or part.data_ptr() != first.data_ptr() + rows * row_bytes or part.is_meta:
+            return None
+        rows += len(part)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
 
 
 def replaceable_linears(transformer: nn.Module) -> dict[str, nn.Linear]:

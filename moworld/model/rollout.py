@@ -4,7 +4,9 @@ A chunk is a window whose first latent frame is the anchor, the overlapped last 
 appends the new frames to the history bank. `sample_window` is the teacher's counterpart: many Euler steps over one bidirectional window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ class NoiseShare:
 
 
 Noise = torch.Generator | NoiseShare
+Denoise = Callable[..., Tensor]  # (window, schedule, generator) to clean latents, as `denoise_few_steps`
 
 
 def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tensor:
@@ -64,6 +67,7 @@ class Rollout:
 
     first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, used where a chunk brings none of its own
     schedule:     (S,) noise levels of the few-step sampler; chunk_latents: new latent frames per chunk
+    denoise:      where chunks are denoised, if not by the experts in this process
     """
 
     def __init__(
@@ -78,9 +82,11 @@ class Rollout:
         chunk_latents: int,
         generator: Noise,
         first_pose: Tensor | None = None,
+        denoise: Denoise | None = None,
     ) -> None:
         self.experts, self.text, self.intrinsics = experts, text, intrinsics
         self.schedule, self.policy, self.chunk_latents, self.generator = schedule, policy, chunk_latents, generator
+        self.denoise = denoise or partial(denoise_few_steps, experts)
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
         self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]))
@@ -108,9 +114,8 @@ class Rollout:
             intrinsics = self.intrinsics[:, None].expand(-1, c2w.shape[1], -1)
         cameras = LatentCameras.from_chunk(intrinsics, c2w.to(self.bank.latents))
         window = self.window(cameras)
-        chunk = denoise_few_steps(self.experts, window, self.schedule, self.generator, exit_step)[
-            :, :, 1:
-        ]  # the overlapped anchor is dropped
+        exits = {} if exit_step is None else {"exit_step": exit_step}
+        chunk = self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:]  # the overlapped anchor is dropped
         self.bank.append(chunk, cameras)
         return chunk
 

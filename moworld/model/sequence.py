@@ -4,6 +4,8 @@ Rank r of a sequence group holds the r-th of equal parts of the tokens, the last
 Ulysses group, and sends keys and values round a ring of such groups. All else in a block is local.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +40,10 @@ class Part:
 
 @dataclass(frozen=True)
 class SequenceMesh:
-    """A rank's place among those that share a sample: `ring` times `ulysses` ranks, the Ulysses group innermost."""
+    """A rank's place among those that share a sample: `ring` times `ulysses` ranks; `rank` counts parts of tokens, Ulysses innermost.
+
+    order: the ranks of `group` in the order of their parts; empty where they are numbered in it
+    """
 
     ulysses_group: Group
     ring_group: Group
@@ -46,6 +51,7 @@ class SequenceMesh:
     ulysses: int
     ring: int
     rank: int
+    order: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -66,11 +72,24 @@ class SequenceMesh:
         last = max(first + 1, -(-stop // tokens_per_frame))
         return Part(start, stop, length, total, slice(first, last), tokens_per_frame)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, total: int) -> Tensor:
-        """Attention of this rank's queries to all `total` tokens of the sample. All (B, length, H, D), differentiable."""
-        query, key, value = (_heads_for_tokens(x, self.ulysses, self.ulysses_group) for x in (query, key, value))
-        block = query.shape[1]
-        counts = [max(0, min(block, total - index * block)) for index in range(self.ring)]
+    def to_heads(self, x: Tensor) -> Tensor:
+        """Tokens of this rank with all heads (B, length, H, D) -> tokens of its place in the ring with its heads (B, block, H/ulysses, D)."""
+        return _heads_for_tokens(x, self.ulysses, self.ulysses_group)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, total: int, past: tuple[Tensor, Tensor] | None = None, known: int = 0
+    ) -> Tensor:
+        """Attention of this rank's queries to all `total` tokens of the sample, and to `known` tokens before them. Differentiable.
+
+        query, key, value: (B, block, H/ulysses, D), from `to_heads`
+        past:              keys and values of the known tokens at this place of the ring, with these heads, each from `to_heads`
+        returns:           (B, length, H, D)
+        """
+        counts, own = self._counts(key.shape[1], total), self.rank // self.ulysses
+        if past is not None:
+            before = self._counts(past[0].shape[1], known)
+            key, value = (_behind(old, before[own], new, counts[own]) for old, new in zip(past, (key, value), strict=True))
+            counts = [sum(pair) for pair in zip(before, counts, strict=True)]
         query, key, value = (x.transpose(1, 2).contiguous() for x in (query, key, value))
         if self.ring == 1:
             output = torch.nn.functional.scaled_dot_product_attention(query, key[:, :, : counts[0]], value[:, :, : counts[0]])
@@ -78,13 +97,17 @@ class SequenceMesh:
             output = _RingAttention.apply(query, key, value, counts, self.ring_group)  # type: ignore[no-untyped-call]
         return _tokens_for_heads(output.transpose(1, 2), self.ulysses, self.ulysses_group)
 
+    def _counts(self, block: int, total: int) -> list[int]:
+        """How many tokens of each block of the ring are no padding."""
+        return [max(0, min(block, total - index * block)) for index in range(self.ring)]
+
     def gather(self, x: Tensor, total: int) -> Tensor:
         """(B, length, D) of every rank -> (B, total, D) on every rank.
 
         Each rank goes on to compute the same loss from the whole, and gradients are then averaged over all ranks, those that share a
         sample included. The backward pass therefore takes the own part times the number of ranks: their average is then the gradient.
         """
-        return _Gather.apply(x, self.size, self.rank, self.group)[:, :total]  # type: ignore[no-untyped-call, no-any-return]
+        return _Gather.apply(x, self.order or range(self.size), self.rank, self.group)[:, :total]  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _AllToAll(torch.autograd.Function):
@@ -118,13 +141,19 @@ def _tokens_for_heads(x: Tensor, ranks: int, group: Group) -> Tensor:
     return _AllToAll.apply(sent, group).permute(1, 2, 0, 3, 4).flatten(2, 3)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def _behind(old: Tensor, known: int, new: Tensor, count: int) -> Tensor:
+    """Known tokens, then new ones, then the padding of both: (B, M, h, D) and (B, N, h, D) -> (B, M + N, h, D)."""
+    padding = new.new_zeros(new.shape[0], old.shape[1] + new.shape[1] - known - count, *new.shape[2:])
+    return torch.cat([old[:, :known], new[:, :count], padding], dim=1)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int, rank: int, group: Group) -> Tensor:
-        ctx.size, ctx.rank, ctx.length = size, rank, x.shape[1]
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size)]
+    def forward(ctx: Any, x: Tensor, order: Sequence[int], rank: int, group: Group) -> Tensor:
+        ctx.size, ctx.rank, ctx.length = len(order), rank, x.shape[1]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in order]
         dist.all_gather(parts, x.contiguous(), group=group)
-        return torch.cat(parts, dim=1)
+        return torch.cat([parts[index] for index in order], dim=1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
@@ -189,3 +218,14 @@ def _send_on(x: Tensor, group: Group) -> _Sending:
     received = torch.empty_like(x)
     works = dist.batch_isend_irecv([dist.P2POp(dist.isend, x, after, group), dist.P2POp(dist.irecv, received, before, group)])
     return _Sending(works, received, x)
+
+
+def rank_device() -> tuple[torch.device, str]:
+    """The accelerator of this rank with the backend that joins its kind; gloo on CPUs."""
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    for kind, backend in (("npu", "hccl"), ("cuda", "nccl")):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            module.set_device(index)
+            return torch.device(kind, index), f"cpu:gloo,{kind}:{backend}"  # checkpoints speak through the CPUs
+    return torch.device("cpu"), "gloo"

@@ -29,14 +29,19 @@ class TextEncoder(Protocol):
 
 def make_text_encoder(settings: TextSettings) -> TextEncoder:
     """Load the encoder that the settings name. Raises InputError when its weights are not there."""
+    return _TransformersEncoder(encoder_folder(settings), settings.length, "AutoModel" if settings.kind == "minilm" else "UMT5EncoderModel")
+
+
+def encoder_folder(settings: TextSettings) -> Path:
+    """Where the encoder's weights and tokenizer are. Raises InputError when they are not there."""
     if settings.kind == "minilm":
-        return _TransformersEncoder(_minilm_folder(), settings.length, "AutoModel")
+        return _minilm_folder()
     folder = Path(settings.path)
     if not (folder / "config.json").is_file():
         raise InputError(
             folder, "text.path", "no config.json", "a folder with UMT5 weights and tokenizer", "download Wan2.2's text_encoder"
         )
-    return _TransformersEncoder(folder, settings.length, "UMT5EncoderModel")
+    return folder
 
 
 def _minilm_folder() -> Path:

@@ -6,7 +6,7 @@ What stays fixed through the denoising steps of a window is computed once, in `p
 history is block-causal, the keys and values of its tokens. `forward` prepares and denoises in one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -14,7 +14,6 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from kernels.modulated_norm import modulated_norm
-from moworld.errors import InputError
 from moworld.model.attention import KeysValues
 from moworld.model.block import TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
@@ -29,6 +28,7 @@ class Prepared:
 
     text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
     past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
+    known: how many tokens these are, on all ranks that share the sample
     kept: for every block the text's keys and values, as the first step that needs them leaves them; None while gradients are wanted
     """
 
@@ -37,6 +37,7 @@ class Prepared:
     rotary: Rotary
     part: Part | None = None
     past: list[KeysValues] | None = None
+    known: int = 0
     kept: list[list[KeysValues]] | None = None
 
 
@@ -95,12 +96,6 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         """Share the tokens of each sample with other ranks. Raises InputError where they, or the heads, cannot be dealt out."""
         if sequence is not None:
             sequence.check_heads(self.config.num_attention_heads)
-            if self.config.block_causal:
-                found, mend = (
-                    "ranks that share a sample with block-causal history",
-                    "set model.history_attention: joint, or ulysses and ring to 1",
-                )
-                raise InputError("parallel", "ulysses, ring", found, "joint attention to history", mend)
         self.sequence = sequence
         for block in self.blocks:
             block.attn1.processor.sequence = sequence
@@ -150,6 +145,8 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
     ) -> Prepared:
         """What `denoise` needs besides noisy latents and timestep; arguments as in `forward`, of hidden_states the shape alone is read."""
         part, (_, _, frames, height, width) = self.part(hidden_states.shape), hidden_states.shape
+        if part is not None and history is not None and history.shape[2]:
+            return self._prepare_shared(hidden_states, encoder_hidden_states, camera, frame_ids, history)
         known = 0 if history is None else history.shape[2]
         ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None and (known or part) else frame_ids
         if part is not None:
@@ -167,12 +164,36 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
             rotary = (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
         kept: list[list[KeysValues]] | None = None if torch.is_grad_enabled() else [[] for _ in self.blocks]
         if history is None or not known:
-            return Prepared(text, tokens, rotary, part, None, kept)
+            return Prepared(text, tokens, rotary, part, kept=kept)
         split = known * (height // self.config.patch_size[1]) * (width // self.config.patch_size[2])
         (front_tokens, tokens) = (None, None) if tokens is None else (tokens[:, :split], tokens[:, split:])
         front = Prepared(text, front_tokens, (rotary[0][:, :split], rotary[1][:, :split]), kept=kept)
         past = self._read(history.to(low), front)
-        return Prepared(text, tokens, (rotary[0][:, split:], rotary[1][:, split:]), None, past, kept)
+        return Prepared(text, tokens, (rotary[0][:, split:], rotary[1][:, split:]), None, past, kept=kept)
+
+    def _prepare_shared(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, camera: Rays | Tensor | None, frame_ids: Tensor | None, history: Tensor
+    ) -> Prepared:
+        """`prepare` with block-causal history over ranks: each works on its parts of the history's tokens and of the others."""
+        low, (_, _, frames, height, width), known = self.patch_embedding.weight.dtype, hidden_states.shape, history.shape[2]
+        ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None else frame_ids
+        text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
+
+        kept: list[list[KeysValues]] | None = None if torch.is_grad_enabled() else [[] for _ in self.blocks]
+
+        def of(first: int, count: int) -> Prepared:
+            part = self.part((1, 1, count, height, width))
+            assert part is not None
+            own = slice(first + part.frames.start, first + part.frames.stop)
+            rays = None if camera is None else (camera[:, :, own] if isinstance(camera, Tensor) else camera[own]).to(low)
+            rotary = self.rope(hidden_states.new_empty(1).expand(1, 1, own.stop - own.start, height, width), ids[..., own])
+            tokens = None if rays is None else part.of_frames(self.control_adapter(rays))
+            return Prepared(text, tokens, (part.of_frames(rotary[0]), part.of_frames(rotary[1])), part, kept=kept)
+
+        front = of(0, known)
+        assert front.part is not None
+        past = self._read(history[:, :, front.part.frames].to(low), front)
+        return replace(of(known, frames), past=past, known=front.part.total)
 
     def denoise(self, hidden_states: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
         """Velocity of the latent frames `hidden_states` at `timestep` (see `forward`) under prepared conditions."""
@@ -202,6 +223,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
     def _read(self, history: Tensor, prepared: Prepared) -> list[KeysValues]:
         """The keys and values of every block for clean history frames (B, in_channels, K, H, W), which attend to each other alone (t = 0)."""
         x = self._embed(history)
+        x = x if prepared.part is None else prepared.part.of_frames(x)
         _, modulation = self._embed_time(x.new_zeros(x.shape[0]), tokens=x.shape[1], like=prepared.text)
         x, past = x if prepared.camera is None else x + prepared.camera, list[KeysValues]()
         for index in range(len(self.blocks)):
@@ -213,7 +235,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         """One block: its output, and the keys and values of its own tokens."""
         past = None if prepared.past is None else prepared.past[index]
         kept = None if prepared.kept is None else prepared.kept[index]
-        arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, kept, keys_alone)
+        arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, prepared.known, kept, keys_alone)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(self.blocks[index], *arguments)  # type: ignore[no-any-return]
         return self.blocks[index](*arguments)  # type: ignore[no-any-return]

@@ -17,14 +17,16 @@ from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
 from moworld.model.layout import check_weights, read_index
-from moworld.model.text import TextSettings
+from moworld.model.rollout import Noise, denoise_few_steps
+from moworld.model.text import TextEncoder, TextSettings, make_text_encoder
+from moworld.model.weights import WEIGHTS, Weights, check_keys, load_weights
+from moworld.model.window import Window
 from moworld.settings import Settings
 
 if TYPE_CHECKING:  # Diffusers takes ten seconds to import, and settings are read by processes that hold no model
     from moworld.model.transformer import MoWorldTransformer3DModel
 
 EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class ModelSettings(Settings):
@@ -116,6 +118,15 @@ class WorldModel:
             raise InputError("model", "vae", "no codec folder", "a model saved with its codec", "use a distilled or quantized model")
         return load_codec(self.codec_folder)
 
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of prompts, loaded at each access."""
+        return make_text_encoder(self.config.text)
+
+    def denoise(self, window: Window, schedule: Tensor, generator: Noise) -> Tensor:
+        """The clean latents of a chunk's window (see `denoise_few_steps`): what sessions call."""
+        return denoise_few_steps(self.experts, window, schedule, generator)
+
     def save(self, folder: Pathlike, names: list[str] | None = None, write: bool = True, **record: Any) -> None:
         """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json.
 
@@ -142,15 +153,46 @@ class WorldModel:
     @staticmethod
     def load(folder: Pathlike) -> "WorldModel":
         """Read a model folder. Raises InputError when it is missing or incomplete."""
-        root = Path(folder)
-        if not (root / "model_index.json").is_file():
-            raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
-        config = read_index(root / "model_index.json", WorldConfig, "WorldModel")
-        check_weights((root / EXPERT_FOLDERS[name] for name in config.experts), WEIGHTS)
-        experts = [_load_expert(root / EXPERT_FOLDERS[name], config) for name in config.experts]
-        codec = root / "vae"
-        low = experts[1] if len(experts) > 1 else None
-        return WorldModel(config, Experts(experts[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+        config, codec = read_config(folder), Path(folder) / "vae"
+        made = []
+        for name in config.experts:
+            expert, weights = open_expert(folder, name, config)
+            load_weights(expert, weights, {key: key for key in weights.shapes})
+            made.append(expert)
+        low = made[1] if len(made) > 1 else None
+        return WorldModel(config, Experts(made[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+
+
+def read_config(folder: Pathlike) -> WorldConfig:
+    """The configuration of a model folder. Raises InputError where there is none, or weights of its experts are missing or not whole."""
+    root = Path(folder)
+    if not (root / "model_index.json").is_file():
+        raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
+    config = read_index(root / "model_index.json", WorldConfig, "WorldModel")
+    check_weights((root / EXPERT_FOLDERS[name] for name in config.experts), WEIGHTS)
+    return config
+
+
+def open_expert(folder: Pathlike, name: str, config: WorldConfig) -> "tuple[MoWorldTransformer3DModel, Weights]":
+    """The expert `high` or `low` of a model folder without its weights, and these where they are stored.
+
+    Its parameters are on the meta device; what is computed and not stored is there.
+    Raises InputError where the weights are not those of the configuration.
+    """
+    from moworld.model.rope import GlobalRotaryPosEmbed
+    from moworld.model.transformer import MoWorldTransformer3DModel
+
+    with torch.device("meta"):
+        transformer = MoWorldTransformer3DModel(**config.model.transformer())
+        if config.quantization == "w8a8":
+            from moworld.model.int8 import quantize_structure
+
+            quantize_structure(transformer)
+    sizes = transformer.config
+    transformer.rope = GlobalRotaryPosEmbed(sizes.attention_head_dim, tuple(sizes.patch_size), sizes.rope_max_seq_len)
+    weights = Weights(Path(folder) / EXPERT_FOLDERS[name])
+    check_keys(transformer, weights, "check model and quantization in model_index.json")
+    return transformer, weights
 
 
 def _whole(expert: Any) -> dict[str, Tensor]:
@@ -173,29 +215,3 @@ def _copy_codec(source: Path, target: Path, small: bool) -> None:
         state = {key: value.half() if value.ndim > 1 else value for key, value in load_file(source / WEIGHTS).items()}
         with atomic_write(target / WEIGHTS) as stream:  # in the place of the link, not through it
             stream.write(save(state))
-
-
-def _load_expert(folder: Path, config: WorldConfig) -> "MoWorldTransformer3DModel":
-    from moworld.model.transformer import MoWorldTransformer3DModel
-
-    transformer = MoWorldTransformer3DModel(**config.model.transformer())
-    if config.quantization == "w8a8":
-        from moworld.model.int8 import quantize_structure
-
-        quantize_structure(transformer)
-    state, mend = _read_weights(folder), "check model and quantization in model_index.json"
-    for key, value in transformer.state_dict().items():
-        if key in state and state[key].shape != value.shape:
-            raise InputError(folder / WEIGHTS, key, f"shape {tuple(state[key].shape)}", f"shape {tuple(value.shape)}", mend)
-    missing, unexpected = transformer.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        found = f"{len(missing)} missing and {len(unexpected)} unknown keys, first {(missing + unexpected)[0]}"
-        raise InputError(folder / WEIGHTS, "keys", found, "the keys of the configured expert", mend)
-    return transformer
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of an expert's folder: one file, or the shards that its index names."""
-    index = folder / f"{WEIGHTS}.index.json"
-    files = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    return {key: value for file in files for key, value in load_file(folder / file).items()}

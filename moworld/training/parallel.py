@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moworld.errors import InputError
 from moworld.model.rollout import NoiseShare
-from moworld.model.sequence import SequenceMesh
+from moworld.model.sequence import SequenceMesh, rank_device
 from moworld.settings import Settings
 
 
@@ -59,6 +59,14 @@ class Ranks:
 
     def place(self, transformer: Any) -> None:
         """Put an expert on this rank's device, share its tokens and shard its weights, in place. A second time changes nothing."""
+        if (
+            self.sequence is not None and transformer.config.block_causal
+        ):  # keys and values leave blocks where FSDP does not see their gradients
+            found, mend = (
+                "ranks that share a sample with block-causal history",
+                "set model.history_attention: joint, or ulysses and ring to 1",
+            )
+            raise InputError("parallel", "ulysses, ring", found, "joint attention to history while training", mend)
         transformer.to(self.device)
         transformer.share_sequence(self.sequence)
         if self.settings.checkpoint_activations:
@@ -98,7 +106,7 @@ def join_ranks(settings: ParallelSettings) -> Ranks:
         raise InputError(
             "parallel", "", f"{found} for {world} ranks", "a product that divides the number of ranks", "change either, or the ranks"
         )
-    device, backend = _device()
+    device, backend = rank_device()
     if world == 1 and settings.dtype == "float32":
         return Ranks(settings, device=device)
     if not dist.is_initialized():
@@ -120,14 +128,3 @@ def join_ranks(settings: ParallelSettings) -> Ranks:
 def local(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that this rank holds, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
-
-
-def _device() -> tuple[torch.device, str]:
-    """The accelerator of this rank with the backend that joins its kind; gloo on CPUs."""
-    index = int(os.environ.get("LOCAL_RANK", "0"))
-    for kind, backend in (("npu", "hccl"), ("cuda", "nccl")):
-        module = getattr(torch, kind, None)
-        if module is not None and module.is_available():
-            module.set_device(index)
-            return torch.device(kind, index), f"cpu:gloo,{kind}:{backend}"  # checkpoints speak through the CPUs
-    return torch.device("cpu"), "gloo"

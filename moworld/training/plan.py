@@ -5,28 +5,13 @@ against what autograd keeps, and the peak against the measured peak of small run
 """
 
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-import torch
-
 from moworld.model.camera_adapter import RAYS_PER_TOKEN, factors_are_smaller
+from moworld.model.costs import Device, forward_flops, parameter_counts
 from moworld.model.world import ModelSettings
-from moworld.settings import Settings
 from moworld.training.curriculum import Stage
 from moworld.training.parallel import ParallelSettings
-
-
-class Device(Settings):
-    """One accelerator and its links. `utilization` is the share of the peak that training reaches: an assumption until it is measured."""
-
-    memory_bytes: float
-    flops: float
-    utilization: float
-    link_bytes_per_second: float = 0.0
-    network_bytes_per_second: float = 0.0
-    price_per_hour: float = 0.0
-    runtime_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,34 +42,6 @@ class StagePlan:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "fits": self.fits}
-
-
-@cache
-def parameter_counts(model: ModelSettings) -> tuple[int, int]:
-    """Parameters of one expert, and of one of its blocks; counted on the meta device."""
-    from moworld.model.transformer import MoWorldTransformer3DModel
-
-    with torch.device("meta"):
-        transformer = MoWorldTransformer3DModel(**model.transformer())
-    return tuple(sum(p.numel() for p in module.parameters()) for module in (transformer, transformer.blocks[0]))  # type: ignore[return-value]
-
-
-def forward_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> float:
-    """Multiplications and additions of one forward pass over one sample of `tokens` in `frames` latent frames, one timestep for all."""
-    width = model.num_attention_heads * model.attention_head_dim
-    of_tokens = 8 * width**2 + 4 * width**2 + 4 * width * model.ffn_dim  # q, k, v, out; q, out of cross-attention; two of the MLP
-    of_text = 4 * width**2  # its keys and values
-    attention = 4 * width * (tokens + text)
-    blocks = model.num_layers * (tokens * (of_tokens + attention) + text * of_text)
-    patch = model.patch_size[1] * model.patch_size[2]
-    embedding = 2 * (2 * model.latent_channels + 4) * patch * width
-    adapter = 2 * 2 * 9 * width**2 + 2 * (24 * 3 if factors_are_smaller(width) else RAYS_PER_TOKEN) * width
-    basis = (
-        2 * 3 * RAYS_PER_TOKEN * width * tokens / frames if factors_are_smaller(width) else 0.0
-    )  # of the directions of one frame's pixels
-    head = 2 * width * model.latent_channels * patch
-    conditions = 2 * (model.freq_dim * width + 7 * width**2) + 2 * text * (model.text_dim * width + width**2)
-    return float(blocks + tokens * (embedding + adapter + head) + basis + conditions)
 
 
 def kept_bytes(model: ModelSettings, tokens: int, text: int, parallel: ParallelSettings) -> tuple[float, float]:

@@ -8,6 +8,8 @@ import typer
 from moworld.errors import InputError
 from pipelines.cli.output import Json, err, out, print_json
 
+Memory = Annotated[str, typer.Option(help="Keep within this much memory, e.g. 2GB: modules are loaded when they are needed.")]
+Quantize = Annotated[bool, typer.Option("--quantize", help="Convert a model in full precision to INT8 while it is loaded.")]
 Model = Annotated[str, typer.Option(help="A model folder, or a registered NAME@ALIAS; without one the model that comes with MoWorld.")]
 
 Signed = Annotated[
@@ -25,40 +27,58 @@ def rollout(
     prompt: Annotated[str, typer.Option(help="What the scene is.")] = "",
     seed: int = 0,
     require_signature: Signed = False,
+    memory: Memory = "",
+    quantize: Quantize = False,
     json: Json = False,
 ) -> None:
-    """Roll a world out along controls or camera poses, and write the video.
+    """Roll a world out along controls or camera poses, and write the video. Under torchrun its ranks share the work: the last one decodes.
 
     Example: moworld rollout --model moworld-pocket@champion --image first.png --actions "w*48,l*24" --out world.mp4
     """
+    from moworld.inference.loading import serving_world
+
+    folder, first = _folder(model, require_signature), read_picture(image)
+    with serving_world(folder, memory, quantize) as world:
+        if world is None:  # a rank that helped another
+            return
+        _explain(world)
+        facts = {**_roll_out(world, first, actions, poses, prompt, seed, to), "model": str(folder)}
+    if json:
+        print_json(facts)
+    else:
+        out.print(f"{to}: {facts['frames']} frames in {facts['seconds']:.1f} s ({facts['fps']:.1f} frames a second)", soft_wrap=True)
+
+
+def _explain(world: Any) -> None:
+    """Which modules stay in memory, where there is a budget."""
+    if (residency := getattr(world, "residency", None)) is not None:
+        for line in residency.plan.lines():
+            err.print(line, soft_wrap=True)
+
+
+def _roll_out(world: Any, first: Any, actions: str, poses: Path | None, prompt: str, seed: int, to: Path) -> dict[str, Any]:
+    """Write the video, and say how it went."""
     import time
 
     from rich.progress import track
 
     from moworld.inference import WorldSession
-    from moworld.model.world import WorldModel
+    from moworld.inference.session import stream
     from moworld.video import write_video
 
-    folder = _folder(model, require_signature)
-    first = read_picture(image)
-    world = WorldModel.load(folder)
     session = WorldSession(world)
     chunk = session.chunk_frames
     if poses is None:
-        steps = [(session.step, part) for part in key_chunks(actions, chunk)]
+        chunks = [(session.denoise, part) for part in key_chunks(actions, chunk)]
     else:
-        steps = [(session.step_poses, part) for part in pose_chunks(poses, chunk)]
+        chunks = [(session.denoise_poses, part) for part in pose_chunks(poses, chunk)]
     frames = list(session.open(first, prompt=prompt, seed=seed))
     started = time.perf_counter()
-    for step, part in track(steps, "rollout", console=err, transient=True):
-        frames.extend(step(part))
+    for part in track(stream(session, chunks), "rollout", total=len(chunks), console=err, transient=True):
+        frames.extend(part)
     seconds = time.perf_counter() - started
     count = write_video(to, frames, world.config.fps)
-    facts = {"video": str(to), "frames": count, "seconds": seconds, "fps": (count - 1) / seconds, "model": str(folder)}
-    if json:
-        print_json(facts)
-    else:
-        out.print(f"{to}: {count} frames in {seconds:.1f} s ({facts['fps']:.1f} frames a second)", soft_wrap=True)
+    return {"video": str(to), "frames": count, "seconds": seconds, "fps": (count - 1) / seconds}
 
 
 def play(
@@ -74,30 +94,35 @@ def play(
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Visitors at once.")] = 2,
     low_latency: Annotated[bool, typer.Option("--low-latency", help="Chunks of one latent frame: keys are obeyed sooner.")] = False,
     require_signature: Signed = False,
+    memory: Memory = "",
+    quantize: Quantize = False,
 ) -> None:
-    """Walk through a world in the browser: W A S D, arrow keys, touch or a gamepad.
+    """Walk through a world in the browser: W A S D, arrow keys, touch or a gamepad. Under torchrun its ranks share the work.
 
     Example: moworld play --model moworld-pocket@champion
     """
     from moworld.evaluation.speed import example_picture
     from moworld.inference.engine import Engine
+    from moworld.inference.loading import serving_world
     from moworld.inference.player import server
-    from moworld.model.world import WorldModel
 
-    folder = _folder(model, require_signature)
-    world = WorldModel.load(folder)
+    folder, chunk_latents = _folder(model, require_signature), 1 if low_latency else None
     pictures = ([read_picture(image)] if image else []) + server.pictures_of(folder)
     if host not in server.LOOPBACK and not token:
         token = server.new_token()
-    engine = Engine(world, sessions, chunk_latents=1 if low_latency else None)
-    pictures = pictures or [example_picture(world.config.height, world.config.width)]
-    player = server.Player(engine, pictures, fps, host, token, prompt)
-    listening = server.listen(host, port)
-    out.print(f"open {server.address(host, listening.getsockname()[1], token)} (Ctrl-C ends it)", soft_wrap=True)
-    try:
-        server.serve(player, listening)
-    finally:
-        engine.close()
+    with serving_world(folder, memory, quantize, chunk_latents) as world:
+        if world is None:  # a rank that helped another
+            return
+        _explain(world)
+        engine = Engine(world, sessions, chunk_latents=chunk_latents)
+        pictures = pictures or [example_picture(world.config.height, world.config.width)]
+        player = server.Player(engine, pictures, fps, host, token, prompt)
+        listening = server.listen(host, port)
+        out.print(f"open {server.address(host, listening.getsockname()[1], token)} (Ctrl-C ends it)", soft_wrap=True)
+        try:
+            server.serve(player, listening)
+        finally:
+            engine.close()
 
 
 def _folder(model: str, signed: bool) -> Path:

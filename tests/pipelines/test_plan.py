@@ -39,6 +39,16 @@ def test_one_machine_trains_both_experts_in_one_process():
     assert code == 0 and [row["pool"] for row in rows] == ["this machine"] * 5 and {row["devices"] for row in rows} == {1}
 
 
+def test_serving_is_planned_with_its_assumptions_and_ends_with_1_where_nothing_fits():
+    code, text = plan("--profile", "wan22-a14b", "--serve", "--devices", "5", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["assumptions"] and {row["devices"] for row in told["placements"]} == {1, 2, 3, 5}
+    code, text = plan("--profile", "wan22-a14b", "--serve", "--devices", "5")
+    assert code == 0 and "do not fit together on one device" in text and "assumptions:" in text
+    code, _ = plan("--profile", "wan22-a14b", "--serve", "--set", "resources.pools.single.device.memory_bytes=10e9")
+    assert code == 1
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

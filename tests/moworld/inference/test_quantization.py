@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kernels.int8_linear import int8_linear, quantize_weight
 from moworld.errors import InputError
-from moworld.inference.quantization import QuantizeSettings, quantize_experts
+from moworld.inference.quantization import QuantizeSettings, load_quantized, quantize_experts
 from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.int8 import Int8Linear, replaceable_linears
 from moworld.model.window import predict_velocity
@@ -99,5 +99,23 @@ def test_quantizing_twice_or_too_roughly_is_refused():
         quantize_experts(tiny_world(), QuantizeSettings(max_layer_error=1e-6))
     quantize_experts(world, QuantizeSettings())
     assert not replaceable_linears(world.experts.high)
-    with pytest.raises(InputError, match="w8a8 already"):
+    with pytest.raises(InputError, match="quantized twice"):
         quantize_experts(world, QuantizeSettings())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_converting_while_loading_gives_the_model_that_was_converted_saved_and_loaded(tmp_path, dtype):
+    tiny_world(num_layers=2).save(tmp_path / "full")
+    for path in tmp_path.glob(f"full/transformer*/{WEIGHTS}"):
+        save_file({key: value.to(dtype) for key, value in load_file(path).items()}, path)
+    source = WorldModel.load(tmp_path / "full")
+    quantize_experts(source, QuantizeSettings())
+    source.save(tmp_path / "int8")
+    expected, found = WorldModel.load(tmp_path / "int8"), load_quantized(tmp_path / "full")
+    assert found.config == expected.config
+    own, other = found.experts.state_dict(), expected.experts.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[key], other[key]) and own[key].dtype == other[key].dtype for key in own)
+    with pytest.raises(InputError, match=r"int8: quantization: found w8a8 weights, which would be quantized twice"):
+        load_quantized(tmp_path / "int8")
+    with pytest.raises(InputError, match="at most 1e-06"):
+        load_quantized(tmp_path / "full", QuantizeSettings(max_layer_error=1e-6))

@@ -1,5 +1,7 @@
 """A session: the rollout that trains is the rollout that serves, chunk by chunk, under keys."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from moworld.camera import controls_to_c2w
 from moworld.errors import InputError
 from moworld.inference import WorldSession
+from moworld.inference.session import stream
+from moworld.model.codec import StreamingCodec
 from moworld.model.rollout import Rollout, roll_out
 from tests.moworld.inference.worlds import Letters, picture, served_world
 
@@ -68,6 +72,37 @@ def test_missing_keys_are_rest_and_the_seed_is_the_world(world):
     assert np.array_equal(opened(world).step("w*12"), opened(world).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world, seed=4).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world).step("s*12"))
+
+
+class Patient:
+    """The world's codec, which decodes a chunk only once the next one is being denoised."""
+
+    def __init__(self, codec: StreamingCodec) -> None:
+        self.codec, self.denoising, self.decoding = codec, threading.Event(), threading.Event()
+
+    def encode(self, video):
+        return self.codec.encode(video)
+
+    def decode_chunk(self, latents, cache):
+        if cache is not None:
+            self.decoding.set()
+            assert self.denoising.wait(60), "nothing was denoised meanwhile"
+        return self.codec.decode_chunk(latents, cache)
+
+
+def test_a_stream_denoises_a_chunk_while_the_one_before_is_decoded(world):
+    codec = Patient(world.codec)
+    session, alone = WorldSession(world, Letters(), codec), opened(world, seed=0)
+    session.open(picture(), "a hall")
+
+    def second(controls):
+        assert codec.decoding.wait(60)  # the first chunk is being decoded, and will not be done before this is denoised
+        latents = session.denoise(controls)
+        codec.denoising.set()
+        return latents
+
+    frames = list(stream(session, [(session.denoise, CONTROLS[0]), (second, CONTROLS[1]), (session.denoise, CONTROLS[2])]))
+    assert all(np.array_equal(one, alone.step(controls)) for one, controls in zip(frames, CONTROLS, strict=True))
 
 
 def test_the_decoder_carries_its_cache_between_chunks(world):

@@ -5,6 +5,7 @@ import copy
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
+from kernels.int8_linear import int8_linear
 from moworld.model.block import TransformerBlock, gelu
 from moworld.model.int8 import Int8Linear, quantize_structure, replace_module, replaceable_linears, side_by_side
 from moworld.model.transformer import MoWorldTransformer3DModel
@@ -57,29 +58,31 @@ def int8_layers() -> list[Int8Linear]:
     return [Int8Linear.from_linear(torch.nn.Linear(24, width)) for width in (24, 24, 8)]
 
 
-def test_layers_side_by_side_give_what_each_gives():
+def test_layers_side_by_side_give_what_each_gives_and_are_kept_once():
     layers, x = int8_layers(), torch.randn(2, 7, 24)
     expected = [layer(x) for layer in layers]
     states = [{key: value.clone() for key, value in layer.state_dict().items()} for layer in layers]
-    joined = side_by_side(layers)
-    for part, wanted in zip(joined(x).split([24, 24, 8], dim=-1), expected, strict=True):
-        assert torch.equal(part, wanted)
+    memory = None
+    for _ in range(2):  # at first they are joined, then found joined
+        weight, scale, bias = side_by_side(layers)
+        for part, wanted in zip(int8_linear(x, weight, scale, bias).split([24, 24, 8], dim=-1), expected, strict=True):
+            assert torch.equal(part, wanted)
+        assert memory in (None, weight.data_ptr())
+        memory = weight.data_ptr()
+        assert all(layer.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr() for layer in layers)
     for layer, state, wanted in zip(layers, states, expected, strict=True):
         assert torch.equal(layer(x), wanted)
         assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
-    assert joined.weight.untyped_storage().data_ptr() == layers[2].weight.untyped_storage().data_ptr()  # nothing is kept twice
 
 
-def test_layers_that_were_copied_or_replaced_are_not_those_side_by_side():
-    layers = int8_layers()
-    joined = side_by_side(layers)
-    assert joined.holds(layers)
-    assert not joined.holds(copy.deepcopy(layers))
-    assert not joined.holds([layers[0], layers[2], layers[1]])
-    with torch.no_grad():
-        layers[1].load_state_dict(int8_layers()[0].state_dict())
-    x = torch.randn(3, 24)
-    assert joined.holds(layers) and torch.equal(joined(x)[:, 24:48], layers[1](x))  # new values are seen by both
+def test_layers_that_were_changed_copied_or_swapped_are_joined_anew():
+    layers, x = int8_layers(), torch.randn(3, 24)
+    side_by_side(layers)
+    layers[1].load_state_dict(int8_layers()[0].state_dict())  # in place: seen at once
+    assert torch.equal(int8_linear(x, *side_by_side(layers))[:, 24:48], layers[1](x))
+    for others in (copy.deepcopy(layers), [layers[1], layers[0], layers[2]]):
+        expected = torch.cat([layer(x) for layer in others], dim=-1)
+        assert torch.equal(int8_linear(x, *side_by_side(others)), expected)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from moworld.model.rollout import Rollout, denoise_few_steps, roll_out, sample_w
 from moworld.model.sequence import SequenceMesh
 from moworld.model.window import PreparedWindow, make_window, predict_velocity
 from moworld.model.world import WorldModel
+from moworld.training.parallel import Ranks
 from tests.moworld.worlds import tiny_batch, tiny_world
 
 
@@ -191,6 +192,6 @@ def test_block_causal_gradients_are_the_same_when_activations_are_computed_again
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_a_block_causal_model_does_not_share_samples_over_ranks() -> None:
+def test_a_block_causal_model_is_not_trained_by_ranks_that_share_samples() -> None:
     with pytest.raises(InputError, match="block-causal"):
-        tiny_world(**BLOCK_CAUSAL).experts.high.share_sequence(SequenceMesh(None, None, None, ulysses=2, ring=1, rank=0))
+        Ranks(sequence=SequenceMesh(None, None, None, ulysses=2, ring=1, rank=0)).place(tiny_world(**BLOCK_CAUSAL).experts.high)
