@@ -4,11 +4,13 @@ The engine (ViZDoom with the Freedoom levels of its wheel, headless, no monsters
 level's geometry (game_map.py), then every frame is rendered at its planned pose and stored with the pose the engine reports.
 """
 
+import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from pydantic import Field, model_validator
 
 from moworld.camera import Cameras, se3
 from moworld.camera.formats import write_realestate10k
-from moworld.data.clips import Clip
+from moworld.data.clips import Clip, carry
 from moworld.data.game_map import GameMap, Plan, Walker
 from moworld.errors import InputError
-from moworld.files import sha256_file, write_json
+from moworld.files import atomic_folder, read_json, sha256_file, write_json
 from moworld.settings import Settings
 from moworld.video import Frames, write_video
 
@@ -33,6 +35,14 @@ DEPTH_STRIDE = 4
 OBJECT_RADIUS = 36.0  # far enough from anything that could be picked up
 SAMPLE_EVERY = 16
 PLANS_PER_START = 4
+SCHEDULE = (
+    "train_maps",
+    "validation_maps",
+    "held_out_maps",
+    "train_episodes_per_map",
+    "other_episodes_per_map",
+    "workers",
+)  # no episode's business
 SETTLE_TICS = 2  # after a warp the engine's view height needs two tics to come back to the eye's
 
 Array = NDArray[np.float64]
@@ -91,29 +101,41 @@ class Episode:
     facts: dict[str, Any]
 
 
-def record_game(folder: Path, settings: GameSettings, seed: int) -> tuple[list[Clip], dict[str, Any]]:
+def record_game(folder: Path, settings: GameSettings, seed: int, kept: Path | None = None) -> tuple[list[Clip], dict[str, Any]]:
     """Record every episode of the settings into a clips folder; returns its rows and a summary. Deterministic in the seed.
 
+    kept: folder of episodes that were recorded before, read and added to, so that a recording that was killed goes on with the episode
+    it was at; None keeps none
     A level that holds fewer good walks than were asked for gives those it has; the summary's `missing` counts the others.
     Raises InputError for a level that does not exist, a size that the engine does not draw, and a level where no attempt succeeds.
     """
     from tqdm import tqdm
 
-    tasks = [(folder, settings, seed, split, name, count) for split, name, count in settings.episodes()]
     for _, name, _ in settings.episodes():
         wad_of(name)
     clips: list[Clip] = []
     walks: dict[str, Any] = {}
-    total = sum(task[-1] for task in tasks)
-    with tqdm(total=total, desc="recording", unit="episode", disable=None) as bar:
-        for rows, measured in _in_processes(tasks, settings.workers):
-            clips += rows
-            walks |= measured
-            bar.update(len(rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".recorded-") as own:
+        store = Path(kept or own) / _key(settings, seed)
+        tasks = [(store, settings, seed, split, name, count) for split, name, count in settings.episodes()]
+        with tqdm(total=sum(task[-1] for task in tasks), desc="recording", unit="episode", disable=None) as bar:
+            for rows, measured in _in_processes(tasks, settings.workers):
+                for clip in rows:
+                    carry(clip, store / clip.clip_id, folder)
+                clips += rows
+                walks |= measured
+                bar.update(len(rows))
     missing = {
         name: count - found for _, name, count in settings.episodes() if (found := sum(clip.scene == name for clip in clips)) < count
     }
     return clips, {"episodes": len(clips), "frames": sum(clip.num_frames for clip in clips), "missing": missing, "walks": walks}
+
+
+def _key(settings: GameSettings, seed: int) -> str:
+    """Names all that an episode depends on beside its level and its number."""
+    told = settings.model_dump(mode="json", exclude={*SCHEDULE})
+    return hashlib.sha256(json.dumps([told, seed], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _in_processes(tasks: list[Any], workers: int) -> Iterator[tuple[list[Clip], dict[str, Any]]]:
@@ -228,24 +250,37 @@ class Engine:
 
 
 def _record_map(task: tuple[Path, GameSettings, int, str, str, int]) -> tuple[list[Clip], dict[str, Any]]:
-    folder, settings, seed, split, name, count = task
+    """Episodes of one level, each in a folder of its own in the store: complete or not there."""
+    store, settings, seed, split, name, count = task
     clips: list[Clip] = []
     measured: dict[str, Any] = {}
-    with Engine(name, settings, seed, with_geometry=True) as engine:
-        geometry = engine.geometry()
-    with Engine(name, settings, seed) as engine:
-        for number in range(count):
-            rng = np.random.default_rng([seed, *name.encode(), number])
+    geometry: GameMap | None = None
+    for number in range(count):
+        clip_id = f"{name.lower()}-{number:02d}"
+        told = store / clip_id / "episode.json"
+        if not told.is_file():
+            if geometry is None:
+                with Engine(name, settings, seed, with_geometry=True) as engine:
+                    geometry = engine.geometry()
             try:
-                episode, refused = _attempts(engine, geometry, settings, rng, name)
+                _record(store / clip_id, geometry, settings, np.random.default_rng([seed, *name.encode(), number]), seed, name)
             except InputError:
                 if not clips:
                     raise
                 break  # a level may hold fewer good walks than were asked for
-            clip_id = f"{name.lower()}-{number:02d}"
-            clips.append(_store(folder, clip_id, name, split, settings, episode))
-            measured[clip_id] = measure(episode) | {"refused_attempts": refused}
+        episode = read_json(told)
+        clips.append(Clip(**episode["clip"] | {"split": split}))
+        measured[clip_id] = episode["measured"]
     return clips, measured
+
+
+def _record(target: Path, geometry: GameMap, settings: GameSettings, rng: np.random.Generator, seed: int, name: str) -> None:
+    """One episode in an engine of its own: what moves on a level goes by the engine's clock, and so depends on nothing that came before."""
+    with Engine(name, settings, seed) as engine:
+        episode, refused = _attempts(engine, geometry, settings, rng, name)
+    with atomic_folder(target) as folder:
+        clip = _store(folder, target.name, name, "", settings, episode)
+        write_json(folder / "episode.json", {"clip": asdict(clip), "measured": measure(episode) | {"refused_attempts": refused}})
 
 
 def _attempts(

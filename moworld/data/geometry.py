@@ -68,18 +68,18 @@ def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySett
 
 
 def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backend: Backend = colmap) -> tuple[Clip, Found | None]:
-    """Structure from motion over every nth frame; the clip is cut to its longest run of frames whose cameras were found.
+    """Structure from motion; the clip is cut to its longest run of frames whose cameras were found.
 
-    `registered_share` is that run's share of the frames that were tried. Where nothing was found it is 0 and the camera stays None.
+    `registered_share` is the share of the clip's frames whose cameras were found in that run. Where nothing was found it is 0 and the camera stays None.
     returns: the clip, and the points and colours that were found with its cameras
     """
     with tempfile.TemporaryDirectory() as scratch:
-        tried = _write_every(clip, folder, Path(scratch) / "images", settings.sfm_every)
+        _write_pictures(clip, folder, Path(scratch) / "images")
         structures = backend(Path(scratch) / "images", Path(scratch), settings)
     times = longest_run(sorted(structures[0].poses), 2 * settings.sfm_every) if structures else []
     if len(times) < 3:
         return replace(clip, registered_share=0.0), None
-    found, first, last = structures[0], times[0], times[-1]
+    found, first, last, tried = structures[0], times[0], times[-1], clip.num_frames
     dense = _dense(found, times, (clip.height, clip.width))
     if len(dense) < clip.num_frames:
         clip = _cut_video(clip, folder, first, last + 1, clip.video)
@@ -90,7 +90,7 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
         camera=camera,
         camera_sha256=sha256_file(folder / camera),
         camera_origin="sfm",
-        registered_share=round(len(times) / len(tried), 4),
+        registered_share=round(len(times) / tried, 4),
         reprojection_error_px=round(float(found.errors.mean()), 4),
         track_length=round(float(found.track_lengths.mean()), 4),
         parallax_degrees=round(float(np.median(found.parallax)), 4),
@@ -147,13 +147,10 @@ def _cut_actions(source: Path, target: Path, start: int, stop: int) -> None:
     write_json(target, read_json(source)[start : stop - 1])  # one lies between two frames
 
 
-def _write_every(clip: Clip, folder: Path, images: Path, step: int) -> list[int]:
-    """Write every nth frame and the last one as pictures; returns their numbers."""
+def _write_pictures(clip: Clip, folder: Path, images: Path) -> None:
+    """Write every frame as a picture NUMBER.png."""
     import cv2
 
     images.mkdir()
-    wanted = [index for index in range(clip.num_frames) if index % step == 0 or index == clip.num_frames - 1]
     for index, frame in enumerate(iterate_frames(folder / clip.video)):
-        if index in wanted:
-            cv2.imwrite(str(images / f"{index:06d}.png"), frame[..., ::-1])
-    return wanted
+        cv2.imwrite(str(images / f"{index:06d}.png"), frame[..., ::-1])

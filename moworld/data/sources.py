@@ -55,7 +55,7 @@ class DataSettings(Settings):
     )
 
 
-def collect_clips(out: Pathlike, settings: DataSettings, seed: int) -> dict[str, Any]:
+def collect_clips(out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None) -> dict[str, Any]:
     """Make a clips folder from the sources of the settings: manifest, files and summary.json, complete or not at all.
 
     Raises InputError when no source is named, a source is bad, or no clip came of it.
@@ -66,7 +66,7 @@ def collect_clips(out: Pathlike, settings: DataSettings, seed: int) -> dict[str,
         clips: list[Clip] = []
         summary: dict[str, Any] = {"seed": seed, "rejected": []}
         if settings.game is not None:
-            rows, summary["game"] = record_game(folder, settings.game, seed)
+            rows, summary["game"] = record_game(folder, settings.game, seed, Path(kept) if kept else None)
             clips += rows
         if settings.videos is not None:
             rows, summary["rejected"] = import_videos(settings.videos, folder, settings)

@@ -1,9 +1,10 @@
-"""Structure from motion on the CPU (COLMAP): poses, one lens and points from pictures alone, in windows that are joined by Sim(3).
+"""Structure from motion on the CPU (COLMAP): poses, one lens and points from a video alone, in windows that are joined by Sim(3).
 
 A heavier backend (a feed-forward one of VGGT's class) has its place behind `Backend`: pictures in, reconstructions out.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moworld.camera.se3 import rotation_angle_degrees
-from moworld.data.verification import GeometrySettings
+from moworld.data.tracks import Sight, follow
+from moworld.data.verification import MIN_MATCHES, GeometrySettings
 
 Array = NDArray[np.float64]
 MIN_SHARED = 3  # pictures that two reconstructions must share to be joined
-LOOKALIKES = 4  # pictures far away in time that each picture is matched with as well
+LENS = 1.2  # widths of the picture: the focal length that is assumed before one is found
+REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframes ahead that each one is matched with, where tracks last that long
 
 
 @dataclass(frozen=True)
@@ -38,53 +41,98 @@ class Structure:
 
 
 class Backend(Protocol):
-    """Pictures NUMBER.png of a folder -> the structures they show, the one with most pictures first; empty where nothing was found."""
+    """Consecutive pictures NUMBER.png of a folder -> the structures they show, the one with most pictures first; empty where nothing was found."""
 
     def __call__(self, images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]: ...
 
 
 def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]:
-    """COLMAP over windows of the pictures, joined where they share pictures. One thread and fixed seeds: the same each time."""
+    """COLMAP over windows of every nth picture, joined where they share pictures. One thread and fixed seeds: the same each time.
+
+    What it matches are points that were followed through all pictures (`tracks`). Places seen again are not matched: on levels whose textures
+    repeat, most matches between pictures far apart were of two places, those with most inliers first.
+    """
+    import cv2
     import pycolmap
 
     pycolmap.logging.minloglevel = 3
     pycolmap.set_random_seed(0)
-    database, names = scratch / "database.db", sorted(path.name for path in images.glob("*.png"))
-    extraction, reading = pycolmap.FeatureExtractionOptions(), pycolmap.ImageReaderOptions()
-    extraction.use_gpu, extraction.num_threads, extraction.sift.max_num_features = False, 1, settings.sfm_features
-    reading.camera_model = "SIMPLE_PINHOLE"  # a lens that our camera files can say; on level ground two focal lengths cannot be told apart
-    single = pycolmap.CameraMode.SINGLE
-    pycolmap.extract_features(database, images, camera_mode=single, reader_options=reading, extraction_options=extraction)
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.use_gpu, matching.num_threads = False, 1
-    (scratch / "pairs.txt").write_text("\n".join(f"{names[a]} {names[b]}" for a, b in pairs(images, names, settings.sfm_reach)))
-    importing = pycolmap.ImportedPairingOptions()
-    importing.match_list_path = scratch / "pairs.txt"
-    pycolmap.match_image_pairs(database, matching_options=matching, pairing_options=importing)
+    numbers = sorted(int(path.stem) for path in images.glob("*.png"))
+    chosen = sorted({*numbers[:: settings.sfm_every], *numbers[-1:]})
+    pictures = ((number, cv2.cvtColor(cv2.imread(str(images / _name(number))), cv2.COLOR_BGR2RGB)) for number in numbers)
+    sights = follow(pictures, set(chosen), settings.sfm_features)
+    database = scratch / "database.db"
+    size_hw = np.asarray(cv2.imread(str(images / _name(numbers[0])))).shape[:2]
+    _matched(database, {number: sights[number] for number in chosen}, size_hw, scratch)
     found: list[Any] = []
-    for start in range(0, max(1, len(names) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
+    for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
         folder = scratch / f"window-{start}"
         folder.mkdir()
-        window = names[start : start + settings.sfm_window]
+        window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
         found += pycolmap.incremental_mapping(database, images, folder, options=_mapping(window)).values()
-    groups = join([_poses(model) for model in found])
-    return sorted((_structure(found, group, images) for group in groups), key=lambda one: -len(one.poses))
+    poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in found]
+    return sorted((_structure(found, poses, group) for group in join(poses)), key=lambda one: -len(one.poses))
 
 
-def pairs(images: Path, names: list[str], reach: int) -> list[tuple[int, int]]:
-    """Which pictures are matched: those near in time (and at doubling distances), and those far away in time that look alike."""
-    import cv2
+def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int], scratch: Path) -> None:
+    """A database of the tracks: one lens, a keypoint a sight, verified matches wherever two pictures share enough of them."""
+    import pycolmap
 
-    near = {(a, b) for a in range(len(names)) for k in range(reach) for b in (a + k + 1, a + 2**k) if b < len(names)}
-    small = [cv2.resize(cv2.imread(str(images / name), cv2.IMREAD_GRAYSCALE), (24, 18), interpolation=cv2.INTER_AREA) for name in names]
-    looks = np.stack([picture.astype(np.float64).ravel() for picture in small])
-    looks -= looks.mean(axis=1, keepdims=True)
-    looks /= np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-9)
-    alike = looks @ looks.T
-    alike[np.abs(np.subtract.outer(range(len(names)), range(len(names)))) <= reach] = -1
-    for a, row in enumerate(alike):
-        near |= {(min(a, int(b)), max(a, int(b))) for b in np.argsort(-row)[:LOOKALIKES] if row[b] > 0.5}
-    return sorted(near)
+    with pycolmap.Database.open(database) as opened:
+        # a lens that our camera files can say; on level ground two focal lengths cannot be told apart
+        lens = pycolmap.Camera.create(1, pycolmap.CameraModelId.SIMPLE_PINHOLE, LENS * size_hw[1], size_hw[1], size_hw[0])
+        camera = opened.write_camera(lens)
+        entries = {}
+        for number, sight in sights.items():
+            entries[number] = opened.write_image(pycolmap.Image(name=_name(number), camera_id=camera))
+            opened.write_keypoints(entries[number], sight.points + np.float32(0.5))
+        order, pairs = sorted(sights), list[str]()
+        for index, number in enumerate(order):
+            for other in (order[index + reach] for reach in REACHES if index + reach < len(order)):
+                _, mine, theirs = np.intersect1d(sights[number].ids, sights[other].ids, assume_unique=True, return_indices=True)
+                if len(mine) >= MIN_MATCHES:
+                    opened.write_matches(entries[number], entries[other], np.column_stack([mine, theirs]).astype(np.uint32))
+                    pairs.append(f"{_name(number)} {_name(other)}")
+    (scratch / "pairs.txt").write_text("\n".join(pairs))
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = 0
+    pycolmap.verify_matches(database, scratch / "pairs.txt", options=options)
+    calibration = pycolmap.ViewGraphCalibrationOptions()
+    calibration.random_seed, calibration.cross_validate_prior_focal_lengths = 0, False
+    pycolmap.calibrate_view_graph(database, calibration)  # where it fails the first guess stays, and is refined as well
+
+
+def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int, Array]:
+    """Poses of the pictures between a model's own, from the points of the model that were followed through them.
+
+    Left out where fewer than half of the points agree with one pose.
+    """
+    import pycolmap
+
+    images = {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
+    camera = next(iter(model.cameras.values()))
+    places = {
+        int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
+        for number, image in images.items()
+        for index, point in enumerate(image.points2D)
+        if point.has_point3D()
+    }
+    estimation = pycolmap.AbsolutePoseEstimationOptions()
+    estimation.ransac.max_error, estimation.ransac.random_seed = 4.0, 0
+    found: dict[int, Array] = {}
+    for first, last in pairwise(sorted(images)):
+        for number in range(first + 1, last) if last - first <= largest_gap else ():
+            known = [index for index, track in enumerate(sights[number].ids.tolist()) if track in places]
+            seen = sights[number].points[known].astype(np.float64) + 0.5
+            there = np.array([places[int(sights[number].ids[index])] for index in known]).reshape(-1, 3)
+            pose = pycolmap.estimate_and_refine_absolute_pose(seen, there, camera, estimation) if len(known) >= MIN_MATCHES else None
+            if pose is not None and pose["num_inliers"] >= max(MIN_MATCHES, len(known) / 2):
+                found[number] = np.vstack([pose["cam_from_world"].matrix(), [0, 0, 0, 1]])
+    return found
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.png"
 
 
 def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]:
@@ -158,12 +206,12 @@ def _poses(model: Any) -> dict[int, Array]:
     return {int(Path(image.name).stem): np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for image in images}
 
 
-def _structure(models: list[Any], group: dict[int, tuple[float, Array]], images: Path) -> Structure:
+def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict[int, tuple[float, Array]]) -> Structure:
     """Models that were joined, as one: where two hold a picture or a place, the one that came first counts."""
     poses: dict[int, Array] = {}
     parts = []
     for index, (scale, motion) in group.items():
-        poses = {n: moved(pose, scale, motion) for n, pose in _poses(models[index]).items()} | poses
+        poses = {n: moved(pose, scale, motion) for n, pose in all_poses[index].items()} | poses
         parts.append(_cloud(models[index], scale, motion))
     weights = np.array([models[index].num_reg_images() for index in group], float)
     lenses = np.stack([next(iter(models[index].cameras.values())).calibration_matrix() for index in group])

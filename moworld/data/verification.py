@@ -21,10 +21,11 @@ LOOPS = 4
 
 
 class GeometrySettings(Settings):
-    """`pairs` of frames `gap` apart are matched to verify a clip; structure from motion takes every `sfm_every`th frame, in windows.
+    """`pairs` of frames `gap` apart are matched to verify a clip; structure from motion takes every `sfm_every`th frame, in windows,
+    and follows points through all of them.
 
     sfm_window, sfm_overlap: frames of a window, and how many of them the next one shares
-    sfm_reach: how many frames ahead each frame is matched
+    sfm_features: SIFT features a frame
     """
 
     pairs: int = 8
@@ -34,7 +35,6 @@ class GeometrySettings(Settings):
     sfm_features: int = 2000
     sfm_window: int = 160
     sfm_overlap: int = 20
-    sfm_reach: int = 8
 
 
 def verify_cameras(clip: Clip, root: Path, cameras: Cameras, settings: GeometrySettings) -> tuple[float | None, float | None]:

@@ -40,7 +40,7 @@ def compare(clip: Clip, folder: Path, settings: GeometrySettings) -> dict[str, f
     start_of, found = _recovered(hidden, folder, settings)
     if found is None:
         return {"registered": 0.0, "rotation_degrees": float("nan"), "ate_percent": float("nan"), "focal": float("nan")}
-    true = truth.slice(start_of, start_of + len(found))
+    true = _square(truth.slice(start_of, start_of + len(found)), (clip.height, clip.width))
     moved = align(found.c2w, true.c2w)
     turned = rotation_angle_degrees(np.swapaxes(moved[:, :3, :3], 1, 2) @ true.c2w[:, :3, :3])
     path = float(np.linalg.norm(np.diff(true.c2w[:, :3, 3], axis=0), axis=1).sum())
@@ -50,6 +50,16 @@ def compare(clip: Clip, folder: Path, settings: GeometrySettings) -> dict[str, f
         "ate_percent": round(100 * centre_error_rms(found.c2w, true.c2w) / path, 4),
         "focal": round(float(found.intrinsics[0, 0] / true.intrinsics[0, 0]), 4),
     }
+
+
+def _square(truth: Cameras, size_hw: tuple[int, int]) -> Cameras:
+    """The engine's cameras in a world whose heights are stretched until its pixels are square.
+
+    A level camera draws the same picture of either world, so pictures alone cannot tell them apart: only stairs would be taken for an error.
+    """
+    c2w = np.array(truth.c2w)
+    c2w[:, 2, 3] *= truth.intrinsics[0, 1] * size_hw[0] / (truth.intrinsics[0, 0] * size_hw[1])
+    return Cameras.from_c2w(truth.intrinsics[0], c2w)
 
 
 def _recovered(clip: Clip, folder: Path, settings: GeometrySettings) -> tuple[int, Cameras | None]:

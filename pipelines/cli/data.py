@@ -69,7 +69,7 @@ def import_(
     listing = writable_home() / "imports" / f"{sha256('|'.join(lines).encode()).hexdigest()[:16]}.txt"
     with atomic_write(listing, "w") as stream:
         stream.write("".join(f"{line}\n" for line in lines))
-    run("data", profile or "pocket", "local", ["data.game=null", f"data.videos={listing}", *(overrides or [])], None, json)
+    run("data", profile or "pocket", overrides=["data.game=null", f"data.videos={listing}", *(overrides or [])], json=json)
 
 
 def _import_features(listing: str, to: Path | None, codec: Path | None, profile: str, fps: float, split: str, json: bool) -> None:

@@ -1,13 +1,19 @@
 """The step `collect`: a profile's section to a complete clips folder, or one line and nothing written."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.collect.step import collect
 from moworld.data.clips import verify
 from moworld.errors import InputError
-from moworld.files import read_json
+from moworld.files import read_json, sha256_tree
 
 
 def test_game_scenes_become_a_verified_clips_folder(tmp_path: Path):
@@ -31,3 +37,59 @@ def test_settings_that_are_wrong_name_their_field_and_write_nothing(tmp_path: Pa
     with pytest.raises(InputError, match=field):
         collect(str(tmp_path / "clips"), settings, seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+COLLECTING = """
+import sys
+from components.collect.step import collect
+game = {"train_maps": ["MAP04", "MAP05"], "train_episodes_per_map": 3, "frames_per_episode": 33, "workers": 1}
+collect(sys.argv[1], {"game": game}, seed=1)
+"""
+
+
+def episodes(run: Path) -> dict[Path, int]:
+    """When each episode that the run keeps was recorded."""
+    return {path: path.stat().st_mtime_ns for path in (run / "checkpoints/collect").glob("*/[!.]*/episode.json")}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_recording_that_is_killed_goes_on_with_the_episode_it_was_at(tmp_path: Path, kills: int):
+    def started(name: str) -> subprocess.Popen:
+        place = {"MOWORLD_RUN_FOLDER": str(tmp_path / name), "MOWORLD_STEP": "collect"}
+        arguments = [sys.executable, "-c", COLLECTING, str(tmp_path / name / "clips")]
+        return subprocess.Popen(arguments, env=os.environ | place, stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert started("whole").wait() == 0
+    seconds, generator = time.monotonic() - begun, np.random.default_rng(0)
+    whole = sha256_tree(tmp_path / "whole/clips")
+    recorded: dict[Path, int] = {}
+    for _ in range(kills):
+        process = started("killed")
+        time.sleep(seconds * generator.uniform(0.2, 0.8))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert episodes(tmp_path / "killed").items() >= recorded.items()  # none is recorded twice
+        recorded = episodes(tmp_path / "killed")
+        assert not (tmp_path / "killed/clips").exists() or sha256_tree(tmp_path / "killed/clips") == whole  # whole or absent
+    assert started("killed").wait() == 0
+    assert recorded and episodes(tmp_path / "killed").items() >= recorded.items() and len(episodes(tmp_path / "killed")) == 6
+    assert sha256_tree(tmp_path / "killed/clips") == whole
+    assert [clip.clip_id for clip in verify(tmp_path / "killed/clips")] == [
+        f"map0{level}-0{number}" for level in (4, 5) for number in range(3)
+    ]
+
+
+def test_other_settings_record_anew_and_the_schedule_alone_does_not(tmp_path: Path):
+    from moworld.data.game import GameSettings, record_game
+
+    def record(**settings: object) -> int:
+        asked = {"train_maps": ("MAP04",), "train_episodes_per_map": 1, "frames_per_episode": 17, "workers": 1} | settings
+        clips, _ = record_game(tmp_path / "clips" / str(len(list(tmp_path.rglob("videos")))), GameSettings(**asked), 1, tmp_path / "kept")
+        assert all(clip.split == ("train" if asked["train_maps"] else "validation") for clip in clips)
+        return len(list((tmp_path / "kept").glob("*/*/episode.json")))
+
+    assert [record(), record()] == [1, 1]
+    assert record(train_maps=(), validation_maps=("MAP04",)) == 1
+    assert record(train_episodes_per_map=2) == 2
+    assert record(frames_per_episode=21) == 3

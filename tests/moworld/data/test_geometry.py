@@ -137,7 +137,7 @@ def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):
     before = read_frames(tmp_path / clip.video, 0, 31).astype(int)
     (found,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
     assert found.num_frames == len(read_cameras(tmp_path / found.camera)) == len(read_frames(tmp_path / found.video)) == 31
-    assert found.registered_share == pytest.approx(11 / 15, abs=1e-3)
+    assert found.registered_share == pytest.approx(31 / 43, abs=1e-3)
     assert found.video_sha256 == sha256_file(tmp_path / found.video) != clip.video_sha256
     assert np.abs(read_frames(tmp_path / found.video).astype(int) - before).mean() < 4
 

@@ -139,7 +139,7 @@ def test_the_berlin_photographs_agree_with_their_reference_reconstruction(tmp_pa
         photograph = cv2.imread(str(next((DATA / "opensfm/berlin").rglob(name))))
         height = round(1600 * photograph.shape[0] / photograph.shape[1])
         cv2.imwrite(str(tmp_path / "images" / f"{number:06d}.png"), cv2.resize(photograph, (1600, height), interpolation=cv2.INTER_AREA))
-    found = colmap(tmp_path / "images", tmp_path, GeometrySettings(sfm_features=4000))[0]
+    found = colmap(tmp_path / "images", tmp_path, GeometrySettings(sfm_features=4000, sfm_every=1))[0]
     assert sorted(found.poses) == [0, 1, 2] and found.errors.mean() < 1
     rotations = [Rotation.from_rotvec(reference[name]["rotation"]).as_matrix() for name in names]
     for a, b in ((0, 1), (0, 2), (1, 2)):
