@@ -6,6 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from tests.moworld.inference.player.browser import CHROMIUM, browser
 
 from moworld.data.clips import read_manifest
 from moworld.video import read_frames, write_video
@@ -13,7 +14,6 @@ from pipelines.report import output
 from pipelines.runs import Run
 from tests.data_contracts.test_pages import Seen
 from tests.moworld.data.test_sources import DATA, needs_data
-from tests.moworld.inference.player.browser import CHROMIUM, browser
 from tests.pipelines.test_cli import moworld
 
 ORBIT, NIGHT = "orbit-00", "z-night-00"
