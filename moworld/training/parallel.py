@@ -59,14 +59,6 @@ class Ranks:
 
     def place(self, transformer: Any) -> None:
         """Put an expert on this rank's device, share its tokens and shard its weights, in place. A second time changes nothing."""
-        if (
-            self.sequence is not None and transformer.config.block_causal
-        ):  # keys and values leave blocks where FSDP does not see their gradients
-            found, mend = (
-                "ranks that share a sample with block-causal history",
-                "set model.history_attention: joint, or ulysses and ring to 1",
-            )
-            raise InputError("parallel", "ulysses, ring", found, "joint attention to history while training", mend)
         transformer.to(self.device)
         transformer.share_sequence(self.sequence)
         if self.settings.checkpoint_activations:

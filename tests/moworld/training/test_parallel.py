@@ -16,6 +16,7 @@ from tests.moworld.worlds import counted_saved_bytes, tiny_batch, tiny_world
 
 STEPS = 10
 BATCH, LATENTS = 4, 7  # 7 frames of 2 tokens: 14 tokens, which neither 4 ranks nor 3 divide
+KINDS = ("plain", "history", "block-causal")
 OPTIMIZER = OptimizerSettings(lr=5e-4, clip=0.5, average=0.9)
 
 
@@ -71,13 +72,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def on_ranks(rank: int, ulysses: int, ring: int, checkpoint: bool) -> dict[str, dict[str, torch.Tensor]]:
     ranks = joined(ulysses, ring, checkpoint_activations=checkpoint)
-    kinds = ("plain", "history", "block-causal") if ulysses * ring == 1 else ("plain", "history")
-    return {kind: train_steps(ranks, kind) for kind in kinds}
+    return {kind: train_steps(ranks, kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return {kind: train_steps(Ranks(), kind) for kind in ("plain", "history", "block-causal")}
+    return {kind: train_steps(Ranks(), kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,13 @@ def alone() -> dict[str, dict[str, torch.Tensor]]:
 def test_ranks_together_train_as_one_does(alone, world, ulysses, ring, checkpoint):
     results = run_ranks(world, on_ranks, ulysses, ring, checkpoint)
     for told in results:  # every rank knows the same
-        for name in told:
-            expected = alone[name]
+        for name, expected in alone.items():
             torch.testing.assert_close(told[name]["losses"], expected["losses"], rtol=1e-5, atol=1e-5)
             assert {key for key in told[name] if key.startswith("gradient")} == {key for key in expected if key.startswith("gradient")}
             for key, value in expected.items():
                 if key != "losses" and value.norm() > 1e-7:
                     # AdamW's first steps turn the rounding of tiny gradients into steps of either sign: weights get more room
-                    room = 1e-4 if key.startswith("gradient") else 1e-3
+                    room = 1e-4 if key.startswith("gradient") else 3e-3 if name == "block-causal" else 1e-3
                     assert (told[name][key] - value).norm() <= room * value.norm(), (name, key)
 
 
