@@ -107,12 +107,11 @@ def load_raft(cache: Path, device: str = "cpu") -> Callable[[Tensor, Tensor], Ar
 
     From raft_model/models/raft-things.pth; torchvision's port of those very weights, raft_model/raft_large_C_T_V1-*.pth, is read as well.
     """
-    raft_large = _imported("torchvision.models.optical_flow", "RAFT").raft_large
     original = cache / "raft_model" / "models" / "raft-things.pth"
     found = [*([original] if original.is_file() else []), *sorted(cache.glob("raft_model/raft_large_C_T_V1*.pth"))]
     if not found:
         raise Absent(f"weights of RAFT are neither at {original} nor at {cache}/raft_model/raft_large_C_T_V1-*.pth")
-    model = raft_large(weights=None, progress=False)
+    model = _imported("torchvision.models.optical_flow", "RAFT").raft_large(weights=None, progress=False)
     state = read_state(found[0])
     _load(model, raft_names(state) if found[0] == original else state, found[0], "RAFT")
     model.eval().to(device)

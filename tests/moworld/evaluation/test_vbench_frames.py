@@ -37,6 +37,18 @@ def test_frames_for_clip_and_dino_are_those_of_the_processors_within_a_grey_leve
     assert (frames_for.for_dino_centre(frames) - dino["pixel_values"]).abs().max() < 1.5 / 255 / 0.224
 
 
+def test_frames_against_the_picture_are_sampled_as_pillow_samples_numbers_that_are_not_cut_to_8_bits():
+    frame = np.random.default_rng(7).integers(0, 256, (320, 480, 3), dtype=np.uint8)
+
+    def resized(size):
+        channels = [Image.fromarray(frame[..., c].astype(np.float32), mode="F").resize(size, Image.Resampling.BICUBIC) for c in range(3)]
+        return np.stack([np.asarray(channel) for channel in channels], axis=-1) / 255
+
+    wanted = (resized((384, 256))[16:240, 80:304] - np.array(IMAGENET["image_mean"])) / np.array(IMAGENET["image_std"])
+    assert frames_for.for_dino_centre(frame[None])[0].permute(1, 2, 0).numpy() == pytest.approx(wanted, abs=1e-4)
+    assert frames_for.for_dreamsim(frame[None])[0].permute(1, 2, 0).numpy() == pytest.approx(resized((224, 224)), abs=1e-4)
+
+
 def test_the_shorter_side_for_dino_is_224_sampled_between_pixel_centres_and_nothing_is_cropped():
     frame = np.random.default_rng(1).integers(0, 256, (240, 419, 3), dtype=np.uint8)
     made = frames_for.for_dino(frame[None])
@@ -73,6 +85,7 @@ def test_half_a_pixel_beside_the_centre_goes_to_the_even_one(height, width, left
 def test_the_longer_side_for_musiq_is_at_most_512_and_smaller_frames_stay():
     small = np.random.default_rng(2).integers(0, 256, (2, 100, 512, 3), dtype=np.uint8)
     assert torch.equal(frames_for.for_musiq(small), torch.from_numpy(small).permute(0, 3, 1, 2) / 255)
+    assert frames_for.for_musiq(np.zeros((1, 300, 513, 3), dtype=np.uint8)).shape == (1, 3, 299, 512)
     assert frames_for.for_musiq(np.zeros((1, 1000, 620, 3), dtype=np.uint8)).shape == (1, 3, 512, 317)
 
 
