@@ -72,7 +72,7 @@ def read_json(path: Pathlike) -> Any:
     """Parse a JSON file. Raises InputError when it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(path, "", "no such file", "a JSON file", "check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(path, "", f"text that is not JSON ({error})", "a JSON file", "write it again with the step that made it") from None

@@ -82,30 +82,41 @@ def gain(measured: ArrayLike, wanted: ArrayLike) -> float | None:
 def evaluate_folder(folder: Pathlike) -> dict[str, Any]:
     """Turning of each video of a folder against the camera file of the same stem (.txt, .npz or a folder of .npy files).
 
-    returns: videos, measured, failures [{video, reason}], yaw_correlation (over all frames), yaw_error_degrees (mean absolute, a frame)
-    Raises InputError when there is no video, or none has a camera file.
+    returns: videos, measured, failed, failures [{video, reason}], yaw_correlation (over all frames), yaw_error_degrees (mean absolute, a
+             frame). A video that cannot be read, or whose cameras cannot, is a failure that is counted.
+    Raises InputError when there is no video, or none could be measured.
     """
-    from moworld.video import read_frames
-
     root = Path(folder)
     videos = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
     measured, wanted, failures = [], [], []
     for video in videos:
-        cameras_file = next((path for suffix in (".txt", ".npz", "") if (path := video.with_suffix(suffix)).exists()), None)
-        if cameras_file is None:
-            failures.append({"video": video.name, "reason": "no camera file of the same stem"})
+        try:
+            turned, asked = _video_yaw(video)
+        except InputError as error:
+            failures.append({"video": video.name, "reason": str(error)})
             continue
-        cameras, frames = read_cameras(cameras_file), read_frames(video)
-        count = min(len(cameras), len(frames))
-        if count < 2 or abs(len(cameras) - len(frames)) > 3:  # a codec's 4k + 1 may cut up to three frames
-            failures.append({"video": video.name, "reason": f"{len(frames)} frames, {len(cameras)} cameras"})
-            continue
-        measured.append(flow_yaw(frames[:count], float(cameras.intrinsics[0, 0]), float(cameras.intrinsics[0, 2])))
-        wanted.append(commanded_yaw(cameras.c2w[:count]))
+        measured.append(turned)
+        wanted.append(asked)
     if not measured:
-        found = f"{len(videos)} videos, none with cameras" if videos else "no video"
+        found = f"{len(videos)} videos, none measured; first: {failures[0]['reason']}" if videos else "no video"
         raise InputError(root, "", found, "videos with a camera file of the same stem", "put NAME.txt beside NAME.mp4")
-    return {"videos": len(videos), "measured": len(measured), "failures": failures, **yaw_scores(measured, wanted)}
+    counts = {"videos": len(videos), "measured": len(measured), "failed": len(failures)}
+    return {**counts, "failures": failures, **yaw_scores(measured, wanted)}
+
+
+def _video_yaw(video: Path) -> tuple[Array, Array]:
+    """Turning measured and asked for, degrees a frame, of one video. Raises InputError when either cannot be read or they do not match."""
+    from moworld.video import read_frames
+
+    cameras_file = next((path for suffix in (".txt", ".npz", "") if (path := video.with_suffix(suffix)).exists()), None)
+    if cameras_file is None:
+        raise InputError(video, "", "no camera file of the same stem", "NAME.txt beside NAME.mp4", "write the cameras it should follow")
+    cameras, frames = read_cameras(cameras_file), read_frames(video)
+    count = min(len(cameras), len(frames))
+    if count < 2 or abs(len(cameras) - len(frames)) > 3:  # a codec's 4k + 1 may cut up to three frames
+        raise InputError(video, "", f"{len(frames)} frames, {len(cameras)} cameras", "a camera for each frame", "give the cameras it has")
+    turned = flow_yaw(frames[:count], float(cameras.intrinsics[0, 0]), float(cameras.intrinsics[0, 2]))
+    return turned, commanded_yaw(cameras.c2w[:count])
 
 
 def evaluate_model(folder: Pathlike, controls: str = "l*12,none*12,j*24,none*12,l*12") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from moworld.evaluation.metrics import METRICS
 from moworld.files import Pathlike, atomic_write
 
-TEMPLATE, COMPARISON = (Path(__file__).with_name(name) for name in ("report.html", "comparison.html"))
+TEMPLATE, COMPARISON, VBENCH = (Path(__file__).with_name(name) for name in ("report.html", "comparison.html", "vbench.html"))
 BOX = (178, 46, 26)  # width, height and gap of a step in the DAG, pixels
 
 
@@ -57,6 +57,18 @@ def write_comparison(path: Pathlike, titles: list[str], metrics: list[dict[str, 
             for name in METRICS if any(isinstance(v.get(name), int | float) for v in metrics)]  # fmt: skip
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(COMPARISON.read_text(encoding="utf-8")).render(titles=titles, rows=rows, videos=videos)
+    with atomic_write(path, "w") as stream:
+        stream.write(page)
+
+
+def write_vbench(path: Path, told: dict[str, dict[str, Any]]) -> None:
+    """One self-contained page of what vbench-i2v found for each subject: scores, aggregates, reasons of absence, what was not scored."""
+    import jinja2
+
+    from moworld.evaluation.vbench import DIMENSIONS, NEEDS
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(VBENCH.read_text(encoding="utf-8")).render(told=told, dimensions=DIMENSIONS, needs=NEEDS)
     with atomic_write(path, "w") as stream:
         stream.write(page)
 

@@ -50,6 +50,11 @@ def measure_speed(folder: Pathlike, chunks: int = 6, controls: str = "w") -> dic
     }
 
 
+def cost_per_1000_frames(frames_per_second: float, price_per_hour: float) -> float:
+    """What 1,000 frames cost on a machine that one session keeps busy, in the price's currency."""
+    return 1000.0 / frames_per_second * price_per_hour / 3600.0
+
+
 def open_session(folder: Pathlike) -> "tuple[WorldSession, WorldConfig]":
     """A serving session on a model folder, and the model's configuration."""
     from moworld.inference import WorldSession

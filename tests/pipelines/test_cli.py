@@ -28,7 +28,7 @@ def moworld(tmp_path, *arguments):
         (("runs", "show", "nothing"), "no such run"),
         (("rollout", "--model", "no/such", "--image", "x.png", "--out", "y.mp4"), "no such folder"),
         (("evaluate", "no/such", "--protocol", "speed"), "no such folder"),
-        (("evaluate", "x", "--protocol", "sped"), "speed or camera"),
+        (("evaluate", "x", "--protocol", "sped"), "speed or camera or vbench-i2v"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(tmp_path, arguments, words):

@@ -4,7 +4,7 @@ import pytest
 
 from moworld.errors import InputError
 from moworld.evaluation import vbench_aggregate
-from moworld.evaluation.vbench import DIMENSIONS, dynamic_threshold, similarity_score, unavailable
+from moworld.evaluation.vbench import DIMENSIONS, NEEDS, available_aggregates
 
 TABLES = {  # system: the eight scores, then Quality and Average as printed in tables 1 and 2
     "1 CameraCtrl": (95.44, 95.36, 98.92, 38.00, 54.86, 66.27, 95.95, 97.48, 78.15, 80.29),
@@ -51,14 +51,18 @@ def test_an_incomplete_set_of_scores_is_refused():
         vbench_aggregate({name: 50.0 for name in DIMENSIONS if name != "I2V-B"})
 
 
-def test_what_cannot_be_computed_is_named_with_its_reason(tmp_path):
-    assert set(unavailable(tmp_path)) == set(DIMENSIONS)
-    weights = tmp_path / "amt_model" / "amt-s.pth"
-    weights.parent.mkdir()
-    weights.touch()
-    assert set(unavailable(tmp_path)) == set(DIMENSIONS) - {"MS"}
-
-
-def test_first_frame_similarity_and_dynamic_threshold_follow_vbench():
-    assert similarity_score([1.0, 0.5, 0.0]) == pytest.approx(0.4 * 1 + 0.3 * 0.5)
-    assert dynamic_threshold(480, 832) == pytest.approx(6 * 480 / 256)
+@pytest.mark.parametrize(
+    ("absent", "left"),
+    [
+        (("I2V-S",), {"quality", "official_quality"}),
+        (("DD",), {"official_i2v"}),
+        (("DD", "I2V-B"), set()),
+        ((), set(NEEDS)),
+    ],
+)
+def test_an_aggregate_is_there_exactly_when_its_scores_are(absent, left):
+    scores = {name: value for name, value in zip(DIMENSIONS, TABLES["1 SEVA"], strict=False) if name not in absent}
+    found = available_aggregates(scores)
+    assert set(found) == left
+    whole = vbench_aggregate(dict(zip(DIMENSIONS, TABLES["1 SEVA"], strict=False)))
+    assert found == {name: whole[name] for name in found}
