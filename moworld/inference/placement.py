@@ -125,10 +125,10 @@ def _denoising_flops(model: ModelSettings, height: int, width: int, text: int) -
         step = _step_flops(model, frames, new, text) + model.num_layers * 4 * dim * new * old
         keys, block = old * 4 * dim**2, old * (12 * dim**2 + 4 * dim * model.ffn_dim + 4 * dim * (old + text))
         total = model.student_steps * step + 2 * (_step_flops(model, known, old, text) - block + keys) + prepared
-        linear = (model.student_steps * new + 2 * old) * linear_of_token - 2 * (old * linear_of_token / model.num_layers - keys)
+        linear = (model.student_steps * new + 2 * old) * linear_of_token - 2 * (old * (linear_of_token // model.num_layers) - keys)
     texts = model.num_layers * text * 4 * dim**2  # the text's keys and values: once for each expert, not in each pass
-    passes = model.student_steps + (2 if model.history_attention == "block_causal" else 0)
-    return float(linear), float(total - linear - (passes - 2) * texts)
+    extra = model.student_steps - 2 + (2 if model.history_attention == "block_causal" else 0)
+    return float(linear), float(total - linear - extra * texts)
 
 
 def _step_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> float:
