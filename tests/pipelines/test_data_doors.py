@@ -6,9 +6,9 @@ import json
 import cv2
 import numpy as np
 import pytest
-from tests.moworld.inference.player.browser import CHROMIUM, browser
 
 from moworld.data.clips import read_manifest
+from moworld.evaluation.browser import CHROMIUM, browser
 from moworld.video import read_frames, write_video
 from pipelines.report import output
 from pipelines.runs import Run
