@@ -60,8 +60,8 @@ def _parts(row: dict[str, float]) -> tuple[object, ...]:
     return row["stage"], row["pool"], f"{row['ulysses']} x {row['ring']}", f"{row['tokens_per_device']:,}", *memory, *seconds
 
 
-SERVING = ("devices", "weights", "heads x ring", "expert device, GB", "decoder, GB", "fits", "denoise, s", "exchange, s", "decode, s",
-           "read, s", "frames/s", "bound by")  # fmt: skip
+PLACES = ("devices", "weights", "mesh", "experts", "working", "decoder", "fits", "frames/s")
+TIMES = ("devices", "weights", "denoise", "exchange", "decode", "read", "bound by")
 
 
 def _serving(name: str, settings: Any, devices: int, json: bool) -> int:
@@ -74,7 +74,9 @@ def _serving(name: str, settings: Any, devices: int, json: bool) -> int:
         print_json({"profile": name, "placements": rows, "assumptions": ASSUMPTIONS})
     else:
         title = f"serving plan of profile {name}: chunks of {rows[0]['chunk_frames']} frames, {rows[0]['device_bytes'] / 1e9:.1f} GB free on a device"
-        print_table(title, SERVING, [_placement(row) for row in rows])
+        print_table(title, PLACES, [_placement(row) for row in rows])
+        print_table("a chunk, in seconds", TIMES, [_times(row) for row in rows])
+        out.print("mesh: heads x ring; experts, working, decoder: GB, of an expert device the first two", soft_wrap=True)
         for row in rows[:2]:
             said = "fit together" if row["co_resident"] else "do not fit together"
             out.print(f"{row['precision']}: both experts and the decoder {said} on one device", soft_wrap=True)
@@ -86,8 +88,11 @@ def _serving(name: str, settings: Any, devices: int, json: bool) -> int:
 
 
 def _placement(row: dict[str, Any]) -> tuple[object, ...]:
-    memory = f"{row['experts_bytes'] / 1e9:.1f} + {row['denoising_bytes'] / 1e9:.1f}"
+    memory = (f"{row[key] / 1e9:.1f}" for key in ("experts_bytes", "denoising_bytes", "decoder_bytes"))
     fits = "yes" if row["fits"] and (row["devices"] > 1 or row["co_resident"]) else "in turn" if row["fits"] else "NO"
+    return row["devices"], row["precision"], f"{row['ulysses']} x {row['ring']}", *memory, fits, f"{row['frames_per_second']:.2g}"
+
+
+def _times(row: dict[str, Any]) -> tuple[object, ...]:
     seconds = (f"{row[key]:.3g}" for key in ("compute_seconds", "exchange_seconds", "decode_seconds", "read_seconds"))
-    where = (row["devices"], row["precision"], f"{row['ulysses']} x {row['ring']}", memory, f"{row['decoder_bytes'] / 1e9:.1f}", fits)
-    return *where, *seconds, f"{row['frames_per_second']:.1f}", row["bound_by"]
+    return row["devices"], row["precision"], *seconds, row["bound_by"]
