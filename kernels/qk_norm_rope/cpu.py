@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.qk_norm_rope.reference import at_least_float32
+
 
 def qk_norm_rope(
     query: Tensor, key: Tensor, query_weight: Tensor, key_weight: Tensor, cosines: Tensor, sines: Tensor, eps: float
@@ -15,6 +17,7 @@ def qk_norm_rope(
 
 def _one(x: Tensor, weight: Tensor, cosines: Tensor, signed: Tensor, eps: float) -> Tensor:
     """(B, N, H * D) -> (B, N, H, D)."""
-    normed = torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps).unflatten(2, (-1, cosines.shape[3]))
+    normed = torch.nn.functional.rms_norm(at_least_float32(x), weight.shape, at_least_float32(weight), eps)
+    normed = normed.unflatten(2, (-1, cosines.shape[3]))
     swapped = torch.view_as_real(torch.view_as_complex(normed.unflatten(3, (-1, 2))).conj() * 1j).flatten(3)
-    return (normed * cosines.float() + swapped * signed.float()).type_as(x)
+    return (normed * cosines.to(normed) + swapped * signed.to(normed)).type_as(x)

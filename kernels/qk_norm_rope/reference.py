@@ -1,4 +1,4 @@
-"""Plain torch, float32 inside; in float32 it is torch.nn.RMSNorm and Wan's rotation to the bit."""
+"""Plain torch, float32 inside (float64 stays, for derivations); in float32 it is torch.nn.RMSNorm and Wan's rotation to the bit."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,12 @@ def qk_norm_rope(
 
 def _one(x: Tensor, weight: Tensor, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
     """(B, N, H * D) -> (B, N, H, D)."""
-    normed = torch.nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps)
+    normed = torch.nn.functional.rms_norm(at_least_float32(x), weight.shape, at_least_float32(weight), eps)
     x1, x2 = normed.unflatten(2, (-1, cosines.shape[3] // 2, 2)).unbind(-1)
-    cosines, sines = cosines[..., 0::2].float(), sines[..., 1::2].float()
+    cosines, sines = cosines[..., 0::2].to(normed), sines[..., 1::2].to(normed)
     return torch.stack([x1 * cosines - x2 * sines, x1 * sines + x2 * cosines], dim=-1).flatten(3).type_as(x)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 as it is, everything below as float32."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -5,14 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moworld.errors import InputError
 from moworld.model.flow import few_step_schedule
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Rollout, denoise_few_steps, roll_out, sample_window
-from moworld.model.sequence import SequenceMesh
 from moworld.model.window import PreparedWindow, make_window, predict_velocity
 from moworld.model.world import WorldModel
-from moworld.training.parallel import Ranks
 from tests.moworld.worlds import tiny_batch, tiny_world
 
 
@@ -190,8 +187,3 @@ def test_block_causal_gradients_are_the_same_when_activations_are_computed_again
     assert gradients[0].keys() == gradients[1].keys() and any("to_k" in name for name in gradients[0])
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-5, atol=1e-7)
-
-
-def test_a_block_causal_model_is_not_trained_by_ranks_that_share_samples() -> None:
-    with pytest.raises(InputError, match="block-causal"):
-        Ranks(sequence=SequenceMesh(None, None, None, ulysses=2, ring=1, rank=0)).place(tiny_world(**BLOCK_CAUSAL).experts.high)
