@@ -21,8 +21,8 @@ def qk_norm_rope(
     query_weight, key_weight: (H * D,)
     cosines, sines:  (1 or B, N, 1, D) as Diffusers' rotary embedding gives them, each value twice over; D even
     eps:             of the RMSNorm
-    returns:         query and key (B, N, H, D) in the dtype of query; norm and rotation in float32
-    Gradients of query, key and the weights flow through `cpu`, `reference` and `npu`; where they are needed, `triton` is refused.
+    returns:         query and key (B, N, H, D) in the dtype of query; norm and rotation in float32 (`pairs` and `npu` round between them)
+    Gradients of query, key and the weights flow through `pairs`, `reference` and `npu`; where they are needed, `triton` is refused.
     Raises ValueError for shapes or dtypes that do not fit, NoKernel for a backend that cannot run.
     """
     fits = query.ndim == 3 and query.shape == key.shape and query.dtype == key.dtype and cosines.ndim == 4
@@ -49,7 +49,7 @@ OPERATOR = Operator(
         Implementation(
             "triton", ("cuda", "npu"), needs("triton"), module("kernels.qk_norm_rope.triton_kernel", "qk_norm_rope"), differentiable=False
         ),
-        Implementation("cpu", ("cpu",), always, module("kernels.qk_norm_rope.cpu", "qk_norm_rope")),
+        Implementation("pairs", ("cpu", "cuda"), always, module("kernels.qk_norm_rope.pairs", "qk_norm_rope")),
         Implementation("reference", ("cpu", "cuda", "npu"), always, module("kernels.qk_norm_rope.reference", "qk_norm_rope")),
     ),
 )

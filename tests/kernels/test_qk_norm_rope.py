@@ -28,7 +28,7 @@ def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch
     return turned
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["pairs", "reference"])
 @pytest.mark.parametrize("angles_of", [1, 2])
 def test_it_is_rms_norm_and_wans_rotation_to_the_bit(angles_of, backend):
     query, key, query_weight, key_weight, *angles = draw(angles_of=angles_of)
@@ -39,9 +39,9 @@ def test_it_is_rms_norm_and_wans_rotation_to_the_bit(angles_of, backend):
         assert torch.equal(found, rotate(norm(x).unflatten(2, (3, -1)), *angles))
 
 
-def test_pairs_swapped_as_complex_numbers_have_the_gradients_of_pairs():
+def test_pairs_turned_as_complex_numbers_have_the_gradients_of_pairs():
     found = []
-    for backend in ("cpu", "reference"):
+    for backend in ("pairs", "reference"):
         torch.manual_seed(0)
         *inputs, cosines, sines = draw()
         inputs = [x.requires_grad_() for x in inputs]
