@@ -72,7 +72,7 @@ class SelfAttention:
         return self.sequence.to_heads(key), self.sequence.to_heads(value)
 
     def _project(self, attn: Any, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value (B, N, D). INT8 layers quantize the tokens once for all three, in one product: three times the speed here."""
+        """Query, key and value (B, N, D). INT8 layers quantize the tokens once for all three, in one product."""
         linears = (attn.to_q, attn.to_k, attn.to_v)
         if not isinstance(attn.to_q, Int8Linear):
             return tuple(linear(hidden_states) for linear in linears)
