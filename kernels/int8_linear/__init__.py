@@ -33,15 +33,16 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 
 
-def join_channels(*layers: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+def join_channels(*layers: tuple[Tensor, Tensor, Tensor | None], out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Weight, scale and bias of one linear in place of several of the same input, as of queries, keys and values: x is quantized once.
 
     Channels know nothing of each other, so the numbers are the same, to the bit where the products are exact; `chunk` parts the output again.
+    out: memory for the weight
     """
     weights, scales, biases = zip(*layers, strict=True)
     none = all(bias is None for bias in biases)
     filled = [torch.zeros_like(scale) if bias is None else bias for bias, scale in zip(biases, scales, strict=True)]
-    return torch.cat(weights), torch.cat(scales), None if none else torch.cat(filled)
+    return torch.cat(weights, out=out), torch.cat(scales), None if none else torch.cat(filled)
 
 
 def selected(device: str, backend: str | None = None) -> Choice:

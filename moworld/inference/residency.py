@@ -20,6 +20,7 @@ from moworld.errors import InputError
 from moworld.files import Pathlike
 from moworld.inference.memory import ModuleBytes, module_bytes
 from moworld.model.experts import Experts
+from moworld.model.int8 import join_projections
 from moworld.model.rollout import Noise
 from moworld.model.text import TextEncoder, TextSettings, make_text_encoder
 from moworld.model.wan_vae import load_codec
@@ -105,6 +106,7 @@ class Stored:
 
     def load(self) -> None:
         load_weights(self.module, self.weights, self.names, self.device)
+        join_projections(self.module)
 
     def drop(self) -> None:
         drop_weights(self.module, self.names)

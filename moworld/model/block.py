@@ -6,7 +6,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor
 
 from kernels.modulated_norm import modulated_norm
-from moworld.model.attention import CrossAttention, KeysValues, SelfAttention
+from moworld.model.attention import CrossAttention, KeptText, KeysValues, SelfAttention
 from moworld.model.int8 import Int8Linear
 from moworld.model.rope import Rotary
 from moworld.model.sequence import Part
@@ -31,7 +31,7 @@ class TransformerBlock(WanTransformerBlock):
         part: Part | None = None,
         past: KeysValues | None = None,
         known: int = 0,
-        text_kept: list[KeysValues] | None = None,
+        text_kept: KeptText | None = None,
         keys_alone: bool = False,
     ) -> tuple[Tensor, KeysValues]:
         """One block: the tokens (B, N, D) after it, and the keys and values of these tokens.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.int8_linear import int8_linear, join_channels, quantize_weight
+from moworld.model.weights import lasting_memory
 
 # Cross-attention keys and values see text, which has no noise to hide errors in, and are computed once; they stay in full precision.
 PLACES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -45,12 +46,21 @@ def side_by_side(layers: Sequence[Int8Linear]) -> tuple[Tensor, Tensor, Tensor |
     stacked = [_stacked([getattr(layer, name) for layer in layers]) for name in ("weight", "weight_scale")]
     bias = None if layers[0].bias is None else _stacked([layer.bias for layer in layers if layer.bias is not None])
     if stacked[0] is None or stacked[1] is None or (bias is None) != (layers[0].bias is None):
-        whole, rows = join_channels(*((layer.weight, layer.weight_scale, layer.bias) for layer in layers)), [x.out_features for x in layers]
+        rows, weight = [layer.out_features for layer in layers], layers[0].weight
+        memory = lasting_memory((sum(rows), weight.shape[1]), weight.dtype, weight.device)
+        whole = join_channels(*((layer.weight, layer.weight_scale, layer.bias) for layer in layers), out=memory)
         for name, values in zip(("weight", "weight_scale", "bias"), whole, strict=True):
             for layer, view in zip(layers, [None] * len(rows) if values is None else values.split(rows), strict=True):
                 setattr(layer, name, view)
         return whole
     return stacked[0], stacked[1], bias
+
+
+def join_projections(transformer: nn.Module) -> None:
+    """Lay query, key and value of all INT8 self-attention side by side now, rather than in the first forward."""
+    for name, module in transformer.named_modules():
+        if name.endswith(".attn1") and isinstance(module.to_q, Int8Linear):
+            side_by_side((module.to_q, module.to_k, module.to_v))  # type: ignore[arg-type]
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor | None:

@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from kernels.modulated_norm import modulated_norm
-from moworld.model.attention import KeysValues
+from moworld.model.attention import KeptText, KeysValues
 from moworld.model.block import TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
@@ -38,7 +38,7 @@ class Prepared:
     part: Part | None = None
     past: list[KeysValues] | None = None
     known: int = 0
-    kept: list[list[KeysValues]] | None = None
+    kept: list[KeptText] | None = None
 
 
 class MoWorldTransformer3DModel(WanTransformer3DModel):
@@ -162,7 +162,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         if part is not None:
             tokens = None if tokens is None else part.of_frames(tokens)
             rotary = (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
-        kept: list[list[KeysValues]] | None = None if torch.is_grad_enabled() else [[] for _ in self.blocks]
+        kept = None if torch.is_grad_enabled() else KeptText.rooms(len(self.blocks))
         if history is None or not known:
             return Prepared(text, tokens, rotary, part, kept=kept)
         split = known * (height // self.config.patch_size[1]) * (width // self.config.patch_size[2])
@@ -179,7 +179,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None else frame_ids
         text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
 
-        kept: list[list[KeysValues]] | None = None if torch.is_grad_enabled() else [[] for _ in self.blocks]
+        kept = None if torch.is_grad_enabled() else KeptText.rooms(len(self.blocks))
 
         def of(first: int, count: int) -> Prepared:
             part = self.part((1, 1, count, height, width))

@@ -7,7 +7,7 @@ loading takes what the weights take and little more.
 import ctypes
 import mmap
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -77,16 +77,21 @@ def load_weights(module: nn.Module, weights: Weights, names: dict[str, str], dev
     own, state, by_file = tensors_of(module), dict[str, Tensor](), {stored: name for name, stored in names.items()}
     for stored, value in weights.read(by_file):
         name = by_file[stored]
-        state[name] = _memory(own[name], torch.device(device)).copy_(value)
+        state[name] = lasting_memory(own[name].shape, own[name].dtype, device).copy_(value)
         del value  # with it goes the mapping
     module.load_state_dict(state, strict=False, assign=True)
 
 
-def _memory(like: Tensor, device: torch.device) -> Tensor:
-    """New memory of a tensor's shape and dtype. On CPUs a large one is a mapping of its own, which goes back whole when it is dropped."""
-    if device.type != "cpu" or like.nbytes < OWN_MAPPING:
-        return torch.empty(like.shape, dtype=like.dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=like.dtype).view(like.shape)
+def lasting_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """An unset tensor for what outlives the operators around it.
+
+    On CPUs a large one is a mapping of its own: it goes back whole when it is dropped, and it does not lie between activations, where it
+    would keep the room that they leave from being used again.
+    """
+    size = prod(shape) * dtype.itemsize
+    if torch.device(device).type != "cpu" or size < OWN_MAPPING:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(tuple(shape))
 
 
 @torch.inference_mode(False)

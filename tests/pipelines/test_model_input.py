@@ -160,6 +160,6 @@ def test_a_model_that_is_int8_is_not_quantized_again(tmp_path: Path):
     command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "run", "release", "--profile", "test"]
     command += [part for name, path in inputs.items() for part in ("--set", f"inputs.{name}={path}")]
     done = subprocess.run(command, env={**os.environ, "MOWORLD_HOME": str(tmp_path / "home")}, capture_output=True, text=True, check=False)
-    told = [line for line in done.stderr.splitlines() if "w8a8 already" in line]
+    told = [line for line in done.stderr.splitlines() if "found w8a8 weights" in line]
     assert done.returncode == 2 and len(told) == 1 and "quantize the distilled model, once" in told[0], done.stderr
     assert "Traceback" not in done.stderr + done.stdout

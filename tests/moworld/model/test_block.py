@@ -6,6 +6,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 from kernels.int8_linear import int8_linear
+from moworld.model.attention import KeptText
 from moworld.model.block import TransformerBlock, gelu
 from moworld.model.int8 import Int8Linear, quantize_structure, replace_module, replaceable_linears, side_by_side
 from moworld.model.transformer import MoWorldTransformer3DModel
@@ -44,7 +45,7 @@ def test_a_block_equals_diffusers_to_the_bit():
 def test_keys_alone_are_those_of_the_whole_block_and_kept_text_is_read():
     ours, _, (x, text, modulation) = block(per_token=False)
     cosines, sines = angles(6, 24)
-    kept: list = []
+    (kept,) = KeptText.rooms(1)
     after, own = ours(x, text, modulation, (cosines, sines), text_kept=kept)
     same, alone = ours(x, text, modulation, (cosines, sines), keys_alone=True)
     assert same is x and all(torch.equal(a, b) for a, b in zip(own, alone, strict=True))
