@@ -89,16 +89,16 @@ class Rollout:
         self.denoise = denoise or partial(denoise_few_steps, experts)
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
-        self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]))
+        self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]), policy.capacity)
         self._rays: Rays | None = None
 
     def window(self, cameras: LatentCameras) -> Window:
         """The window of the next chunk, whose new frames have these cameras: history from the bank, anchor, time ids."""
         bank, batch = self.bank, self.text.shape[0]
         indices = bank.select(cameras, self.policy)
-        start = torch.full((batch,), len(bank) - 1, device=indices.device)
+        start = torch.full((batch,), bank.time - 1, device=indices.device)
         anchor, anchor_camera = bank.latents[:, :, -1:], bank.cameras[-1:]
-        history = bank.gather(indices), bank.cameras.gather(indices), indices
+        history = bank.gather(indices), bank.cameras.gather(indices), bank.times(indices)
         window = make_window(anchor, anchor_camera.cat(cameras), start, self.text, *history, rays_like=self._rays)
         self._rays = window.camera
         return window

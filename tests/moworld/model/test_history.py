@@ -1,8 +1,10 @@
 """History selection (paper 4.2)."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from moworld.camera.controls import controls_to_c2w
 from moworld.model.history import HistoryBank, HistoryPolicy, camera_latent_distance, move_origin, select_history
@@ -88,3 +90,38 @@ def test_a_bank_that_grew_frame_by_frame_is_the_bank_of_all_frames() -> None:
     policy, chunk = HistoryPolicy(recent=2, camera=3), walked("l*8")
     assert torch.equal(grown.latents, whole.latents) and torch.equal(grown.cameras.c2w, whole.cameras.c2w)
     assert torch.equal(grown.select(chunk, policy), whole.select(chunk, policy)) and grown.nbytes == whole.nbytes
+
+
+@given(chunks=st.integers(1, 60), length=st.integers(1, 4), seed=st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_a_bank_with_a_capacity_keeps_the_first_and_the_recent_frames_and_knows_their_times(chunks: int, length: int, seed: int) -> None:
+    generator, policy = torch.Generator().manual_seed(seed), HistoryPolicy(recent=2, camera=2, capacity=40)
+    turns = (torch.rand(1 + chunks * length, generator=generator) * 360).tolist()
+    latents = torch.arange(len(turns), dtype=torch.float32).view(1, 1, -1, 1, 1)  # a frame shows its own time
+    bank = HistoryBank(latents[:, :, :1], yaw_cameras(turns[:1]), policy.capacity)
+    for start in range(1, len(turns), length):
+        bank.append(latents[:, :, start : start + length], yaw_cameras(turns[start : start + length]))
+        held = bank.latents.flatten().long().tolist()
+        assert len(bank) <= policy.capacity and held == sorted(held) and held[0] == 0
+        assert bank.time == start + length and held[-3:] == list(range(bank.time))[-3:]
+        chosen = bank.select(yaw_cameras([0.0]), policy)
+        assert torch.equal(bank.times(chosen), bank.gather(chosen).flatten(1).long())
+    whole = HistoryBank(latents, yaw_cameras(turns))
+    assert len(whole) == len(turns) and whole.nbytes // len(whole) * policy.capacity >= bank.nbytes
+
+
+def test_of_views_that_are_alike_the_oldest_stays_and_no_place_is_lost() -> None:
+    """Each turn of the head visits 30 views; after many turns the bank still has all of them, from the first time they were seen."""
+    degrees = [12.0 * i for i in range(30)] * 8
+    latents = torch.arange(len(degrees), dtype=torch.float32).view(1, 1, -1, 1, 1)
+    bank = HistoryBank(latents[:, :, :1], yaw_cameras(degrees[:1]), capacity=48)
+    for frame in range(1, len(degrees)):
+        bank.append(latents[:, :, frame : frame + 1], yaw_cameras(degrees[frame : frame + 1]))
+    held = bank.latents.flatten().long().tolist()
+    assert held[:30] == list(range(30))
+
+
+def test_a_capacity_that_leaves_no_choice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 40, or 0 for all"):
+        HistoryPolicy(recent=2, camera=2, capacity=39)
+    assert HistoryPolicy(capacity=0).capacity == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moworld.model.flow import few_step_schedule
+from moworld.model.history import HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Rollout, denoise_few_steps, roll_out, sample_window
 from moworld.model.window import PreparedWindow, make_window, predict_velocity
@@ -36,6 +37,18 @@ def test_chunk_by_chunk_equals_the_whole_path_at_once() -> None:
     assert whole.shape == (2, 16, 10, 2, 4)
     assert torch.equal(torch.cat([batch["latents"][:, :, :1], *chunks], dim=2), whole)
     assert torch.equal(rollout.bank.latents, whole)
+
+
+@torch.no_grad()
+def test_a_full_bank_changes_nothing_before_it_is_full_and_time_goes_on_after() -> None:
+    policies, batch = [HistoryPolicy(recent=1, camera=0, capacity=capacity) for capacity in (0, 16)], tiny_batch(34)
+    whole, thinned = (make_rollout(tiny_world(history=policy), batch) for policy in policies)
+    for start in range(1, batch["c2w"].shape[1] - 11, 12):
+        c2w, intrinsics = (batch[name][:, start : start + 12] for name in ("c2w", "intrinsics"))
+        one, other = (rollout.window(LatentCameras.from_chunk(intrinsics, c2w)) for rollout in (whole, thinned))
+        assert torch.equal(one.frame_ids, other.frame_ids)
+        assert torch.equal(whole.next_chunk(c2w), thinned.next_chunk(c2w))  # the first frame and the latest are in both banks
+    assert len(whole.bank) == 34 and len(thinned.bank) <= 16 and thinned.bank.time == 34
 
 
 @torch.no_grad()
