@@ -62,6 +62,7 @@ class Clip:
     jitter_degrees: float | None = None
     path_length: float | None = None
     parallax_degrees: float | None = None
+    lens_error: float | None = None
     loop_error_px: float | None = None
     sharpness: float | None = None
     brightness: float | None = None

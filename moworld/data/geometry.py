@@ -94,6 +94,7 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
         reprojection_error_px=round(float(found.errors.mean()), 4),
         track_length=round(float(found.track_lengths.mean()), 4),
         parallax_degrees=round(float(np.median(found.parallax)), 4),
+        lens_error=round(found.lens_error, 5),
     )
     return recovered, (found.points, found.colours)
 

@@ -29,6 +29,7 @@ class Structure:
     intrinsics: (4,) fx, fy, cx, cy in pixels
     points:     (N, 3) float32 with colours (N, 3) uint8; errors in pixels (N,), track_lengths (N,) pictures that see each point
     parallax:   (N,) degrees between the outermost rays to a point
+    lens_error: standard error of the focal length, as a share of it; what joined models disagree by counts, too
     """
 
     poses: dict[int, Array]
@@ -38,6 +39,7 @@ class Structure:
     errors: Array
     track_lengths: Array
     parallax: Array
+    lens_error: float
 
 
 class Backend(Protocol):
@@ -216,6 +218,7 @@ def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict
     weights = np.array([models[index].num_reg_images() for index in group], float)
     lenses = np.stack([next(iter(models[index].cameras.values())).calibration_matrix() for index in group])
     k = np.average(lenses, axis=0, weights=weights)
+    own, apart = (np.array([_lens_error(models[index]) for index in group]) * lenses[:, 0, 0], lenses[:, 0, 0] - k[0, 0])
     points, colours, errors, lengths, parallax = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Structure(
         poses,
@@ -225,7 +228,28 @@ def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict
         errors,
         lengths,
         parallax,
+        float(np.sqrt(np.average(own**2 + apart**2, weights=weights)) / k[0, 0]),
     )
+
+
+def _lens_error(model: Any) -> float:
+    """Standard error of a model's focal length, as a share of it, from how far points are seen from where they should be; at most 1.
+
+    A plain and a sky, or a slide without a turn, fit many focal lengths: reprojection errors are small with each of them, and this one is large.
+    """
+    import pycolmap
+
+    config = pycolmap.BundleAdjustmentConfig()
+    for image in model.images.values():
+        if image.has_pose:
+            config.add_image(image.image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    adjuster = pycolmap.create_default_ceres_bundle_adjuster(pycolmap.BundleAdjustmentOptions(), config, model)
+    options, camera = pycolmap.BACovarianceOptions(), next(iter(model.cameras.values()))
+    options.params = pycolmap.BACovarianceOptionsParams.ALL
+    covariance = pycolmap.estimate_ba_covariance(options, model, adjuster)
+    own = None if covariance is None else covariance.get_other_params_cov(camera.params)
+    return 1.0 if own is None else min(1.0, float(np.sqrt(own[0, 0]) * model.compute_mean_reprojection_error() / camera.params[0]))
 
 
 def _cloud(model: Any, scale: float, motion: Array) -> tuple[Array, ...]:

@@ -105,6 +105,7 @@ def test_a_table_and_a_list_of_rows_get_one_verdict(cells):
         ("geometry", {"reprojection_error_px": 2.5}, "points-fit-pictures"),
         ("geometry", {"track_length": 2.0}, "points-are-seen-often"),
         ("geometry", {"jitter_degrees": 4.0}, "a-steady-camera"),
+        ("geometry", {"lens_error": 0.02}, "lens-is-determined"),
         ("geometry", {"loop_error_px": 9.0}, "loops-close"),
         ("quality", {"brightness": 5.0}, "neither-dark-nor-burnt"),
         ("quality", {"contrast": 1.0}, "something-to-see"),

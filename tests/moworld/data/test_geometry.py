@@ -65,8 +65,8 @@ def test_a_clip_of_nothing_says_nothing(recorded, tmp_path):
     assert verify_cameras(replace(clip), tmp_path, read_cameras(folder / clip.camera), SETTINGS) == (None, None)
 
 
-def planes_video(path, frames=31, size_hw=(240, 320), still_from=None):
-    """A camera slides and turns before two textured planes at depths 3 and 6; returns its c2w (T, 4, 4)."""
+def planes_video(path, frames=31, size_hw=(240, 320), still_from=None, turn=8, wall_alone=False):
+    """A camera slides and turns (degrees) before textured planes at depths 6 and 3, or the first alone; returns its c2w (T, 4, 4)."""
     import cv2
 
     from moworld.video import write_video
@@ -79,10 +79,10 @@ def planes_video(path, frames=31, size_hw=(240, 320), still_from=None):
         noise = sum(cv2.resize(generator.uniform(0, 85, (n, n, 3)), (1024, 1024), interpolation=cv2.INTER_CUBIC) for n in cells)
         return np.clip(noise, 0, 255).astype(np.uint8)
 
-    planes = [(6.0, 7.0, texture((16, 64, 200))), (3.0, 1.0, texture((8, 32, 128)))]  # depth, half width, picture
+    planes = [(6.0, 7.0, texture((16, 64, 200))), (3.0, 1.0, texture((8, 32, 128)))][: 1 if wall_alone else 2]  # depth, half width, picture
     c2w = np.tile(np.eye(4), (frames, 1, 1))
     time = np.arange(frames) / 30
-    angles = np.radians(8 * time)
+    angles = np.radians(turn * time)
     c2w[:, 0, 0], c2w[:, 0, 2], c2w[:, 2, 0], c2w[:, 2, 2] = np.cos(angles), np.sin(angles), -np.sin(angles), np.cos(angles)
     c2w[:, 0, 3], c2w[:, 1, 3] = 1.6 * time - 0.8, 0.3 * np.sin(3 * time)
     pictures = []
@@ -127,6 +127,18 @@ def test_cameras_are_recovered_from_pictures_alone(recovered):
     assert turned == pytest.approx(8, abs=1.5)
     steps, true_steps = (np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1) for poses in (cameras.c2w, c2w))
     assert steps / steps.sum() == pytest.approx(true_steps / true_steps.sum(), abs=0.01)  # up to scale
+
+
+def test_the_error_of_the_lens_is_told_without_the_truth(recovered, tmp_path):
+    """A slide along one wall fits every focal length: what is found there is no good, and its own error says so."""
+    folder, found, _ = recovered
+    rule = next(rule for rule in load_contract("geometry").rules if rule.name == "lens-is-determined")
+    off = abs(read_cameras(folder / found.camera).intrinsics[0, 0] / 0.8 - 1)
+    assert off < 3 * found.lens_error
+    clip, _ = unposed(tmp_path, turn=0, wall_alone=True)
+    (slid,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
+    assert slid.camera is None or slid.lens_error > rule.maximum
+    assert slid.lens_error > found.lens_error
 
 
 def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):
