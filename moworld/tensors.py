@@ -99,8 +99,6 @@ class Shard:
             self.entries = read_header(stream, uri)
         self.system, self.path = fsspec.core.url_to_fs(uri)
         self.file = open(self.path, "rb", buffering=0) if "://" not in uri else None  # noqa: SIM115 kept open
-        if self.file is not None and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # a window is read, and not what lies behind it
 
     def rows(self, wanted: list[tuple[str, int, int | None]]) -> list[Tensor]:
         """Rows start to start + count of some tensors' first dims (all from start on for None), in the file's dtypes."""

@@ -58,7 +58,7 @@ def _by_torchao(experts: nn.Module) -> Any:
 def _linear(world: WorldModel, peers: dict[str, WorldModel]) -> list[Row]:
     """The first linear of a feed-forward over the tokens of a window."""
     config = world.config
-    tokens = (config.model.chunk_latents + 1) * (config.height // 16) * (config.width // 16)
+    tokens = (config.model.chunk_latents + 1) * config.model.tokens_per_frame(config.height, config.width)
     linear = world.experts.high.blocks[0].ffn.net[0].proj
     weight, scale = quantize_weight(linear.weight.detach())
     bias, x = linear.bias.detach(), torch.randn(tokens, linear.in_features)

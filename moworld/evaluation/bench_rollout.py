@@ -109,7 +109,7 @@ def _soak(session: WorldSession, frames: int) -> list[Row]:
 def key_value_bytes(session: WorldSession, latent_frames: int) -> int:
     """Bytes of keys and values of both experts for all tokens of `latent_frames`."""
     model, config = session.model.config.model, session.model.config
-    tokens = latent_frames * (config.height // 16) * (config.width // 16)
+    tokens = latent_frames * model.tokens_per_frame(config.height, config.width)
     return 2 * len(config.experts) * model.num_layers * tokens * model.num_attention_heads * model.attention_head_dim * 4
 
 
@@ -184,7 +184,7 @@ class KeyValueRollout:
         if config.quantization == "w8a8":
             quantize_experts(world, QuantizeSettings(max_layer_error=1.0))
         self.start = latent_frames
-        per_frame = (config.height // 16) * (config.width // 16)
+        per_frame = config.model.tokens_per_frame(config.height, config.width)
         self.caches = []
         for _, expert in self.experts.named_experts():
             for block in expert.blocks:

@@ -64,7 +64,7 @@ def denoising_bytes(
     low: bytes of an activation; share: devices among which the tokens are shared out
     """
     dim = model.num_attention_heads * model.attention_head_dim
-    per_frame = height // (8 * model.patch_size[1]) * (width // (8 * model.patch_size[2]))
+    per_frame = model.tokens_per_frame(height, width)
     known, frames = model.history.num_frames, chunk_latents + 1
     causal = model.history_attention == "block_causal"
     at_once = max(known, frames) if causal else known + frames

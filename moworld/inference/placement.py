@@ -112,7 +112,7 @@ def _expert_bytes(model: ModelSettings, precision: Precision) -> float:
 def _denoising_flops(model: ModelSettings, height: int, width: int, text: int) -> tuple[float, float]:
     """Of one chunk: those that INT8 makes faster, and attention with the rest."""
     dim = model.num_attention_heads * model.attention_head_dim
-    per_frame = height // (8 * model.patch_size[1]) * (width // (8 * model.patch_size[2]))
+    per_frame = model.tokens_per_frame(height, width)
     known, frames = model.history.num_frames, model.chunk_latents + 1
     linear_of_token = model.num_layers * (12 * dim**2 + 4 * dim * model.ffn_dim)
     new, old = frames * per_frame, known * per_frame
@@ -140,7 +140,7 @@ def _exchange_seconds(model: ModelSettings, height: int, width: int, ulysses: in
     if ulysses * ring == 1:
         return 0.0
     dim = model.num_attention_heads * model.attention_head_dim
-    per_frame = height // (8 * model.patch_size[1]) * (width // (8 * model.patch_size[2]))
+    per_frame = model.tokens_per_frame(height, width)
     causal = model.history_attention == "block_causal"
     known, new = model.history.num_frames * per_frame, (model.chunk_latents + 1) * per_frame
     link = device.link_bytes_per_second if ulysses * ring <= per_node else device.network_bytes_per_second

@@ -52,6 +52,10 @@ class ModelSettings(Settings):
     history_attention: Literal["joint", "block_causal"] = "joint"
     history: HistoryPolicy = HistoryPolicy()
 
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens of a latent frame of pictures of (height, width) pixels, 8 of them to a latent each way."""
+        return height // (8 * self.patch_size[1]) * (width // (8 * self.patch_size[2]))
+
     def transformer(self) -> dict[str, Any]:
         """The keyword arguments of `MoWorldTransformer3DModel`: noise, four mask channels and condition latents in, velocity out."""
         return {

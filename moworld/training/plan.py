@@ -65,7 +65,7 @@ def plan_stage(model: ModelSettings, stage: Stage, height: int, width: int, text
     height, width: of the video in pixels; text: tokens of the prompt; per_node: devices that share the fast link
     """
     frames = stage.num_latents
-    per_frame = (height // (8 * model.patch_size[1])) * (width // (8 * model.patch_size[2]))
+    per_frame = model.tokens_per_frame(height, width)
     share = stage.parallel.ulysses * stage.parallel.ring
     tokens = frames * per_frame
     local = -(-tokens // share)

@@ -87,7 +87,7 @@ def _rows(what: What, profile: str, settings: Any, clips: int) -> list[dict[str,
     if what is What.attention:
         from moworld.evaluation.bench import bench_attention
 
-        return bench_attention(settings.model, longest.num_latents * (data.height // 16) * (data.width // 16))
+        return bench_attention(settings.model, longest.num_latents * settings.model.tokens_per_frame(data.height, data.width))
     if what is What.parallel:
         from moworld.evaluation.bench import bench_parallel
 
