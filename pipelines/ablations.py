@@ -11,13 +11,14 @@ from typing import Any
 
 from components.platform.launch import run_step
 from moworld.distillation.consistency import ConsistencySettings
+from moworld.distillation.guidance import GuidanceSettings
 from moworld.errors import InputError
 from moworld.files import read_json, sha256_file, sha256_tree, write_json
 from pipelines import profile as profiles
 from pipelines.profile import Profile
 from pipelines.runs import Run
 
-SHARE_OF_STEPS = 4  # the consistency start takes a quarter of the steps of autoregressive flow matching
+SHARE_OF_STEPS = 4  # a start takes a quarter of the steps of autoregressive flow matching
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,27 @@ def anchor(profile: Profile) -> Ablation:
 
 
 def consistency(profile: Profile) -> Ablation:
-    """With the consistency start, or without it where the run has one; its rate is where autoregressive flow matching ended."""
-    own, before = profile.distill.consistency, profile.autoregressive
+    """With the consistency start, or without it where the run has one."""
+    return _start(profile, "consistency", "consistency start", ConsistencySettings)
+
+
+def guidance(profile: Profile) -> Ablation:
+    """With the guided start, or without it where the run has one."""
+    return _start(profile, "guidance_start", "guided start", GuidanceSettings)
+
+
+def _start(profile: Profile, field: str, called: str, settings: type[ConsistencySettings] | type[GuidanceSettings]) -> Ablation:
+    """The other way about than the run. A start that it did not have goes at the rate where autoregressive flow matching ended."""
+    own, before = getattr(profile.distill, field), profile.autoregressive
+    start = None
     if own is None:
-        optimizer = before.optimizer.model_copy(
-            update={"lr": before.optimizer.lr * before.optimizer.final_lr, "warmup": 0, "final_lr": 1.0}
-        )
-        steps = max(1, before.steps // SHARE_OF_STEPS)
-        start = ConsistencySettings(steps=steps, frames=before.frames, optimizer=optimizer)
-    changed = profile.distill.model_copy(update={"consistency": start if own is None else None})
-    return Ablation(f"student, {'no ' if own else ''}consistency start", profile.model_copy(update={"distill": changed}))
+        rate = before.optimizer.model_copy(update={"lr": before.optimizer.lr * before.optimizer.final_lr, "warmup": 0, "final_lr": 1.0})
+        start = settings(steps=max(1, before.steps // SHARE_OF_STEPS), frames=before.frames, optimizer=rate)
+    changed = profile.distill.model_copy(update={field: start})
+    return Ablation(f"student, {'no ' if own else ''}{called}", profile.model_copy(update={"distill": changed}))
 
 
-ABLATIONS = {"anchor": anchor, "consistency": consistency}
+ABLATIONS = {"anchor": anchor, "consistency": consistency, "guidance": guidance}
 
 
 def chosen(names: str) -> list[str]:

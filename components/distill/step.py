@@ -16,7 +16,7 @@ def distill(
 ) -> dict[str, Any]:
     """Write the few-step student with losses.json. One that collapses is written as it was before, and `ended_early` says why.
 
-    settings:    where they have `consistency`, that start comes first
+    settings:    where they have a start, that comes first
     checkpoints: a folder to go on from after a kill, and to write to; None keeps none
     """
     from components.train_curriculum.step import tail_mean
@@ -31,7 +31,7 @@ def distill(
 
     chosen = DistillSettings(**settings)
     ranks = join_ranks(chosen.parallel)
-    world, frozen = WorldModel.load(student), WorldModel.load(teacher)
+    world, frozen = WorldModel.load(student), WorldModel.load(student if chosen.teacher == "autoregressive" else teacher)
     world.codec_folder = Path(features) / "codec"
     store, seed = FeatureStore(features), seed + 2
     task = {"settings": settings, "seed": seed, "features": sha256_file(Path(features) / "index.parquet")}
@@ -41,8 +41,10 @@ def distill(
         return batches(store, "train", num_latents, chosen.batch, seed, number, ranks.data_rank, ranks.data_size)
 
     curves: Curves = {}
-    if chosen.consistency:
-        world, curves = _consistent_start(world, chosen, batches_of, seed + 1, ranks, checkpoints, task)
+    for number, start in enumerate(("guidance_start", "consistency"), 1):
+        if getattr(chosen, start):
+            world, found = _start(start, world, chosen, batches_of, seed + number, ranks, checkpoints, task)
+            curves |= found
     num_latents = 1 + chosen.chunks * world.config.model.chunk_latents
     found, reason = train(world, frozen, lambda number: batches_of(num_latents, seed, number), chosen, seed, ranks, kept)
     curves |= found
@@ -57,7 +59,8 @@ def distill(
     return {"steps": len(curves.get("direction", [])), **ended, **asked, **told}
 
 
-def _consistent_start(
+def _start(
+    name: str,
     world: "WorldModel",
     chosen: "DistillSettings",
     batches_of: Callable[[int, int, int], Iterator["Batch"]],
@@ -66,26 +69,27 @@ def _consistent_start(
     checkpoints: str | None,
     task: dict[str, Any],
 ) -> tuple["WorldModel", "Curves"]:
-    """The student after the consistency start, and its curves; once it is done it lies among the checkpoints, to be taken up again.
+    """The student after the start of this name, and its curves; once it is done it lies among the checkpoints, to be taken up again.
 
     batches_of: (latent frames, seed, number of the first batch) -> batches
     """
     from moworld.distillation.consistency import train_consistency
+    from moworld.distillation.guidance import train_guidance
     from moworld.files import read_json
     from moworld.model.world import WorldModel
     from moworld.training.checkpoint import Checkpoints
 
-    settings = chosen.consistency
-    assert settings is not None
-    done = Path(checkpoints, "consistent") if checkpoints else None
+    trains: dict[str, Callable[..., Curves]] = {"guidance_start": train_guidance, "consistency": train_consistency}
+    settings = getattr(chosen, name)
+    done = Path(checkpoints, f"{name}-done") if checkpoints else None
     if done and done.is_dir() and read_json(done / "task.json") == task:
         started = WorldModel.load(done)
         started.codec_folder = world.codec_folder
         return started, read_json(done / "losses.json")
     num_latents = (settings.frames - 1) // 4 + 1 if settings.frames else 1 + chosen.chunks * world.config.model.chunk_latents
-    kept = Checkpoints(Path(checkpoints, "consistency"), chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
+    kept = Checkpoints(Path(checkpoints, name), chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
     optimizer = settings.optimizer or chosen.student
-    curves = train_consistency(world, lambda number: batches_of(num_latents, seed, number), settings, optimizer, seed, ranks, kept)
+    curves = trains[name](world, lambda number: batches_of(num_latents, seed, number), settings, optimizer, seed, ranks, kept)
     if done:
         world.save(done, write=ranks.is_first, losses=curves, task=task)
     return world, curves

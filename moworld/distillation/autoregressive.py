@@ -9,7 +9,7 @@ from moworld.model.flow import add_noise, clean_from_velocity, velocity
 from moworld.model.history import HistoryBank, HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.window import Window, make_window, predict_velocity
-from moworld.model.world import WorldModel
+from moworld.model.world import ModelSettings, WorldModel
 from moworld.settings import Settings
 from moworld.training.checkpoint import Checkpoints
 from moworld.training.loop import OptimizerSettings
@@ -56,6 +56,12 @@ def ground_truth_window(batch: dict[str, Tensor], chunk: int, chunk_latents: int
     return window, latents[:, :, anchor:end]
 
 
+def random_window(batch: dict[str, Tensor], model: ModelSettings, generator: torch.Generator) -> tuple[Window, Tensor]:
+    """`ground_truth_window` of one chunk for all samples, whose index is uniform (eq. 7)."""
+    chunk = int(torch.randint(last_chunk(batch["latents"].shape[2], model.chunk_latents) + 1, (), generator=generator))
+    return ground_truth_window(batch, chunk, model.chunk_latents, model.history)
+
+
 def autoregressive_loss(
     world: WorldModel,
     name: str,
@@ -66,9 +72,7 @@ def autoregressive_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """L_AR = L_FM + lambda L_anchor (eq. 10 to 12) of one expert; the chunk index is uniform (eq. 7). Returns the loss and its parts."""
     ranks, config = ranks or Ranks(), world.config.model
-    highest = last_chunk(batch["latents"].shape[2], config.chunk_latents)
-    chunk = int(torch.randint(highest + 1, (), generator=generator))
-    window, clean = ground_truth_window(batch, chunk, config.chunk_latents, config.history)
+    window, clean = random_window(batch, config, generator)
     window = drop_conditions(window, settings.camera_dropout, settings.text_dropout, generator, ranks)
     level, noise = draw_noise(clean, world.experts.noise_range(name), config.shift, generator, ranks)
     level_5d = level[:, None, None, None, None]

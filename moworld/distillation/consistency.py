@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from moworld.distillation.autoregressive import ground_truth_window, last_chunk
+from moworld.distillation.autoregressive import random_window
 from moworld.model.experts import Experts
 from moworld.model.flow import add_noise, clean_from_velocity
 from moworld.model.rollout import seeded_noise
@@ -77,9 +77,8 @@ def consistency_loss(
     level of the schedule that the expert serves, drawn once for all samples, s the level after it; after the last one x' is the ground truth.
     batch: as for `autoregressive_loss`. Returns the loss and its parts by name
     """
-    ranks, config = ranks or Ranks(), world.config.model
-    chunk = int(torch.randint(last_chunk(batch["latents"].shape[2], config.chunk_latents) + 1, (), generator=generator))
-    window, clean = ground_truth_window(batch, chunk, config.chunk_latents, config.history)
+    ranks = ranks or Ranks()
+    window, clean = random_window(batch, world.config.model, generator)
     served, schedule = steps_of(world, name), world.config.schedule.tolist()
     index = served[int(torch.randint(len(served), (), generator=generator))]
     noise = seeded_noise(tuple(clean.shape), ranks.noise(generator), clean)

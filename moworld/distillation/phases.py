@@ -2,18 +2,21 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from moworld.distillation.autoregressive import ground_truth_window
 from moworld.distillation.consistency import ConsistencySettings
 from moworld.distillation.dmd import dmd_direction, draw_score_level, fake_loss, student_loss
+from moworld.distillation.guidance import GuidanceSettings
 from moworld.distillation.monitors import CollapseMonitor, MonitorSettings, measures
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Noise, NoiseShare, Rollout, roll_out
 from moworld.model.window import Window, make_window
-from moworld.model.world import WorldModel
+from moworld.model.world import ModelSettings, WorldModel
 from moworld.settings import Settings
 from moworld.training.checkpoint import Checkpoints
 from moworld.training.loop import Learner, OptimizerSettings
@@ -27,48 +30,63 @@ class DistillSettings(Settings):
     """`steps` student steps, each after `fake_steps` fake steps; rollouts of `chunks` chunks; score levels as in Self-Forcing.
 
     batch:       over all ranks
-    consistency: a start before it, for comparison; None, the paper's way, does without
+    teacher:     who judges. `bidirectional`, the paper's: the pretrained model sees the whole rollout from its first frame. `autoregressive`:
+                 the student as it was before, at any noise level, sees each chunk under the history that the rollout itself left for it
+    guidance_start, consistency: starts before it, in this order; None, the paper's way, does without
     """
 
     chunks: int
     batch: int
     steps: int
     fake_steps: int = 5
+    teacher: Literal["bidirectional", "autoregressive"] = "bidirectional"
     student: OptimizerSettings
     fake: OptimizerSettings
     guidance: float = 1.0
     lowest_level: float = 0.02
     highest_level: float = 0.98
     monitor: MonitorSettings = MonitorSettings()
+    guidance_start: GuidanceSettings | None = None
     consistency: ConsistencySettings | None = None
     checkpoint_every: int = 0
     parallel: ParallelSettings = ParallelSettings()
 
 
-def student_rollout(student: WorldModel, batch: Batch, generator: Noise) -> tuple[Tensor, Window, str]:
-    """Z = Rollout^AR (eq. 13) along the batch's cameras, the bidirectional window that judges it, and the expert that holds its gradients.
+def student_rollout(student: WorldModel, batch: Batch, generator: Noise) -> tuple[Tensor, str]:
+    """Z = Rollout^AR (eq. 13) along the batch's cameras, and the expert that holds its gradients.
 
     The exit step is drawn once and shared by all chunks; gradients pass through that step alone, so through one expert alone.
     """
     config = student.config.model
-    latents, c2w, intrinsics = batch["latents"], batch["c2w"], batch["intrinsics"]
     rollout = Rollout(
         student.experts,
-        latents[:, :, :1],
+        batch["latents"][:, :, :1],
         batch["text"],
-        intrinsics[:, 0],
+        batch["intrinsics"][:, 0],
         schedule=student.config.schedule,
         policy=config.history,
         chunk_latents=config.chunk_latents,
         generator=generator,
-        first_pose=c2w[:, 0],
+        first_pose=batch["c2w"][:, 0],
+        sampler=config.sampler,
     )
     drawing = generator.generator if isinstance(generator, NoiseShare) else generator
     exit_step = int(torch.randint(config.student_steps, (), generator=drawing))
-    generated = roll_out(rollout, c2w[:, 1:], intrinsics[:, 1:], exit_step)
+    generated = roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:], exit_step)
+    return generated, student.experts.name_at(float(student.config.schedule[exit_step]))
+
+
+def score_windows(rollout: Tensor, batch: Batch, model: ModelSettings, teacher: str) -> list[tuple[Window, Tensor]]:
+    """What a rollout (B, C, F, h, w) is judged by, see `DistillSettings.teacher`: windows, and the part of the rollout that each shows.
+
+    The first latent frame of a part is given: the clip's first frame, or a chunk's anchor.
+    """
+    if teacher == "autoregressive":
+        batch, length = {**batch, "latents": rollout}, model.chunk_latents
+        return [ground_truth_window(batch, chunk, length, model.history) for chunk in range((rollout.shape[2] - 1) // length)]
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
     start = torch.zeros_like(batch["first_latent"])
-    window = make_window(latents[:, :, :1], LatentCameras.from_frames(intrinsics, c2w), start, batch["text"])
-    return generated, window, student.experts.name_at(float(student.config.schedule[exit_step]))
+    return [(make_window(rollout[:, :, :1], cameras, start, batch["text"]), rollout)]
 
 
 class SelfForcing:
@@ -94,26 +112,33 @@ class SelfForcing:
     def fake_phase(self, batch: Batch) -> float:
         """One step of the fake model towards the student's rollouts (eq. 14, 15); returns its loss."""
         with torch.no_grad():
-            rollout, window, _ = student_rollout(self.student, batch, self.ranks.noise(self.generator))
-        level = self._level()
-        loss = fake_loss(self.fake, rollout, window, level, self.ranks.noise(self.generator))
+            rollout, _ = student_rollout(self.student, batch, self.ranks.noise(self.generator))
+        level, noise = self._level(), self.ranks.noise(self.generator)
+        losses = [fake_loss(self.fake, part, window, level, noise) for window, part in self._score_windows(rollout, batch)]
+        loss = torch.stack(losses).mean()
         self.learners[f"fake {self.fake.name_at(level)}"].step(loss)
         return self._mean(loss)
 
     def student_phase(self, batch: Batch) -> tuple[dict[str, float], str]:
         """One step of the student along g_DMD (eq. 16 to 18). Returns `monitors.measures` with `direction`, or why the student has collapsed."""
-        rollout, window, expert = student_rollout(self.student, batch, self.ranks.noise(self.generator))
+        rollout, expert = student_rollout(self.student, batch, self.ranks.noise(self.generator))
         found = measures(rollout.detach(), batch["latents"], self.student.config.model.chunk_latents)
         values = {name: self._mean(torch.tensor(value)) for name, value in found.items()}
         reason = self.monitor.watch(values)  # of the weights before this step
         if reason:
             self.monitor.restore()
             return values, reason
-        direction = dmd_direction(
-            self.teacher, self.fake, rollout, window, self._level(), self.settings.guidance, self.ranks.noise(self.generator)
-        )
-        self.learners[f"student {expert}"].step(student_loss(rollout, direction))
-        return {**values, "direction": self._mean(direction.abs().mean())}, ""
+        level, noise, guidance = self._level(), self.ranks.noise(self.generator), self.settings.guidance
+        losses, magnitudes = [], []
+        for window, part in self._score_windows(rollout, batch):
+            direction = dmd_direction(self.teacher, self.fake, part.detach(), window, level, guidance, noise)
+            losses.append(student_loss(part, direction))
+            magnitudes.append(direction.abs().mean())
+        self.learners[f"student {expert}"].step(torch.stack(losses).mean())
+        return {**values, "direction": self._mean(torch.stack(magnitudes).mean())}, ""
+
+    def _score_windows(self, rollout: Tensor, batch: Batch) -> list[tuple[Window, Tensor]]:
+        return score_windows(rollout, batch, self.student.config.model, self.settings.teacher)
 
     def _count(self, *_: object) -> None:
         self.teacher_evaluations += 1

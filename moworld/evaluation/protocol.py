@@ -83,6 +83,7 @@ def student_rollout(world: WorldModel, batch: Batch, seed: int, camera: bool = T
         chunk_latents=config.model.chunk_latents,
         generator=torch.Generator().manual_seed(seed),
         first_pose=batch["c2w"][:, 0],
+        sampler=config.model.sampler,
     )
     return roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:])
 

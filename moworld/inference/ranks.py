@@ -25,7 +25,7 @@ from torch import Tensor
 from moworld.errors import InputError
 from moworld.inference.session import to_bytes
 from moworld.model.latent_cameras import Rays
-from moworld.model.rollout import Noise, denoise_few_steps
+from moworld.model.rollout import Noise
 from moworld.model.sequence import Group, SequenceMesh, rank_device
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
@@ -100,7 +100,7 @@ class SharedWorld(WorldModel):
                 rays = {"motion": window.camera.motion, "directions": window.camera.directions}
                 fields = {name: getattr(window, name) for name in ("condition", "history", "frame_ids", "text")}
                 tell(self.ranks.denoising, 0, {**fields, **rays, "schedule": schedule, "noise": generator.get_state()})
-            return denoise_few_steps(self.experts, window, schedule, generator)
+            return super().denoise(window, schedule, generator)
 
     def close(self) -> None:
         """End the helpers' loops; nothing to do where they are gone."""
@@ -153,7 +153,7 @@ def help_denoising(world: WorldModel, ranks: ServingRanks) -> Iterator[Tensor]:
             window = Window(told["condition"], told["history"], rays, told["frame_ids"], told["text"])
             noise = torch.Generator()
             noise.set_state(told["noise"].cpu())
-            yield denoise_few_steps(world.experts, window, told["schedule"], noise)
+            yield world.denoise(window, told["schedule"], noise)
 
 
 @torch.inference_mode()

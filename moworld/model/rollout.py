@@ -7,6 +7,7 @@ appends the new frames to the history bank. `sample_window` is the teacher's cou
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class NoiseShare:
 
 
 Noise = torch.Generator | NoiseShare
+Sampler = Literal["stochastic", "euler"]  # see `denoise_few_steps`
 Denoise = Callable[..., Tensor]  # (window, schedule, generator) to clean latents, as `denoise_few_steps`
 
 
@@ -38,10 +40,13 @@ def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tens
     return drawn.chunk(share.parts)[share.index].to(like)
 
 
-def denoise_few_steps(experts: Experts, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None) -> Tensor:
-    """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it afresh to the next level, again.
+def denoise_few_steps(
+    experts: Experts, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None, sampler: Sampler = "stochastic"
+) -> Tensor:
+    """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it to the next level, again.
 
     schedule:  (S,) descending noise levels, the first is 1
+    sampler:   `stochastic` noises it afresh, as Self-Forcing does; `euler` with the noise that the prediction implies: a step along the flow
     exit_step: index of the step whose prediction is returned; gradients pass through that step alone. None runs all steps.
     """
     last = len(schedule) - 1 if exit_step is None else exit_step
@@ -58,7 +63,8 @@ def denoise_few_steps(experts: Experts, window: Window, schedule: Tensor, genera
                 predicted = prepared[id(expert)].velocity(noisy, levels)
         clean = clean_from_velocity(noisy, predicted, level)
         if index < last:
-            noisy = add_noise(clean, seeded_noise(window.shape, generator, clean), schedule[index + 1].to(clean))
+            noise = seeded_noise(window.shape, generator, clean) if sampler == "stochastic" else noisy + (1 - level) * predicted
+            noisy = add_noise(clean, noise, schedule[index + 1].to(clean))
     return clean
 
 
@@ -67,7 +73,8 @@ class Rollout:
 
     first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, used where a chunk brings none of its own
     schedule:     (S,) noise levels of the few-step sampler; chunk_latents: new latent frames per chunk
-    denoise:      where chunks are denoised, if not by the experts in this process
+    sampler:      see `denoise_few_steps`
+    denoise:      where chunks are denoised, if not by the experts in this process; it knows the sampler
     """
 
     def __init__(
@@ -82,11 +89,12 @@ class Rollout:
         chunk_latents: int,
         generator: Noise,
         first_pose: Tensor | None = None,
+        sampler: Sampler = "stochastic",
         denoise: Denoise | None = None,
     ) -> None:
         self.experts, self.text, self.intrinsics = experts, text, intrinsics
         self.schedule, self.policy, self.chunk_latents, self.generator = schedule, policy, chunk_latents, generator
-        self.denoise = denoise or partial(denoise_few_steps, experts)
+        self.denoise = denoise or partial(denoise_few_steps, experts, sampler=sampler)
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
         self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]), policy.capacity)

@@ -17,7 +17,7 @@ from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
 from moworld.model.layout import check_weights, read_index
-from moworld.model.rollout import Noise, denoise_few_steps
+from moworld.model.rollout import Noise, Sampler, denoise_few_steps
 from moworld.model.text import TextEncoder, TextSettings, make_text_encoder
 from moworld.model.weights import WEIGHTS, Weights, check_keys, load_weights
 from moworld.model.window import Window
@@ -32,6 +32,9 @@ EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
 class ModelSettings(Settings):
     """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'.
 
+    shift:             of training and of the teacher's schedule
+    student_shift:     of the student's few steps; None: the same
+    sampler:           of the student, see `denoise_few_steps`
     history_attention: `joint`, as in the paper: history and chunk attend to all tokens; `block_causal`: history does not see the chunk, so that
                        its keys and values are the same in all steps of an expert and are computed once a chunk
     """
@@ -49,6 +52,8 @@ class ModelSettings(Settings):
     shift: float = 5.0
     chunk_latents: int = 3
     student_steps: int = 4
+    student_shift: float | None = None
+    sampler: Sampler = "stochastic"
     history_attention: Literal["joint", "block_causal"] = "joint"
     history: HistoryPolicy = HistoryPolicy()
 
@@ -91,7 +96,7 @@ class WorldConfig(Settings):
     @property
     def schedule(self) -> Tensor:
         """The student's noise levels, (student_steps,)."""
-        return few_step_schedule(self.model.student_steps, self.model.shift)
+        return few_step_schedule(self.model.student_steps, self.model.student_shift or self.model.shift)
 
 
 class WorldModel:
@@ -129,7 +134,7 @@ class WorldModel:
 
     def denoise(self, window: Window, schedule: Tensor, generator: Noise) -> Tensor:
         """The clean latents of a chunk's window (see `denoise_few_steps`): what sessions call."""
-        return denoise_few_steps(self.experts, window, schedule, generator)
+        return denoise_few_steps(self.experts, window, schedule, generator, sampler=self.config.model.sampler)
 
     def save(self, folder: Pathlike, names: list[str] | None = None, write: bool = True, **record: Any) -> None:
         """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json.

@@ -27,7 +27,7 @@ def evaluate(
     ablate: Annotated[
         str,
         typer.Option(
-            help="distill: further students to train beside the run (anchor: without the anchor loss; consistency: with the consistency start)."
+            help="distill: further students to train beside the run (anchor: without the anchor loss; consistency, guidance: with that start, or without it where the run has it)."
         ),
     ] = "",
     episodes: Annotated[int | None, typer.Option(min=1, help="distill: held-out episodes to measure on; default: 11.")] = None,

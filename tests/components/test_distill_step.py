@@ -17,7 +17,9 @@ from tests.moworld.worlds import tiny_batch, tiny_world
 
 OPTIMIZER = {"lr": 1e-3}
 SETTINGS = {"chunks": 2, "batch": 2, "steps": 2, "fake_steps": 1, "student": OPTIMIZER, "fake": OPTIMIZER, "checkpoint_every": 1,
-            "monitor": {"window": 9}, "consistency": {"steps": 2, "optimizer": {"lr": 1e-2}}}  # fmt: skip
+            "monitor": {"window": 9}}  # fmt: skip
+START = {"steps": 2, "optimizer": {"lr": 1e-2}}
+STARTS = pytest.mark.parametrize(("start", "curve"), [("consistency", "consistency"), ("guidance_start", "guidance")])
 
 
 @pytest.fixture(scope="module")
@@ -61,40 +63,54 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@STARTS
 @pytest.mark.usefixtures("one_thread")
-def test_a_start_that_is_done_is_taken_up_after_a_kill_and_the_weights_are_the_same(folders, tmp_path):
-    settings = {**SETTINGS, "steps": 30}  # long enough to be killed in
+def test_a_start_that_is_done_is_taken_up_after_a_kill_and_the_weights_are_the_same(folders, tmp_path, start, curve):
+    settings = {**SETTINGS, start: START, "steps": 30}  # long enough to be killed in
     told = distill(**arguments(folders, settings, tmp_path / "whole"))
-    assert told["steps"] == 30 and told["high_consistency"] > 0 and not (tmp_path / "whole/checkpoints").exists()
+    assert told["steps"] == 30 and told[f"high_{curve}"] > 0 and not (tmp_path / "whole/checkpoints").exists()
     write_json(tmp_path / "arguments.json", arguments(folders, settings, tmp_path / "cut"))
     command = [sys.executable, "-m", "components.platform.launch", "distill", str(tmp_path / "arguments.json")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    done = tmp_path / "cut/checkpoints/consistent"
+    done = tmp_path / "cut/checkpoints" / f"{start}-done"
     while not done.exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     assert process.wait() != 0
-    write_json(done / "losses.json", {"high consistency": [[0, 123.0]]})
+    write_json(done / "losses.json", {f"high {curve}": [[0, 123.0]]})
     distill(**arguments(folders, settings, tmp_path / "cut"))
-    assert read_json(tmp_path / "cut/out/losses.json")["high consistency"] == [[0, 123.0]]  # taken up, not made again
+    assert read_json(tmp_path / "cut/out/losses.json")[f"high {curve}"] == [[0, 123.0]]  # taken up, not made again
     whole = weights(tmp_path / "whole")
     assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path / "cut").items())
 
 
-def test_a_start_of_other_settings_is_made_again(folders, tmp_path):
-    done = tmp_path / "checkpoints/consistent"
-    tiny_world(5).save(done, losses={"high consistency": [[0, 123.0]]}, task={"settings": {**SETTINGS, "steps": 3}})
-    distill(**arguments(folders, SETTINGS, tmp_path))
-    assert read_json(tmp_path / "out/losses.json")["high consistency"][0][1] != 123.0
+@STARTS
+def test_a_start_of_other_settings_is_made_again(folders, tmp_path, start, curve):
+    settings = {**SETTINGS, start: START}
+    done = tmp_path / "checkpoints" / f"{start}-done"
+    tiny_world(5).save(done, losses={f"high {curve}": [[0, 123.0]]}, task={"settings": {**settings, "steps": 3}})
+    distill(**arguments(folders, settings, tmp_path))
+    assert read_json(tmp_path / "out/losses.json")[f"high {curve}"][0][1] != 123.0
 
 
-def test_the_start_changes_the_student_and_is_left_out_where_it_is_absent(folders, tmp_path):
-    plain = {key: value for key, value in SETTINGS.items() if key != "consistency"}
-    told = distill(**arguments(folders, plain, tmp_path / "plain"))
-    assert not any("consistency" in name for name in told)
-    distill(**arguments(folders, {**SETTINGS, "consistency": None}, tmp_path / "none"))
-    distill(**arguments(folders, SETTINGS, tmp_path / "with"))
-    plain_weights = weights(tmp_path / "plain")
-    assert all(torch.equal(value, plain_weights[key]) for key, value in weights(tmp_path / "none").items())
-    assert any(not torch.equal(value, plain_weights[key]) for key, value in weights(tmp_path / "with").items())
+@STARTS
+def test_a_start_changes_the_student_and_is_left_out_where_it_is_absent(folders, tmp_path, start, curve):
+    told = distill(**arguments(folders, SETTINGS, tmp_path / "plain"))
+    assert not any(curve in name for name in told)
+    distill(**arguments(folders, {**SETTINGS, start: None}, tmp_path / "none"))
+    distill(**arguments(folders, {**SETTINGS, start: START}, tmp_path / "with"))
+    plain = weights(tmp_path / "plain")
+    assert all(torch.equal(value, plain[key]) for key, value in weights(tmp_path / "none").items())
+    assert any(not torch.equal(value, plain[key]) for key, value in weights(tmp_path / "with").items())
+
+
+def test_an_autoregressive_teacher_is_the_student_as_it_was_before(folders, tmp_path):
+    """Then the pretrained model has no part in the result; by default it has."""
+    for teacher, same in (("autoregressive", True), ("bidirectional", False)):
+        made = []
+        for model in ("teacher", "student"):
+            given = arguments(folders, {**SETTINGS, "teacher": teacher}, tmp_path / f"{teacher}-{model}")
+            distill(**{**given, "teacher": str(folders / model)})
+            made.append(weights(tmp_path / f"{teacher}-{model}"))
+        assert all(torch.equal(value, made[1][key]) for key, value in made[0].items()) == same

@@ -47,12 +47,13 @@ def test_each_variant_changes_one_thing():
     without = ABLATIONS["anchor"](profile)
     assert without.settings.autoregressive == profile.autoregressive.model_copy(update={"anchor_weight": 0.0})
     assert without.settings.model_copy(update={"autoregressive": profile.autoregressive}) == profile
-    start = ABLATIONS["consistency"](profile)
-    assert start.name == "student, consistency start" and start.settings.distill.consistency.steps == 1
-    assert start.settings.distill.consistency.optimizer.lr == pytest.approx(0.5 * profile.autoregressive.optimizer.lr)
-    assert start.settings.distill.model_copy(update={"consistency": None}) == profile.distill
-    back = ABLATIONS["consistency"](start.settings)
-    assert back.name == "student, no consistency start" and back.settings == profile
+    for name, field, called in (("consistency", "consistency", "consistency start"), ("guidance", "guidance_start", "guided start")):
+        start = ABLATIONS[name](profile)
+        assert start.name == f"student, {called}" and getattr(start.settings.distill, field).steps == 1
+        assert getattr(start.settings.distill, field).optimizer.lr == pytest.approx(0.5 * profile.autoregressive.optimizer.lr)
+        assert start.settings.distill.model_copy(update={field: None}) == profile.distill
+        back = ABLATIONS[name](start.settings)
+        assert back.name == f"student, no {called}" and back.settings == profile
 
 
 def test_a_name_that_is_no_ablation_is_refused():

@@ -5,9 +5,10 @@ import copy
 import torch
 
 from moworld.distillation.dmd import dmd_direction, fake_loss, student_loss
-from moworld.distillation.phases import DistillSettings, distill, student_rollout
+from moworld.distillation.phases import DistillSettings, distill, score_windows, student_rollout
 from moworld.model.experts import Experts
 from moworld.model.latent_cameras import LatentCameras
+from moworld.model.rollout import Rollout
 from moworld.model.window import make_window
 from moworld.training.loop import OptimizerSettings
 from tests.moworld.worlds import batches_from, tiny_batch, tiny_world
@@ -62,13 +63,36 @@ def test_the_rollout_that_trains_follows_the_cameras_and_names_the_expert_with_t
     student = tiny_world()
     names = set()
     for seed in range(6):
-        rollout, window, name = student_rollout(student, tiny_batch(7), torch.Generator().manual_seed(seed))
-        assert rollout.shape == (2, 16, 7, 2, 4) and window.shape == (2, 16, 7, 2, 4)
+        rollout, name = student_rollout(student, tiny_batch(7), torch.Generator().manual_seed(seed))
+        assert rollout.shape == (2, 16, 7, 2, 4)
         student.experts.zero_grad()
         rollout.square().mean().backward()
         assert all((getattr(student.experts, other).proj_out.weight.grad is not None) == (other == name) for other in ("high", "low"))
         names.add(name)
     assert names == {"high", "low"}
+
+
+def test_a_bidirectional_teacher_sees_the_whole_rollout_from_its_first_frame() -> None:
+    batch, rollout = tiny_batch(7), torch.randn(2, 16, 7, 2, 4)
+    ((window, part),) = score_windows(rollout, batch, tiny_world().config.model, "bidirectional")
+    assert part is rollout and window.shape == rollout.shape and window.history.shape[2] == 0
+    assert torch.equal(window.condition[:, 4:, :1], rollout[:, :, :1]) and not window.condition[:, :, 1:].any()
+
+
+def test_an_autoregressive_teacher_sees_each_chunk_in_the_window_that_it_was_made_in(monkeypatch) -> None:
+    made = []
+    window_of_rollout = Rollout.window
+    monkeypatch.setattr(Rollout, "window", lambda *given: made.append(window_of_rollout(*given)) or made[-1])
+    student, batch = tiny_world(), tiny_batch(10)
+    rollout, _ = student_rollout(student, batch, torch.Generator().manual_seed(0))
+    judged = score_windows(rollout, batch, student.config.model, "autoregressive")
+    assert len(judged) == len(made) == 3
+    for chunk, ((window, part), served) in enumerate(zip(judged, made, strict=True)):
+        assert torch.equal(part, rollout[:, :, 3 * chunk : 3 * chunk + 4]) and part.requires_grad
+        for name in ("condition", "history", "frame_ids", "text"):
+            assert torch.equal(getattr(window, name), getattr(served, name)), name
+            assert not getattr(window, name).requires_grad
+        torch.testing.assert_close(window.camera.motion, served.camera.motion, rtol=1e-4, atol=1e-5)
 
 
 def test_distillation_is_deterministic_moves_the_student_and_leaves_the_teacher_alone() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from moworld.evaluation.protocol import student_rollout
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
@@ -142,7 +143,29 @@ def test_samplers_recover_the_data_when_the_velocity_is_exact() -> None:
     world.experts.high = world.experts.low = Exact()
     generator = torch.Generator().manual_seed(0)
     torch.testing.assert_close(sample_window(world.experts, window, 7, 5.0, generator), clean, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(denoise_few_steps(world.experts, window, world.config.schedule, generator), clean, rtol=1e-4, atol=1e-4)
+    for sampler in ("stochastic", "euler"):
+        made = denoise_few_steps(world.experts, window, world.config.schedule, generator, sampler=sampler)
+        torch.testing.assert_close(made, clean, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_students_euler_steps_are_the_teachers() -> None:
+    """Sampled by the same levels from the same noise they end at the same latents; the stochastic sampler ends elsewhere."""
+    world, batch = tiny_world(student_shift=2.0, sampler="euler"), tiny_batch(4)
+    cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
+    window = make_window(batch["latents"][:, :, :1], cameras, torch.zeros(2, dtype=torch.long), batch["text"])
+    made, again = (world.denoise(window, world.config.schedule, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(made, again)
+    torch.testing.assert_close(made, sample_window(world.experts, window, 4, 2.0, torch.Generator().manual_seed(3)), rtol=1e-4, atol=1e-5)
+    other = denoise_few_steps(world.experts, window, world.config.schedule, torch.Generator().manual_seed(3))
+    assert (other - made).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_rollouts_that_are_measured_take_the_sampler_of_their_model() -> None:
+    batch = tiny_batch(4)
+    stochastic, euler = (student_rollout(tiny_world(sampler=sampler), batch, 0) for sampler in ("stochastic", "euler"))
+    assert torch.equal(stochastic[:, :, :1], euler[:, :, :1]) and (stochastic - euler).abs().max() > 0.1
 
 
 BLOCK_CAUSAL = {"num_layers": 2, "history_attention": "block_causal", "history": {"recent": 2, "camera": 1}}

@@ -1,0 +1,73 @@
+"""The guided start: what it learns, what carries gradients, and at which levels."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from moworld.distillation.autoregressive import random_window
+from moworld.distillation.guidance import GuidanceSettings, guidance_loss, guided_velocity, train_guidance
+from moworld.model.experts import Experts
+from moworld.training.loop import OptimizerSettings
+from tests.moworld.worlds import batches_from, tiny_batch, tiny_world
+
+
+class Seeing(torch.nn.Module):
+    """Velocity `seen` with cameras and 1 without."""
+
+    config = SimpleNamespace(block_causal=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, hidden_states, timestep, *, camera, **_):
+        seen = camera.motion.flatten(1).abs().sum(1) > 0
+        return torch.where(seen, self.seen, 1.0)[:, None, None, None, None].expand_as(hidden_states[:, :16])
+
+    def share_sequence(self, mesh):
+        assert mesh is None
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_exaggerates_what_the_cameras_change_and_leaves_the_anchor(scale):
+    world, batch = tiny_world(), tiny_batch(7)
+    window, clean = random_window(batch, world.config.model, torch.Generator().manual_seed(1))
+    made = guided_velocity(Experts(Seeing(), None, 0.0), clean, 0.5, window, scale)
+    assert torch.equal(made[:, :, :1], torch.full_like(made[:, :, :1], 3.0))
+    torch.testing.assert_close(made[:, :, 1:], torch.full_like(made[:, :, 1:], 1 + 2 * scale))
+
+
+def test_a_student_that_is_its_teacher_pays_for_the_exaggeration_alone():
+    world = tiny_world(1)
+    teacher = copy.deepcopy(world.experts)
+    for name in ("high", "low"):
+        losses = [
+            guidance_loss(world, teacher, name, tiny_batch(7), scale, torch.Generator().manual_seed(2))[0].item()
+            for scale in (1.0, 2.0, 3.0)
+        ]
+        assert losses[0] < 1e-10 and losses[1] > 1e-6
+        assert losses[2] == pytest.approx(4 * losses[1], rel=1e-3)  # squared
+
+
+def test_it_is_asked_at_the_levels_of_the_few_steps_alone(monkeypatch):
+    world, asked = tiny_world(1), set()
+    for name, expert in world.experts.named_experts():
+        expert.register_forward_pre_hook(lambda _, given, name=name: asked.add((name, round(given[1].flatten()[-1].item() / 1000, 4))))
+    teacher = tiny_world(1).experts
+    for seed in range(12):
+        for name in ("high", "low"):
+            guidance_loss(world, teacher, name, tiny_batch(7), 2.0, torch.Generator().manual_seed(seed))
+    assert asked == {("high", 1.0), ("high", 0.9375), ("low", 0.8333), ("low", 0.625)}
+
+
+def test_training_ends_at_the_velocity_that_was_guided_at_its_start():
+    """Not at that of a teacher that moves with it, which would run away; an expert that serves no level stays."""
+    world = tiny_world(boundary=0.5)  # all levels of the schedule are the high expert's
+    world.experts = Experts(Seeing(), Seeing(), 0.5)
+    settings, rate = GuidanceSettings(steps=200, camera=2.0), OptimizerSettings(lr=0.1, final_lr=0.01, weight_decay=0.0)
+    curves = train_guidance(world, batches_from, settings, rate, 5)
+    assert set(curves) == {"high guidance"}
+    assert world.experts.high.seen.item() == pytest.approx((3 * 5.0 + 1 * 3.0) / 4, abs=0.05)  # three frames guided, the anchor not
+    assert world.experts.low.seen.item() == 3.0
