@@ -37,8 +37,8 @@ def distill(
     task = {"settings": settings, "seed": seed, "features": sha256_file(Path(features) / "index.parquet")}
     kept = Checkpoints(checkpoints, chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
 
-    def batches_of(num_latents: int, seed: int, number: int) -> Iterator[dict[str, Any]]:
-        return batches(store, "train", num_latents, chosen.batch, seed, number, ranks.data_rank, ranks.data_size)
+    def batches_of(num_latents: int, size: int, seed: int, number: int) -> Iterator[dict[str, Any]]:
+        return batches(store, "train", num_latents, size, seed, number, ranks.data_rank, ranks.data_size)
 
     curves: Curves = {}
     for number, start in enumerate(("guidance_start", "consistency"), 1):
@@ -46,7 +46,7 @@ def distill(
             world, found = _start(start, world, chosen, batches_of, seed + number, ranks, checkpoints, task)
             curves |= found
     num_latents = 1 + chosen.chunks * world.config.model.chunk_latents
-    found, reason = train(world, frozen, lambda number: batches_of(num_latents, seed, number), chosen, seed, ranks, kept)
+    found, reason = train(world, frozen, lambda number: batches_of(num_latents, chosen.batch, seed, number), chosen, seed, ranks, kept)
     curves |= found
     world.save(out, write=ranks.is_first, losses=curves)
     if kept:
@@ -63,7 +63,7 @@ def _start(
     name: str,
     world: "WorldModel",
     chosen: "DistillSettings",
-    batches_of: Callable[[int, int, int], Iterator["Batch"]],
+    batches_of: Callable[[int, int, int, int], Iterator["Batch"]],
     seed: int,
     ranks: "Ranks",
     checkpoints: str | None,
@@ -71,7 +71,7 @@ def _start(
 ) -> tuple["WorldModel", "Curves"]:
     """The student after the start of this name, and its curves; once it is done it lies among the checkpoints, to be taken up again.
 
-    batches_of: (latent frames, seed, number of the first batch) -> batches
+    batches_of: (latent frames, size, seed, number of the first batch) -> batches
     """
     from moworld.distillation.consistency import train_consistency
     from moworld.distillation.guidance import train_guidance
@@ -89,7 +89,8 @@ def _start(
     num_latents = (settings.frames - 1) // 4 + 1 if settings.frames else 1 + chosen.chunks * world.config.model.chunk_latents
     kept = Checkpoints(Path(checkpoints, name), chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
     optimizer = settings.optimizer or chosen.student
-    curves = trains[name](world, lambda number: batches_of(num_latents, seed, number), settings, optimizer, seed, ranks, kept)
+    size = getattr(settings, "batch", 0) or chosen.batch
+    curves = trains[name](world, lambda number: batches_of(num_latents, size, seed, number), settings, optimizer, seed, ranks, kept)
     if done:
         world.save(done, write=ranks.is_first, losses=curves, task=task)
     return world, curves

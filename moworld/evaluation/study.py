@@ -29,7 +29,7 @@ AT_FRAMES = (100, 500, 1000)
 AROUND = 24  # frames that a reading of the drift takes together
 LOOKS = ("contrast", "saturation", "sharpness", "motion")
 SHEET, WALK_SHEET = (0, 4, 8, 12, 24, 48, 72, 96), (0, 12, 48, 100, 250, 500, 750, 1000)  # frames that are shown side by side
-FORMAT = 3  # of what `measure` returns: what was kept by another one is measured again
+FORMAT = 4  # of what `measure` returns: what was kept by another one is measured again
 
 
 class StudySettings(Settings):
@@ -37,7 +37,7 @@ class StudySettings(Settings):
 
     episodes: int = 11
     chunks: int = 8
-    walks: int = 2
+    walks: int = 4
     frames: int = 1008
     loop_chunks: int = 4
     seeds: int = 3
@@ -151,7 +151,7 @@ def measure(
     if variant.camera and not variant.steps:
         values |= revisit(variant, world, codec, store, settings, seed)
         walk = video.with_name(f"{video.stem}-walk.png") if video is not None else None
-        values["looks"] = long_walk(variant, world, codec, store, settings, seed, looks(np.concatenate(real)), walk)
+        values["looks"] = long_walk(variant, world, codec, store, settings, seed, walk)
     return values
 
 
@@ -178,14 +178,14 @@ def long_walk(
     store: FeatureStore,
     settings: StudySettings,
     seed: int,
-    recorded: dict[str, float],
     sheet: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`looks` around frames 100, 500 and 1,000 of a walk to and fro along recorded cameras, as shares of the recorded ones.
+    """`looks` around frames 100, 500 and 1,000 of a walk to and fro along recorded cameras, as shares of what was recorded on that way.
 
     sheet: where to write frames of the first walk side by side
     """
     batch = _along(store, settings.walks, seed, 4 * world.config.model.chunk_latents, settings.frames)
+    recorded = looks(np.concatenate(frames_of(codec, batch["latents"])))  # of the same places: levels differ more than drift may
     made = frames_of(codec, variant.generate(world, batch, seed))
     if sheet is not None:
         write_sheet(sheet, made[0], WALK_SHEET)
@@ -212,7 +212,7 @@ def revisit(variant: Variant, world: WorldModel, codec: Any, store: FeatureStore
 
 
 def _along(store: FeatureStore, count: int, seed: int, chunk_frames: int, num_frames: int) -> Batch:
-    """A batch whose cameras walk recorded paths to and fro until there are `num_frames` and the chunk is whole."""
+    """A batch whose cameras walk recorded paths to and fro until there are `num_frames` and the chunk is whole; its latents are one way's."""
     shortest = min(row.num_latents for row in (store.of_split("held_out") or store.clips)[:count])
     batch, _ = held_out_windows(store, shortest, count, seed)
     frames = batch["c2w"].shape[1]

@@ -1,14 +1,17 @@
 """The guided start: what it learns, what carries gradients, and at which levels."""
 
 import copy
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from moworld.distillation.autoregressive import random_window
-from moworld.distillation.guidance import GuidanceSettings, guidance_loss, guided_velocity, train_guidance
+from moworld.distillation.guidance import GuidanceSettings, guidance_loss, guided_step, train_guidance
+from moworld.errors import InputError
 from moworld.model.experts import Experts
+from moworld.model.rollout import sample_window
 from moworld.training.loop import OptimizerSettings
 from tests.moworld.worlds import batches_from, tiny_batch, tiny_world
 
@@ -26,16 +29,26 @@ class Seeing(torch.nn.Module):
         seen = camera.motion.flatten(1).abs().sum(1) > 0
         return torch.where(seen, self.seen, 1.0)[:, None, None, None, None].expand_as(hidden_states[:, :16])
 
+    def prepare(self, hidden_states, *, camera, **_):
+        return camera
+
+    def denoise(self, hidden_states, timestep, prepared):
+        return self(hidden_states, timestep, camera=prepared)
+
     def share_sequence(self, mesh):
         assert mesh is None
+
+
+def settings_of(camera: float, substeps: int = 1) -> GuidanceSettings:
+    return GuidanceSettings(steps=200, camera=camera, substeps=substeps)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_guidance_exaggerates_what_the_cameras_change_and_leaves_the_anchor(scale):
     world, batch = tiny_world(), tiny_batch(7)
     window, clean = random_window(batch, world.config.model, torch.Generator().manual_seed(1))
-    made = guided_velocity(Experts(Seeing(), None, 0.0), clean, 0.5, window, scale)
-    assert torch.equal(made[:, :, :1], torch.full_like(made[:, :, :1], 3.0))
+    made = guided_step(Experts(Seeing(), None, 0.0), clean, [0.5, 0.4, 0.25], window, scale)
+    torch.testing.assert_close(made[:, :, :1], torch.full_like(made[:, :, :1], 3.0))
     torch.testing.assert_close(made[:, :, 1:], torch.full_like(made[:, :, 1:], 1 + 2 * scale))
 
 
@@ -44,7 +57,7 @@ def test_a_student_that_is_its_teacher_pays_for_the_exaggeration_alone():
     teacher = copy.deepcopy(world.experts)
     for name in ("high", "low"):
         losses = [
-            guidance_loss(world, teacher, name, tiny_batch(7), scale, torch.Generator().manual_seed(2))[0].item()
+            guidance_loss(world, teacher, name, tiny_batch(7), settings_of(scale), torch.Generator().manual_seed(2))[0].item()
             for scale in (1.0, 2.0, 3.0)
         ]
         assert losses[0] < 1e-10 and losses[1] > 1e-6
@@ -58,7 +71,7 @@ def test_it_is_asked_at_the_levels_of_the_few_steps_alone(monkeypatch):
     teacher = tiny_world(1).experts
     for seed in range(12):
         for name in ("high", "low"):
-            guidance_loss(world, teacher, name, tiny_batch(7), 2.0, torch.Generator().manual_seed(seed))
+            guidance_loss(world, teacher, name, tiny_batch(7), settings_of(2.0), torch.Generator().manual_seed(seed))
     assert asked == {("high", 1.0), ("high", 0.9375), ("low", 0.8333), ("low", 0.625)}
 
 
@@ -66,8 +79,29 @@ def test_training_ends_at_the_velocity_that_was_guided_at_its_start():
     """Not at that of a teacher that moves with it, which would run away; an expert that serves no level stays."""
     world = tiny_world(boundary=0.5)  # all levels of the schedule are the high expert's
     world.experts = Experts(Seeing(), Seeing(), 0.5)
-    settings, rate = GuidanceSettings(steps=200, camera=2.0), OptimizerSettings(lr=0.1, final_lr=0.01, weight_decay=0.0)
-    curves = train_guidance(world, batches_from, settings, rate, 5)
+    rate = OptimizerSettings(lr=0.1, final_lr=0.01, weight_decay=0.0)
+    curves = train_guidance(world, batches_from, settings_of(2.0), rate, 5)
     assert set(curves) == {"high guidance"}
     assert world.experts.high.seen.item() == pytest.approx((3 * 5.0 + 1 * 3.0) / 4, abs=0.05)  # three frames guided, the anchor not
     assert world.experts.low.seen.item() == 3.0
+
+
+@torch.no_grad()
+def test_unguided_substeps_are_the_euler_sampler_that_takes_them():
+    """A student that made each of its four steps as it learns them would end where the teacher ends in twelve."""
+    world = tiny_world(1, sampler="euler", student_shift=1.0)
+    window, clean = random_window(tiny_batch(7), world.config.model, torch.Generator().manual_seed(1))
+    many = sample_window(world.experts, window, 12, 1.0, torch.Generator().manual_seed(3))
+    noisy = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    for level, following in pairwise([1.0, 0.75, 0.5, 0.25, 0.0]):
+        small = torch.linspace(level, following, 4, dtype=torch.float64).tolist()
+        noisy = noisy + (following - level) * guided_step(world.experts, noisy, small, window, 1.0)
+    torch.testing.assert_close(noisy, many, rtol=1e-3, atol=1e-4)
+
+
+def test_substeps_want_a_sampler_that_goes_on_from_where_a_step_ends():
+    rate = OptimizerSettings(lr=1e-3)
+    with pytest.raises(InputError, match=r"guidance_start.substeps: found 3 substeps for the sampler stochastic"):
+        train_guidance(tiny_world(), batches_from, settings_of(2.0, substeps=3), rate, 5)
+    settings = GuidanceSettings(steps=1, substeps=3)
+    assert train_guidance(tiny_world(sampler="euler"), batches_from, settings, rate, 5)["low guidance"][0][1] > 0
