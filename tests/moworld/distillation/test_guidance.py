@@ -13,6 +13,8 @@ from moworld.errors import InputError
 from moworld.model.experts import Experts
 from moworld.model.rollout import sample_window
 from moworld.training.loop import OptimizerSettings
+from moworld.training.parallel import Ranks
+from tests.moworld.ranks import joined, run_ranks
 from tests.moworld.worlds import batches_from, tiny_batch, tiny_world
 
 
@@ -105,3 +107,35 @@ def test_substeps_want_a_sampler_that_goes_on_from_where_a_step_ends():
         train_guidance(tiny_world(), batches_from, settings_of(2.0, substeps=3), rate, 5)
     settings = GuidanceSettings(steps=1, substeps=3)
     assert train_guidance(tiny_world(sampler="euler"), batches_from, settings, rate, 5)["low guidance"][0][1] > 0
+
+
+def trained(ranks: Ranks) -> tuple[dict[str, torch.Tensor], dict[str, list[list[float]]]]:
+    """Weights and curves of two steps on a model whose heads two ranks can share."""
+
+    def from_number(start: int):
+        for number in range(start, 10_000):
+            batch = tiny_batch(7, seed=number)
+            yield {key: ranks.of_global(value) for key, value in batch.items()}
+
+    world = tiny_world(1, num_attention_heads=4, sampler="euler")
+    settings = GuidanceSettings(steps=2, substeps=2)
+    curves = train_guidance(world, from_number, settings, OptimizerSettings(lr=1e-3), 5, ranks)
+    state = world.experts.state_dict()
+    return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state.items()}, curves
+
+
+def on_ranks(rank: int, ulysses: int, ring: int) -> dict[str, torch.Tensor]:
+    weights, curves = trained(joined(ulysses, ring))
+    return {**weights, **{f"curve {name}": torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}}
+
+
+@pytest.mark.parametrize(("ulysses", "ring"), [(1, 1), pytest.param(2, 1, marks=pytest.mark.slow)], ids=["fsdp2", "ulysses2"])
+def test_ranks_learn_what_one_does(ulysses, ring):
+    weights, curves = trained(Ranks())
+    for found in run_ranks(2, on_ranks, ulysses, ring):
+        for name, values in curves.items():
+            torch.testing.assert_close(found[f"curve {name}"], torch.tensor(values, dtype=torch.float64), rtol=1e-4, atol=2e-5)
+        for name, weight in weights.items():
+            # AdamW divides by the gradient's size: where that is rounding alone a step may go the other way, but not often.
+            apart = (found[name] - weight).abs()
+            assert apart.mean() <= 5e-6 and apart.max() <= 2 * 1e-3, name
