@@ -4,10 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moworld.distillation.autoregressive import random_window
 from moworld.errors import InputError
 from moworld.files import sha256_tree
+from moworld.model.window import predict_velocity
 from moworld.model.world import WEIGHTS, WorldModel
-from tests.moworld.worlds import tiny_world
+from tests.moworld.worlds import tiny_batch, tiny_world
 
 
 def same_weights(one: WorldModel, other: WorldModel) -> bool:
@@ -63,3 +65,16 @@ def test_missing_and_unknown_keys_are_counted_and_named(tmp_path):
 def test_a_model_without_a_codec_says_so():
     with pytest.raises(InputError, match="vae"):
         _ = tiny_world().codec
+
+
+@pytest.mark.parametrize(("patch_size", "tokens"), [((1, 1, 1), 8), ((1, 2, 2), 2)])
+def test_tokens_of_a_frame_are_those_that_the_blocks_see(patch_size, tokens):
+    """Costs and caches of the benchmarks are counted by it."""
+    world, batch, seen = tiny_world(patch_size=patch_size), tiny_batch(4), []
+    window, clean = random_window(batch, world.config.model, torch.Generator())
+    world.experts.low.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    with torch.no_grad():
+        predict_velocity(world.experts.low, clean, torch.full((2,), 0.5), window)
+    frames = clean.shape[2] + window.history.shape[2]
+    assert world.config.model.tokens_per_frame(world.config.height, world.config.width) == tokens
+    assert seen == [frames * tokens]
