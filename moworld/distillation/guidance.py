@@ -40,7 +40,7 @@ class GuidanceSettings(Settings):
     """
 
     steps: int
-    camera: float = 2.0
+    camera: float = 1.5
     substeps: int = Field(default=1, ge=1)
     batch: int = 0
     frames: int = 0

@@ -139,12 +139,7 @@ def test_every_step_on_an_npu_pool_is_a_trainjob_and_launchers_are_small(compile
 def test_on_a_cluster_without_npus_training_runs_as_trainjobs_that_ask_for_no_accelerator(tmp_path):
     settings = profile.load("pocket")[1]
     found = compile_all(["lifecycle"], settings, tmp_path)["lifecycle"]
-    assert set(found["trainjobs"]) == {
-        "train-curriculum",
-        *(f"train-curriculum-{n}" for n in range(2, 6)),
-        "train-autoregressive",
-        "distill",
-    }
+    assert set(found["trainjobs"]) == {"train-curriculum", *(f"train-curriculum-{n}" for n in range(2, 6)), "train-autoregressive", "distill"}
     tasks = {name: (task, container) for name, task, container, _ in tasks_and_executors(tmp_path, "lifecycle")}
     for name, (_, container) in tasks.items():
         assert container["image"] == image("launcher" if name in (*found["trainjobs"], "preflight") else "data"), name

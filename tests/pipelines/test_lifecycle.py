@@ -149,9 +149,7 @@ def test_the_study_of_a_run_compares_what_it_made_and_trains_and_measures_nothin
     asked = next(row for row in told["targets"] if row["name"].startswith("teacher evaluations"))
     assert asked["met"] is True
     page = (tmp_path / "study.html").read_text()
-    assert (
-        page.count("<video") == 1 + len(variants) and page.count("data:image/png") == 1 + 2 * len(variants) - 3
-    )  # two teachers, one blind
+    assert page.count("<video") == 1 + len(variants) and page.count("data:image/png") == 1 + 2 * len(variants) - 3  # two teachers, one blind
     made = run.folder / "variants"
     losses = json.loads((made / "consistency/distilled/losses.json").read_text())
     assert "low consistency" in losses and not (made / "consistency/student").exists()  # the run's own student was taken

@@ -36,9 +36,7 @@ def test_points_of_a_texture_that_repeats_go_where_the_rest_of_the_picture_goes(
     on_fence = (places[:, 1] > 55) & (places[:, 1] < 185)
     assert on_fence.sum() > 50 and (~on_fence).sum() > 50
     np.testing.assert_allclose(np.median(moved[on_fence], axis=0), [-4 * SHIFT, 0], atol=0.1)
-    assert (
-        np.linalg.norm(moved - [-4 * SHIFT, 0], axis=1) < 1
-    ).mean() > 0.9  # which features are found depends a little on the number of threads
+    assert (np.linalg.norm(moved - [-4 * SHIFT, 0], axis=1) < 1).mean() > 0.9  # which features are found depends a little on the number of threads
 
 
 def test_wanted_pictures_show_described_points_as_well_and_every_id_once():

@@ -1,15 +1,19 @@
 """What the study measures of footage whose answer is known, and how it holds that against what is wanted."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from moworld.data.features import FeatureWriter
+from moworld.data.features import FeatureStore, FeatureWriter
 from moworld.evaluation.study import (
     SHEET,
     WALK_SHEET,
     StudySettings,
     Variant,
     by_chunk,
+    long_walk,
     looks,
     run_study,
     write_film,
@@ -123,6 +127,24 @@ def test_every_variant_is_measured_as_far_as_it_goes_and_not_twice(tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "measured").iterdir()}
     run_study(tmp_path, compared, features, "", settings)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_drift_is_read_beside_what_was_recorded_on_the_same_way(tmp_path):
+    """A walk that goes on as it was recorded has not drifted, however unlike it other clips are."""
+    writer, batch = FeatureWriter(tmp_path), tiny_batch(13)
+    for index, loudness in enumerate((1.0, 0.1)):
+        row = {"clip_id": f"c{index}", "split": "held_out", "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
+        tensors = {name: batch[name][index] for name in ("text", "c2w", "intrinsics")}
+        writer.add(row, {**tensors, "latents": loudness * batch["latents"][0]})
+    writer.close()
+    torch.manual_seed(0)
+    codec, store = StreamingCodec(16, hidden=8, blocks=1), FeatureStore(tmp_path)
+    again = SimpleNamespace(generate=lambda world, batch, seed: torch.cat([batch["latents"]] * 2, dim=2))
+    settings = StudySettings(walks=1, frames=100)
+    with torch.inference_mode():
+        found = [long_walk(again, tiny_world(), codec, store, settings, seed)["100"] for seed in range(6)]
+    for look in ("contrast", "saturation", "sharpness", "motion"):
+        assert all(told[look] == pytest.approx(1, abs=0.15) for told in found), look
 
 
 def test_a_sheet_shows_the_frames_that_it_names_and_none_behind_the_end(tmp_path):

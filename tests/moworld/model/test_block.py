@@ -89,11 +89,7 @@ def test_layers_that_were_changed_copied_or_swapped_are_joined_anew():
 @torch.no_grad()
 def test_an_int8_transformer_computes_the_same_after_it_was_copied_and_loaded():
     torch.manual_seed(0)
-    given = {
-        "hidden_states": torch.randn(1, 36, 2, 4, 4),
-        "timestep": torch.tensor([500.0]),
-        "encoder_hidden_states": torch.randn(1, 3, 16),
-    }
+    given = {"hidden_states": torch.randn(1, 36, 2, 4, 4), "timestep": torch.tensor([500.0]), "encoder_hidden_states": torch.randn(1, 3, 16)}
     transformer = MoWorldTransformer3DModel(**SIZES).eval()
     for name, linear in replaceable_linears(transformer).items():
         replace_module(transformer, name, Int8Linear.from_linear(linear))
