@@ -6,14 +6,28 @@ are multiplied in the inputs' dtype, float32 without TF32.
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-FORWARD, BACKWARD = (128, 64), (64, 64)  # queries and keys of a tile
+from kernels.chips import chip, describable, described
+
 LOG2_E = tl.constexpr(math.log2(math.e))
+Options = dict[str, Any]
+
+# Tiles of 16-bit inputs, by the chip: ROWS queries by KEYS keys, how they are read, warps and stages of the pipeline. DESCRIPTORS: by the copy
+# engine; LATE: a tile's values are multiplied while the next tile is weighed; SPECIALIZE: some warps read, the others compute.
+FORWARD: dict[str, Options] = {
+    "hopper": {"ROWS": 128, "KEYS": 128, "DESCRIPTORS": True, "LATE": False, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
+    "other": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": False, "LATE": False, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
+}
+BACKWARD: dict[str, Options] = {
+    "hopper": {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
+    "other": {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
+}
 
 
 @triton.jit
@@ -25,32 +39,83 @@ def _tile(x, offset, rows, columns, stride, num_rows, num_columns, UPCAST: tl.co
 
 
 @triton.jit
+def _read(
+    x, batch, head, start, num_rows, D, of_batch, of_head, of_row,
+    ROWS: tl.constexpr, DIM: tl.constexpr, DESCRIPTORS: tl.constexpr, MASKED: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """A tile of a (B, H, n, D) tensor, zeros outside; x is its descriptor or its pointer. MASKED: rows may lie outside; PADDED: columns may."""
+    if DESCRIPTORS:
+        tile = tl.reshape(x.load([batch, head, start, 0]), (ROWS, DIM))
+    else:
+        rows, columns = start + tl.arange(0, ROWS), tl.arange(0, DIM)
+        place = x + batch.to(tl.int64) * of_batch + head.to(tl.int64) * of_head + rows[:, None] * of_row + columns[None, :]
+        if MASKED:
+            tile = tl.load(place, mask=(rows[:, None] < num_rows) & (columns[None, :] < D), other=0.0)
+        elif PADDED:
+            tile = tl.load(place, mask=columns[None, :] < D, other=0.0)
+        else:
+            tile = tl.load(place)
+    return tile.to(tl.float32) if UPCAST else tile
+
+
+@triton.jit
+def _weigh(logits, maximum, total, scale):
+    """The softmax so far, and a tile more: running maximum (in powers of two), sum of weights, the tile's weights, and what shrinks the sums before."""
+    highest = tl.maximum(maximum, tl.max(logits, axis=1) * scale)
+    weights = tl.exp2(logits * scale - highest[:, None])
+    shrink = tl.exp2(maximum - highest)
+    return highest, total * shrink + tl.sum(weights, axis=1), weights, shrink
+
+
+@triton.jit
 def _forward(
     query, key, value, output, lse, H, N, M, D, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, scale,
-    DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, UPCAST: tl.constexpr,
+    DIM: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, LATE: tl.constexpr, SPECIALIZE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries against all keys. scale: of the logits, times log2(e)."""
-    pair = tl.program_id(1)
-    batch, head = (pair // H).to(tl.int64), (pair % H).to(tl.int64)
-    rows, dims = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, DIM)
-    q = _tile(query, batch * q_b + head * q_h, rows, dims, q_n, N, D, UPCAST)
-    maximum = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-    total = tl.zeros((ROWS,), dtype=tl.float32)
+    """A tile of queries against all keys. scale: of the logits, times log2(e). The last tile of keys, which alone is masked, goes first."""
+    pair, first = tl.program_id(1), tl.program_id(0) * ROWS
+    batch, head = pair // H, pair % H
+    last = (M - 1) // KEYS * KEYS
+    q = _read(query, batch, head, first, N, D, q_b, q_h, q_n, ROWS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+    k = _read(key, batch, head, last, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+    logits = tl.where((last + tl.arange(0, KEYS))[None, :] < M, logits, float("-inf"))
+    maximum, total = tl.full((ROWS,), float("-inf"), dtype=tl.float32), tl.zeros((ROWS,), dtype=tl.float32)
     sums = tl.zeros((ROWS, DIM), dtype=tl.float32)
-    for start in range(0, M, KEYS):
-        keys = start + tl.arange(0, KEYS)
-        k = _tile(key, batch * k_b + head * k_h, keys, dims, k_n, M, D, UPCAST)
-        v = _tile(value, batch * v_b + head * v_h, keys, dims, v_n, M, D, UPCAST)
-        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        logits = tl.where(keys[None, :] < M, logits, float("-inf"))
-        highest = tl.maximum(maximum, tl.max(logits, axis=1))
-        weights = tl.exp2(logits - highest[:, None])
-        shrink = tl.exp2(maximum - highest)
-        total = total * shrink + tl.sum(weights, axis=1)
-        sums = sums * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        maximum = highest
+    maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+    if LATE:  # a tile's values are multiplied while the next tile is weighed
+        held = weights.to(output.dtype.element_ty) if not UPCAST else weights
+        for start in range(0, last, KEYS):
+            k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+            before = tl.where(start == 0, last, start - KEYS)
+            v = _read(value, batch, head, before, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+            sums = tl.dot(held, v, acc=sums * shrink[:, None], input_precision="ieee")
+            maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+            held = weights.to(v.dtype)
+        before = tl.where(last == 0, 0, last - KEYS)
+        v = _read(value, batch, head, before, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+        sums = tl.dot(held, v, acc=sums * shrink[:, None], input_precision="ieee")
+    else:
+        v = _read(value, batch, head, last, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+        sums = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        if SPECIALIZE:
+            for start in tl.range(0, last, KEYS, warp_specialize=True):
+                k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+                logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+                maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+                v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+                sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
+        else:
+            for start in range(0, last, KEYS):
+                k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+                logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+                maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+                v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+                sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
     sums = sums / total[:, None]
-    out = (batch * H + head) * N
+    rows, dims, out = first + tl.arange(0, ROWS), tl.arange(0, DIM), pair.to(tl.int64) * N
     inside = (rows[:, None] < N) & (dims[None, :] < D)
     tl.store(output + out * D + rows[:, None] * D + dims[None, :], sums.to(output.dtype.element_ty), mask=inside)
     tl.store(lse + out + rows, (maximum + tl.log2(total)) / LOG2_E, mask=rows < N)
@@ -121,32 +186,40 @@ def _backward_queries(
 INTERPRETED = not isinstance(_forward, triton.JITFunction)
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """See the face."""
+def forward(query: Tensor, key: Tensor, value: Tensor, options: Options | None = None) -> tuple[Tensor, Tensor]:
+    """See the face. options: in place of those that the table has for the chip, as sweeps try them."""
     (batch, heads, rows, dim), keys = query.shape, key.shape[2]
     query, key, value = (_rows(x) for x in (query, key, value))
     output = torch.empty(batch, heads, rows, dim, dtype=query.dtype, device=query.device)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
-    tiles = _tiles(query, FORWARD)
+    options = options or _options(FORWARD, chip(query.device), query.dtype)
+    constants = {**_constants(dim), **options}
+    constants["DESCRIPTORS"] = options["DESCRIPTORS"] and not constants["PADDED"] and all(describable(x) for x in (query, key, value))
     strides = [stride for x in (query, key, value) for stride in x.stride()[:3]]
     scale = math.log2(math.e) / math.sqrt(dim)
-    _forward[(triton.cdiv(rows, tiles["ROWS"]), batch * heads)](
-        query, key, value, output, lse, heads, rows, keys, dim, *strides, scale, **tiles
-    )
+    given: tuple[Any, ...] = (query, key, value)
+    if constants["DESCRIPTORS"]:
+        given = tuple(described(x, [1, 1, options[n], dim]) for x, n in zip(given, ("ROWS", "KEYS", "KEYS"), strict=True))
+    grid = (triton.cdiv(rows, options["ROWS"]), batch * heads)
+    _forward[grid](*given, output, lse, heads, rows, keys, dim, *strides, scale, **constants)
     return output, lse
 
 
-def backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See the face."""
+def backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor, options: Options | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See the face. options: see `forward`."""
     (batch, heads, rows, dim), keys = query.shape, key.shape[2]
     gradient, query, key, value = (_rows(x) for x in (gradient, query, key, value))
     delta = (gradient.float() * output.float()).sum(-1).contiguous()  # each row's sum of weights times their gradients
     of_query, of_key, of_value = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value))
-    tiles = _tiles(query, BACKWARD)
+    tiles = options or _options(BACKWARD, chip(query.device), query.dtype)
+    constants = {**_constants(dim), **tiles}
+    del constants["PADDED"]
     sizes = (heads, rows, keys, dim, *(stride for x in (query, key, value, gradient) for stride in x.stride()[:3]), 1 / math.sqrt(dim))
     given = (query, key, value, gradient, lse.contiguous(), delta)
-    _backward_keys[(triton.cdiv(keys, tiles["KEYS"]), batch * heads)](*given, of_key, of_value, *sizes, **tiles)
-    _backward_queries[(triton.cdiv(rows, tiles["ROWS"]), batch * heads)](*given, of_query, *sizes, **tiles)
+    _backward_keys[(triton.cdiv(keys, tiles["KEYS"]), batch * heads)](*given, of_key, of_value, *sizes, **constants)
+    _backward_queries[(triton.cdiv(rows, tiles["ROWS"]), batch * heads)](*given, of_query, *sizes, **constants)
     return of_query, of_key, of_value
 
 
@@ -155,13 +228,17 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _tiles(query: Tensor, wide: tuple[int, int]) -> dict[str, int]:
-    """Queries and keys of a tile: `wide` for 16-bit inputs on NVIDIA; half as many in float32, and on Ascend, whose buffers are smaller."""
-    rows, keys = wide
+def _constants(dim: int) -> Options:
+    padded = max(16, triton.next_power_of_2(dim))
+    return {"DIM": padded, "PADDED": padded != dim, "UPCAST": INTERPRETED}
+
+
+def _options(table: dict[str, Options], kind: str, dtype: torch.dtype) -> Options:
+    """The table's tiles for 16-bit inputs on NVIDIA; half as many in float32, and on Ascend, whose buffers are smaller."""
+    options = table["hopper" if kind == "hopper" and dtype != torch.float32 else "other"]
     if INTERPRETED:
-        rows, keys = 16, 16
-    elif query.dtype == torch.float32 or query.device.type == "npu":
-        rows, keys = max(rows // 2, 32), max(keys // 2, 32)
-    dim = max(16, triton.next_power_of_2(query.shape[3]))
-    warps = 8 if rows * dim >= 128 * 128 else 4
-    return {"DIM": dim, "ROWS": rows, "KEYS": keys, "UPCAST": INTERPRETED, "num_warps": warps, "num_stages": 2}
+        return {**options, "ROWS": 16, "KEYS": 16}
+    if dtype == torch.float32 or kind == "npu":
+        rows, keys = max(options["ROWS"] // 2, 32), max(options["KEYS"] // 2, 32)
+        return {**options, "ROWS": rows, "KEYS": keys, "num_warps": 4}
+    return options

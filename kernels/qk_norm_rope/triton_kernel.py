@@ -8,8 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.chips import chip
+
 MOST_PROGRAMS = 32768  # a launch on Ascend holds 65,535; a program takes every so-manyth token
 MOST_COLUMNS = 2048  # of a row at a time: what Ascend's buffer of 192 KiB holds several times over
+ONE_PASS_COLUMNS = 8192  # of a row that stays in registers on NVIDIA, which is then read once
 
 
 @triton.jit
@@ -19,8 +22,24 @@ def _halves(x, HEADS: tl.constexpr, DIM: tl.constexpr):
 
 
 @triton.jit
-def _norm_and_turn(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
-    """One row of `heads` times `dim`. cosine, sine: (1, DIM / 2)."""
+def _norm_and_turn(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.constexpr, DIM: tl.constexpr, ONE_PASS: tl.constexpr):
+    """One row of `heads` times `dim`. cosine, sine: (1, DIM / 2). ONE_PASS: a tile holds the whole row."""
+    columns = tl.arange(0, DIM)[None, :]
+    if ONE_PASS:
+        head = tl.arange(0, HEADS)[:, None]
+        inside = (head < heads) & (columns < dim)
+        value = tl.load(x + head * dim + columns, mask=inside, other=0.0).to(tl.float32)
+        inverse = 1.0 / tl.sqrt(tl.sum(tl.sum(value * value, axis=1), axis=0) / (heads * dim) + eps)
+        value = value * inverse * tl.load(weight + head * dim + columns, mask=inside, other=0.0).to(tl.float32)
+        even, odd = _halves(value, HEADS, DIM)
+        turned = tl.reshape(tl.join(even * cosine - odd * sine, even * sine + odd * cosine), (HEADS, DIM))
+        tl.store(y + head * dim + columns, turned.to(y.dtype.element_ty), mask=inside)
+    else:
+        _in_parts(x, weight, y, cosine, sine, heads, dim, eps, HEADS, DIM)
+
+
+@triton.jit
+def _in_parts(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
     columns = tl.arange(0, DIM)[None, :]
     squares = tl.zeros((HEADS, DIM), dtype=tl.float32)
     for start in range(0, heads, HEADS):
@@ -41,7 +60,7 @@ def _norm_and_turn(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.conste
 @triton.jit
 def _both(
     query, key, query_weight, key_weight, query_out, key_out, cosines, sines, rows, tokens, heads, dim,
-    query_batch, query_token, key_batch, key_token, angle_batch, eps, HEADS: tl.constexpr, DIM: tl.constexpr,
+    query_batch, query_token, key_batch, key_token, angle_batch, eps, HEADS: tl.constexpr, DIM: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, DIM)[None, :]
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
@@ -51,9 +70,9 @@ def _both(
         _, sine = _halves(tl.load(sines + angle + columns, mask=columns < dim, other=0.0).to(tl.float32), 1, DIM)
         out = (batch * tokens + token) * heads * dim
         source = batch * query_batch + token * query_token
-        _norm_and_turn(query + source, query_weight, query_out + out, cosine, sine, heads, dim, eps, HEADS, DIM)
+        _norm_and_turn(query + source, query_weight, query_out + out, cosine, sine, heads, dim, eps, HEADS, DIM, ONE_PASS)
         source = batch * key_batch + token * key_token
-        _norm_and_turn(key + source, key_weight, key_out + out, cosine, sine, heads, dim, eps, HEADS, DIM)
+        _norm_and_turn(key + source, key_weight, key_out + out, cosine, sine, heads, dim, eps, HEADS, DIM, ONE_PASS)
 
 
 def qk_norm_rope(
@@ -67,11 +86,13 @@ def qk_norm_rope(
     angle_batch = 0 if cosines.shape[0] == 1 else tokens * dim
     _both[(min(batch * tokens, MOST_PROGRAMS),)](
         query, key, query_weight.contiguous(), key_weight.contiguous(), *outputs, cosines, sines, batch * tokens, tokens, width // dim, dim,
-        query.stride(0), query.stride(1), key.stride(0), key.stride(1), angle_batch, eps, **_tile(width // dim, dim),
+        query.stride(0), query.stride(1), key.stride(0), key.stride(1), angle_batch, eps, **_tile(query.device, width // dim, dim),
     )  # fmt: skip
     return outputs[0], outputs[1]
 
 
-def _tile(heads: int, dim: int) -> dict[str, int]:
-    columns = triton.next_power_of_2(dim)
-    return {"HEADS": min(triton.next_power_of_2(heads), max(MOST_COLUMNS // columns, 1)), "DIM": columns}
+def _tile(device: torch.device, heads: int, dim: int) -> dict[str, int]:
+    columns, rows = triton.next_power_of_2(dim), triton.next_power_of_2(heads)
+    if chip(device) != "npu" and rows * columns <= ONE_PASS_COLUMNS:
+        return {"HEADS": rows, "DIM": columns, "ONE_PASS": True, "num_warps": 4 if rows * columns <= 2048 else 8}
+    return {"HEADS": min(rows, max(MOST_COLUMNS // columns, 1)), "DIM": columns, "ONE_PASS": False}

@@ -12,27 +12,50 @@ from kernels.int8_linear import triton_kernel as int8_linear
 from kernels.modulated_norm import triton_kernel as modulated_norm
 from kernels.qk_norm_rope import triton_kernel as qk_norm_rope
 
-HALF, FLOAT, INT = "*bf16", "*fp32", "i32"
-QUERY = torch.empty(1, 40, 4096, 128, dtype=torch.bfloat16, device="meta")
-FORWARD, BACKWARD = (attention._tiles(QUERY, wide) for wide in (attention.FORWARD, attention.BACKWARD))
-# name: kernel, types of its arguments, constants and launch options
-KERNELS: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
-    "attention forward": (attention._forward, [HALF] * 4 + [FLOAT] + [INT] * 13 + ["fp32"], FORWARD),
-    "attention backward_keys": (attention._backward_keys, [HALF] * 4 + [FLOAT] * 2 + [HALF] * 2 + [INT] * 16 + ["fp32"], BACKWARD),
-    "attention backward_queries": (attention._backward_queries, [HALF] * 4 + [FLOAT] * 2 + [HALF] + [INT] * 16 + ["fp32"], BACKWARD),
-    "int8_quantize": (int8_linear._quantize, [HALF, "*i8", FLOAT, INT, INT, INT], {"COLUMNS": int8_linear.MOST_COLUMNS, "PRECISE": True}),
-    "int8_product": (int8_linear._product, ["*i8", "*i8", FLOAT, FLOAT, FLOAT, HALF, INT, INT, INT], {"BIAS": True, **int8_linear.TILES}),
-    "modulated_norm": (modulated_norm._norm, [HALF, FLOAT, FLOAT, HALF] + [INT] * 7 + ["fp32"], {"COLUMNS": modulated_norm.MOST_COLUMNS}),
-    "qk_norm_rope": (qk_norm_rope._both, [HALF] * 6 + [FLOAT] * 2 + [INT] * 9 + ["fp32"], qk_norm_rope._tile(40, 128)),
-}
+HALF, FLOAT, INT, ALIGNED = "*bf16", "*fp32", "i32", "i32 of whole 16"
+CPU = torch.device("cpu")  # a device that is neither an NPU nor a Hopper, as the tables of tiles see it
 
 
-def compiled(name: str, capability: int) -> Any:
+def kernels(chip: str) -> dict[str, tuple[Any, list[str], dict[str, Any]]]:
+    """Each kernel, types of its arguments, constants and launch options, at the tiles that a kind of chip takes."""
+    forward, backward, product = attention.FORWARD[chip], attention.BACKWARD[chip], int8_linear.PRODUCT[chip]
+    return {
+        "attention forward": attention_forward(forward),
+        "attention backward_keys": attention_backward(backward, keys=True),
+        "attention backward_queries": attention_backward(backward, keys=False),
+        "int8_quantize": (int8_linear._quantize, [HALF, "*i8", FLOAT, INT, INT, INT], int8_linear.quantize_options(CPU, 13824)),
+        "int8_product": int8_product(product),
+        "modulated_norm": (modulated_norm._norm, [HALF, FLOAT, FLOAT, HALF] + [INT] * 7 + ["fp32"], modulated_norm.tile(CPU, 5120, True)),
+        "qk_norm_rope": (qk_norm_rope._both, [HALF] * 6 + [FLOAT] * 2 + [INT] * 9 + ["fp32"], qk_norm_rope._tile(CPU, 40, 128)),
+    }
+
+
+def attention_forward(options: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
+    tiles = [f"tensordesc<bf16[1,1,{options[name]},128]>" if options["DESCRIPTORS"] else HALF for name in ("ROWS", "KEYS", "KEYS")]
+    types = [*tiles, HALF, FLOAT] + [INT] * 4 + [ALIGNED] * 9 + ["fp32"]
+    return attention._forward, types, {"DIM": 128, "PADDED": False, "UPCAST": False, **options}
+
+
+def attention_backward(options: dict[str, Any], keys: bool) -> tuple[Any, list[str], dict[str, Any]]:
+    kernel = attention._backward_keys if keys else attention._backward_queries
+    types = [HALF] * 4 + [FLOAT] * 2 + [HALF] * (2 if keys else 1) + [INT] * 4 + [ALIGNED] * 12 + ["fp32"]
+    return kernel, types, {"DIM": 128, "UPCAST": False, **options}
+
+
+def int8_product(options: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
+    rows, channels, depth = (options[name] for name in ("ROWS", "CHANNELS", "DEPTH"))
+    types = ["*i8", "*i8", FLOAT, FLOAT, FLOAT, HALF, INT, ALIGNED, ALIGNED]
+    if options["DESCRIPTORS"]:
+        types[:2], types[5] = [f"tensordesc<i8[{n},{depth}]>" for n in (rows, channels)], f"tensordesc<bf16[{rows},{channels}]>"
+    return int8_linear._product, types, {"BIAS": True, "EVEN": True, **options}
+
+
+def compiled(kernel: Any, types: list[str], constants: dict[str, Any], capability: int) -> Any:
     """The kernel's machine code and metadata for an NVIDIA compute capability, 90 being Hopper."""
-    kernel, types, constants = KERNELS[name]
     options = {key: value for key, value in constants.items() if key.startswith("num_")}
     constants = {key: value for key, value in constants.items() if key not in options}
-    assert len(types) + len(constants) == len(kernel.arg_names), name
-    signature = dict(zip(kernel.arg_names, [*types, *("constexpr" for _ in constants)], strict=True))
-    aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(types) if kind.startswith("*")}
+    assert len(types) + len(constants) == len(kernel.arg_names)
+    known = dict(zip(kernel.arg_names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
+    signature = {name: known[name].removesuffix(ALIGNED.removeprefix(INT)) for name in kernel.arg_names}
+    aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(types) if kind.startswith("*") or kind == ALIGNED}
     return triton.compile(ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options)
