@@ -20,8 +20,26 @@ Options = dict[str, Any]
 # Tiles by the chip: ROWS by CHANNELS of the output, DEPTH of the sum at a time. GROUP: rows of tiles that are finished together, so that they
 # share what the cache holds; DESCRIPTORS: read and written by the copy engine; PERSISTENT: as many programs as processors, a tile after another.
 PRODUCT: dict[str, Options] = {
-    "hopper": {"ROWS": 128, "CHANNELS": 256, "DEPTH": 128, "GROUP": 8, "DESCRIPTORS": True, "PERSISTENT": False, "num_warps": 8, "num_stages": 3},
-    "other": {"ROWS": 128, "CHANNELS": 128, "DEPTH": 128, "GROUP": 8, "DESCRIPTORS": False, "PERSISTENT": False, "num_warps": 8, "num_stages": 3},
+    "hopper": {
+        "ROWS": 128,
+        "CHANNELS": 256,
+        "DEPTH": 128,
+        "GROUP": 8,
+        "DESCRIPTORS": True,
+        "PERSISTENT": False,
+        "num_warps": 8,
+        "num_stages": 3,
+    },
+    "other": {
+        "ROWS": 128,
+        "CHANNELS": 128,
+        "DEPTH": 128,
+        "GROUP": 8,
+        "DESCRIPTORS": False,
+        "PERSISTENT": False,
+        "num_warps": 8,
+        "num_stages": 3,
+    },
 }
 
 

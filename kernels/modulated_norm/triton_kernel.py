@@ -54,14 +54,16 @@ def _norm(
                 tl.store(target + start + columns, ((value - mean) * inverse * times + plus).to(y.dtype.element_ty), mask=inside)
 
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """See the face."""
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, options: dict[str, int] | None = None) -> Tensor:
+    """See the face. options: in place of some of the chip's, as sweeps try them."""
     batch, tokens, width = x.shape
     x = x if x.stride(2) == 1 else x.contiguous()
-    scale, shift = scale.contiguous(), shift.contiguous()
+    if scale.stride() != shift.stride() or scale.stride(2) != 1:  # of parts of one tensor, as a block has them, there is no copy
+        scale, shift = scale.contiguous(), shift.contiguous()
     y = torch.empty(batch, tokens, width, dtype=x.dtype, device=x.device)
-    per_token = width if scale.shape[1] == tokens and tokens > 1 else 0
-    constants, programs = tile(x.device, width, shared=batch == 1 and per_token == 0), MOST_PROGRAMS
+    per_token = scale.stride(1) if scale.shape[1] == tokens and tokens > 1 else 0
+    shared, programs = batch == 1 and per_token == 0, MOST_PROGRAMS
+    constants = {**tile(x.device, width, shared), **(options or {})}
     if constants["SHARED"]:
         programs = min(programs, PROGRAMS_PER_PROCESSOR * processors(x.device))
     _norm[(min(batch * tokens, programs),)](

@@ -76,9 +76,16 @@ def _both(
 
 
 def qk_norm_rope(
-    query: Tensor, key: Tensor, query_weight: Tensor, key_weight: Tensor, cosines: Tensor, sines: Tensor, eps: float
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    eps: float,
+    options: dict[str, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See the face."""
+    """See the face. options: in place of some of the chip's, as sweeps try them."""
     (batch, tokens, width), dim = query.shape, cosines.shape[3]
     query, key = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key))
     cosines, sines = cosines.contiguous(), sines.contiguous()
@@ -86,7 +93,8 @@ def qk_norm_rope(
     angle_batch = 0 if cosines.shape[0] == 1 else tokens * dim
     _both[(min(batch * tokens, MOST_PROGRAMS),)](
         query, key, query_weight.contiguous(), key_weight.contiguous(), *outputs, cosines, sines, batch * tokens, tokens, width // dim, dim,
-        query.stride(0), query.stride(1), key.stride(0), key.stride(1), angle_batch, eps, **_tile(query.device, width // dim, dim),
+        query.stride(0), query.stride(1), key.stride(0), key.stride(1), angle_batch, eps,
+        **{**_tile(query.device, width // dim, dim), **(options or {})},
     )  # fmt: skip
     return outputs[0], outputs[1]
 

@@ -79,7 +79,7 @@ def plan_placement(
     free = device.memory_bytes - device.runtime_bytes
     together = weights + 2 * parameters + max(working, decoder - 2 * parameters) <= free
     alone = max(weights / 2 + working, decoder)  # one module at a time
-    linear, attention = _denoising_flops(model, height, width, text)
+    linear, attention = denoising_flops(model, height, width, text)
     rate = device.flops * device.utilization
     compute = (linear / (INT8_SPEEDUP if precision == "int8" else 1) + attention) / experts / rate
     exchange = _exchange_seconds(model, height, width, ulysses, ring, device, per_node)
@@ -109,7 +109,7 @@ def _expert_bytes(model: ModelSettings, precision: Precision) -> float:
     return 2.0 * (parameters - replaced) + replaced
 
 
-def _denoising_flops(model: ModelSettings, height: int, width: int, text: int) -> tuple[float, float]:
+def denoising_flops(model: ModelSettings, height: int, width: int, text: int) -> tuple[float, float]:
     """Of one chunk: those that INT8 makes faster, and attention with the rest."""
     dim = model.num_attention_heads * model.attention_head_dim
     per_frame = model.tokens_per_frame(height, width)

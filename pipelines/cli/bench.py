@@ -19,6 +19,7 @@ class What(StrEnum):
     contract = "contract"
     geometry = "geometry"
     rollout = "rollout"
+    kernels = "kernels"
     player = "player"
 
 
@@ -46,7 +47,9 @@ def bench(
     clips: Annotated[int, typer.Option(help="loader: clips of 2,001 frames that are written first.")] = 12,
     frames: Annotated[int, typer.Option(min=240, help="rollout: frames of the one session.")] = 10_000,
     maps: Annotated[str, typer.Option(help="geometry: levels, an episode each.")] = MAPS,
-    size: Annotated[str, typer.Option(help="linear, rollout: HEIGHTxWIDTH in pixels instead of the profile's, such as 96x160.")] = "",
+    size: Annotated[
+        str, typer.Option(help="linear, rollout, kernels: HEIGHTxWIDTH in pixels instead of the profile's, such as 96x160.")
+    ] = "",
     full_precision: Annotated[bool, typer.Option("--float32", help="rollout: a session in float32 instead of INT8.")] = False,
     json: Json = False,
 ) -> None:
@@ -58,7 +61,9 @@ def bench(
 
     _, settings = profiles.load(profile)
     with err.status(f"bench {what}"):
-        if what is What.geometry:
+        if what is What.kernels:
+            rows = _kernels(settings, _pixels(size, settings))
+        elif what is What.geometry:
             rows = _geometry(settings, maps)
         elif what in (What.linear, What.rollout):
             rows = _of_a_world(what, settings, _pixels(size, settings), frames, not full_precision)
@@ -66,6 +71,8 @@ def bench(
             rows = _rows(what, profile, settings, clips)
     if json:
         print_json(rows)
+        return
+    if what is What.kernels:  # rows of several kinds, told as they were measured
         return
     print_table(f"bench {what}", list(rows[0]), [tuple(row.values()) for row in rows])
     if what in NOTES:
@@ -79,6 +86,21 @@ def _geometry(settings: Any, maps: str) -> list[dict[str, Any]]:
     for row in bench_geometry(settings.geometry, tuple(maps.split(","))):
         rows.append(row)
         err.print(" ".join(f"{key} {value}" for key, value in row.items()))
+    return rows
+
+
+def _kernels(settings: Any, pixels: tuple[int, int]) -> list[dict[str, Any]]:
+    import torch
+
+    from moworld.evaluation.bench_kernels import bench_kernels, line
+    from moworld.model.world import WorldConfig
+
+    if not torch.cuda.is_available():
+        raise InputError("bench", "kernels", "no NVIDIA GPU", "one that PyTorch sees", "run it where there is one")
+    config, rows = WorldConfig(model=settings.model, text=settings.text, height=pixels[0], width=pixels[1], fps=16.0), []
+    for row in bench_kernels(config):
+        rows.append(row)
+        err.print(line(row), markup=False, highlight=False)
     return rows
 
 

@@ -31,3 +31,25 @@ def test_ties_round_to_even_as_torch_rounds_and_rows_of_zeros_stay_zero():
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -126.5], [0.0] * 8])
     y = triton_kernel.int8_linear(x, torch.eye(8).to(torch.int8), torch.ones(8), None)
     assert torch.equal(y, torch.stack([x[0].round(), x[1]]))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("group", [1, 3, 8])
+@pytest.mark.parametrize(("rows", "depth", "channels"), [(100, 64, 112), (64, 48, 32), (7, 80, 16)])
+def test_tiles_in_any_order_and_read_in_any_way_give_the_same(rows, depth, channels, group, descriptors, persistent):
+    x, weight = (torch.randint(-127, 128, (n, depth), dtype=torch.int8) for n in (rows, channels))
+    options = {"ROWS": 16, "CHANNELS": 16, "DEPTH": 32, "GROUP": group, "DESCRIPTORS": descriptors, "PERSISTENT": persistent}
+    scales, weight_scales, bias = torch.rand(rows), torch.rand(channels), torch.randn(channels)
+    y = triton_kernel.product(x, scales, weight, weight_scales, bias, torch.float32, options)
+    expected = (x.double() @ weight.double().T * scales[:, None] * weight_scales + bias).float()
+    torch.testing.assert_close(y, expected, rtol=2**-21, atol=1e-3)  # products of up to 80 * 127^2, rounded three times
+
+
+@pytest.mark.parametrize("columns", [16, 128])
+def test_rows_that_are_read_twice_round_as_those_that_stay_in_registers(columns):
+    x = torch.randn(9, 100)
+    x[3] = 0
+    found = triton_kernel.quantize(x, {"COLUMNS": columns, "PRECISE": True, "ONE_PASS": False})
+    for one, other in zip(found, triton_kernel.quantize(x), strict=True):
+        assert torch.equal(one, other)

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from moworld.inference.memory import denoising_bytes
-from moworld.inference.placement import _denoising_flops, _expert_bytes, decoder_costs, plan_placement
+from moworld.inference.placement import _expert_bytes, decoder_costs, denoising_flops, plan_placement
 from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.inference.session import WorldSession
 from moworld.model.codec import StreamingCodec
@@ -29,7 +29,7 @@ def test_operations_of_a_chunk_are_those_that_pytorch_counts(tmp_path, history):
     session.open(picture(), "a hall")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         session.denoise("w*12")
-    linear, rest = _denoising_flops(world.config.model, 16, 32, 4)
+    linear, rest = denoising_flops(world.config.model, 16, 32, 4)
     assert linear + rest == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
