@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,22 @@ def ceilings(size: int = 8192) -> Iterator[Row]:
 def correctness() -> Iterator[Row]:
     """Every kernel against its reference, on fresh random inputs, at the A14B's width and at ragged sizes."""
     for dtype in (torch.bfloat16, torch.float32):
-        for trial in range(TRIALS):
+        worst = dict[str, dict[str, float]]()
+        for _ in range(TRIALS):
             torch.manual_seed(time.time_ns() % 2**31)
-            for case, found, wanted in _pairs(dtype, trial):
-                errors = {name: relative_error(one, other) for name, one, other in zip(found[0], found[1], wanted, strict=True)}
-                yield {"kind": "error", "case": f"{case}, {str(dtype).removeprefix('torch.')}", "trial": trial, "errors": errors}
+            for case, (names, found), wanted in _pairs(dtype):
+                errors = {name: relative_error(one, other) for name, one, other in zip(names, found, wanted, strict=True)}
+                before = worst.setdefault(case, errors)
+                worst[case] = {name: error if not error <= before[name] else before[name] for name, error in errors.items()}  # nan stays
+        for case, errors in worst.items():
+            yield {"kind": "error", "case": f"{case}, {str(dtype).removeprefix('torch.')}", "worst": errors}
 
 
-def _pairs(dtype: torch.dtype, trial: int) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+def _pairs(dtype: torch.dtype) -> Iterator[tuple[str, tuple[tuple[str, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]]:
     def draw(*shape: int, of: torch.dtype = dtype) -> Tensor:
         return torch.randn(shape, device="cuda", dtype=of)
 
-    for rows, keys, dim in ((257 + trial, 391 - trial, 128), (128, 256, 128), (77, 1560, 128), (65, 130, 64), (33, 17, 40), (1, 1, 128)):
+    for rows, keys, dim in ((257, 391, 128), (128, 256, 128), (77, 1560, 128), (65, 130, 64), (33, 17, 40), (1, 2, 128)):
         query, key, value = (draw(2, n, 3, dim).transpose(1, 2) for n in (rows, keys, keys))
         output, lse = partial_attention(query, key, value, backend="triton")
         wanted, wanted_lse = attention_reference.forward(query, key, value)
@@ -96,7 +100,7 @@ def _pairs(dtype: torch.dtype, trial: int) -> Iterator[tuple[str, tuple[tuple[st
         gradients = partial_attention_backward(gradient, query, key, value, wanted, wanted_lse, backend="triton")
         exact = attention_reference.backward(gradient, query, key, value, wanted, wanted_lse)
         yield f"attention backward {rows} x {keys} x {dim}", (("query", "key", "value"), gradients), exact
-    for m, k, n in ((300 + trial, 5120, 257), (128, 512, 256), (97, 1000, 40), (5, 33, 7), (1, 13824, 128)):
+    for m, k, n in ((300, 5120, 257), (128, 512, 256), (97, 1000, 40), (5, 33, 7), (1, 13824, 128)):
         x, (weight, scale), bias = draw(m, k), quantize_weight(draw(n, k)), draw(n)
         y = int8_linear(x, weight, scale, bias, backend="triton")
         rounded, of_rows = quantize_rows(x)
@@ -110,8 +114,10 @@ def _pairs(dtype: torch.dtype, trial: int) -> Iterator[tuple[str, tuple[tuple[st
     for batch, tokens, heads, dim in ((1, 301, 40, 128), (2, 33, 40, 128), (2, 5, 3, 24)):
         query, key, _ = draw(batch, tokens, 3 * heads * dim).chunk(3, dim=-1)
         angles = (10 * draw(1, tokens, 1, dim // 2, of=torch.float32)).repeat_interleave(2, dim=-1)
-        given: tuple[Any, ...] = (query, key, 1 + 0.3 * draw(heads * dim), 1 + 0.3 * draw(heads * dim), angles.cos(), angles.sin(), 1e-6)
-        turned, exact_pair = (qk_norm_rope(*given, backend=name) for name in ("triton", "reference"))
+        weights, (cosines, sines) = [1 + 0.3 * draw(heads * dim) for _ in range(2)], (angles.cos(), angles.sin())
+        turned, exact_pair = (
+            qk_norm_rope(query, key, weights[0], weights[1], cosines, sines, 1e-6, backend=name) for name in ("triton", "reference")
+        )
         yield f"qk_norm_rope {batch} x {tokens} x {heads} x {dim}", (("query", "key"), turned), exact_pair
 
 
@@ -158,7 +164,7 @@ def linears(model: ModelSettings, tokens: tuple[int, ...]) -> Iterator[Row]:
                 "bfloat16": partial(linear, x, w, bias),
                 "_int_mm": partial(_unfused, x, weight, scale, bias),
             }
-            if find_spec("torchao"):
+            if find_spec("torchao") and m == tokens[0]:  # it compiles for seconds
                 peers["torchao"] = _by_torchao(x, w, bias)
             ours = partial(int8_linear, x, weight, scale, wide, backend="triton")
             row = measured("int8 linear", f"{m} x {k} x {n}", ours, peers, 2.0 * m * k * n, "TOP/s")
@@ -172,16 +178,19 @@ def _unfused(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> T
 
 
 def _by_torchao(x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Any]:
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="cuda", dtype=x.dtype)
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    quantize_(layer, Int8DynamicActivationInt8WeightConfig())
-    compiled = torch.compile(layer)
+    @cache
+    def compiled() -> Any:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="cuda", dtype=x.dtype)
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        quantize_(layer, Int8DynamicActivationInt8WeightConfig())
+        return torch.compile(layer)
 
     @torch.no_grad()
     def run() -> Any:
-        return compiled(x)
+        return compiled()(x)
 
     return run
 
