@@ -1,7 +1,6 @@
 """What the Triton kernels ask of a device: which table of tiles it takes, and whether its copy engine can read a tensor."""
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +24,3 @@ def describable(x: Tensor) -> bool:
     """Whether the copy engine can read it by tiles: it wants addresses and strides of whole 16 bytes, and columns side by side."""
     *outer, last = x.stride()
     return last == 1 and x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in outer)
-
-
-def described(x: Tensor, tile: list[int]) -> Any:
-    """The tensor's descriptor for tiles of such a shape."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor.from_tensor(x, tile)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chips import chip, describable, described
+from kernels.chips import chip, describable
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 Options = dict[str, Any]
@@ -199,7 +199,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, options: Options | None =
     scale = math.log2(math.e) / math.sqrt(dim)
     given: tuple[Any, ...] = (query, key, value)
     if constants["DESCRIPTORS"]:
-        given = tuple(described(x, [1, 1, options[n], dim]) for x, n in zip(given, ("ROWS", "KEYS", "KEYS"), strict=True))
+        given = tuple(_described(x, [1, 1, options[n], dim]) for x, n in zip(given, ("ROWS", "KEYS", "KEYS"), strict=True))
     grid = (triton.cdiv(rows, options["ROWS"]), batch * heads)
     _forward[grid](*given, output, lse, heads, rows, keys, dim, *strides, scale, **constants)
     return output, lse
@@ -242,3 +242,10 @@ def _options(table: dict[str, Options], kind: str, dtype: torch.dtype) -> Option
         rows, keys = max(options["ROWS"] // 2, 32), max(options["KEYS"] // 2, 32)
         return {**options, "ROWS": rows, "KEYS": keys, "num_warps": 4}
     return options
+
+
+def _described(x: Tensor, tile: list[int]) -> Any:
+    """The tensor's descriptor for tiles of such a shape. Ascend's Triton has none, and asks for none."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(x, tile)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chips import chip, describable, described, processors
+from kernels.chips import chip, describable, processors
 
 MOST_PROGRAMS = 32768  # a launch on Ascend holds 65,535; a program takes every so-manyth row
 MOST_COLUMNS = 4096  # of a row at a time, where it is read twice
@@ -182,7 +182,7 @@ def product(
     constants = {**options, "DESCRIPTORS": wide, "BIAS": bias is not None, "EVEN": k % depth == 0}
     given: tuple[Any, ...] = (quantized, weight, y)
     if wide:
-        given = described(quantized, [rows, depth]), described(weight, [channels, depth]), described(y, [rows, channels])
+        given = _described(quantized, [rows, depth]), _described(weight, [channels, depth]), _described(y, [rows, channels])
     tiles = triton.cdiv(m, rows) * triton.cdiv(n, channels)
     grid = (min(tiles, processors(quantized.device)) if options["PERSISTENT"] else tiles,)
     _product[grid](
@@ -198,3 +198,10 @@ def product_options(device: torch.device, dtype: torch.dtype) -> Options:
     if INTERPRETED:
         return {**options, "ROWS": 32, "CHANNELS": 32, "DEPTH": 64}
     return {**options, "CHANNELS": options["CHANNELS"] // 2} if dtype == torch.float32 else options
+
+
+def _described(x: Tensor, tile: list[int]) -> Any:
+    """The tensor's descriptor for tiles of such a shape. Ascend's Triton has none, and asks for none."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(x, tile)
