@@ -21,7 +21,11 @@ from torch import Tensor
 from kernels.timing import milliseconds, relative_error
 
 HEADS, DIM, QUERIES, KEYS = 40, 128, 6240, 14040
-LINEARS = ((6240, 5120, 15360), (6240, 13824, 5120))  # tokens, from, to: query, key and value in one; the feed-forward's second
+LINEARS = {  # tokens, from, to: query, key and value in one; the output; the feed-forward's second
+    "int8_product": (6240, 5120, 15360),
+    "int8_product square": (6240, 5120, 5120),
+    "int8_product down": (6240, 13824, 5120),
+}
 LARGEST_ERROR = 2e-2  # of bfloat16 results: a roundings' 2^-8 and room
 Options = dict[str, Any]
 
@@ -59,7 +63,7 @@ def candidates(operator: str) -> list[Options]:
             (32, 128, 4, 2),
         ]
         return [{"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages} for rows, keys, warps, stages in sizes]
-    if operator == "int8_product":
+    if operator.startswith("int8_product"):
         of_product = [(128, 256, 128, 8, 3), (128, 256, 128, 8, 4), (256, 128, 128, 8, 3), (256, 128, 128, 8, 4), (128, 128, 128, 4, 4)]
         made = [
             _product(*tile, 8, True, persistent)
@@ -69,8 +73,20 @@ def candidates(operator: str) -> list[Options]:
         ]  # within shared memory
         made += [_product(128, 256, 128, 8, 4, group, True, False) for group in (4, 16)]
         made += [_product(128, 128, 128, 8, 3, 8, True, False), _product(128, 128, 128, 8, 4, 8, True, True)]
-        made += [_product(128, 256, 64, 8, 4, 8, True, False), _product(128, 256, 256, 8, 2, 8, True, False)]
-        return [*made, _product(128, 256, 128, 8, 3, 8, False, False), _product(128, 128, 128, 8, 3, 8, False, False)]
+        made += [_product(128, 128, 128, 8, 3, group, True, False) for group in (4, 16)] + [_product(128, 128, 128, 8, 4, 8, True, False)]
+        made += [_product(128, 128, 128, 4, 3, 8, True, False), _product(256, 128, 128, 8, 4, 16, True, False)]
+        return [*made, _product(128, 128, 128, 8, 3, 8, False, False)]
+    if operator == "int8_quantize":
+        once = [{"num_warps": warps, "FUSED": fused} for warps in (8, 16) for fused in (True, False)]
+        sizes = [(512, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8), (4096, 8)]
+        return [
+            *once,
+            *(
+                {"COLUMNS": columns, "ONE_PASS": False, "FUSED": True, "UNROLL": unroll, "num_warps": warps}
+                for columns, warps in sizes
+                for unroll in (1, 4)
+            ),
+        ]
     return [{"num_warps": warps} for warps in (4, 8, 16)]
 
 
@@ -87,7 +103,13 @@ def _product(rows: int, channels: int, depth: int, warps: int, stages: int, grou
     }  # fmt: skip
 
 
-OPERATORS = ("attention", "int8_product", "int8_quantize", "attention backward", "modulated_norm", "qk_norm_rope")
+OPERATORS = ("attention", *LINEARS, "int8_quantize", "attention backward", "modulated_norm", "qk_norm_rope")
+
+
+def _quantize(module: Any, device: torch.device, k: int, options: Options) -> Options:
+    """The chip's, and the candidate's in their place."""
+    given = {**module.quantize_options(device, k), **options}
+    return {**given, "WHOLE": k % given["COLUMNS"] == 0}
 
 
 @cache
@@ -118,8 +140,9 @@ def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Ten
             return list(reference.backward(*(x[:, heads] for x in (gradient, query, key, value, output, lse))))
 
         return lambda options: module.backward(gradient, query, key, value, output, lse, options), wanted, 2.5 * operations, "TFLOP/s"
-    if operator == "int8_product":
-        parts = [(draw(m, k), draw(n, k), draw(n), m, k, n) for m, k, n in LINEARS]
+    if operator.startswith("int8_product"):
+        m, k, n = LINEARS[operator]
+        parts = [(draw(m, k), draw(n, k), draw(n), m, k, n)]
         given = []
         for x, w, bias, *_ in parts:
             weight, scale = import_module("kernels.int8_linear").quantize_weight(w)
@@ -139,7 +162,7 @@ def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Ten
             return [part.squeeze(1) for x in xs for part in reference.quantize_rows(x)]
 
         def quantize(options: Options) -> list[Tensor]:
-            return [part for x in xs for part in module.quantize(x, {**module.quantize_options(x.device, x.shape[1]), **options})]
+            return [part for x in xs for part in module.quantize(x, _quantize(module, x.device, x.shape[1], options))]
 
         return quantize, quantized, sum(3.0 * x.numel() for x in xs), "GB/s"
     x = draw(1, KEYS, HEADS * DIM)

@@ -21,7 +21,7 @@ Options = dict[str, Any]
 # Tiles of 16-bit inputs, by the chip: ROWS queries by KEYS keys, how they are read, warps and stages of the pipeline. DESCRIPTORS: by the copy
 # engine; LATE: a tile's values are multiplied while the next tile is weighed; SPECIALIZE: some warps read, the others compute.
 FORWARD: dict[str, Options] = {
-    "hopper": {"ROWS": 128, "KEYS": 128, "DESCRIPTORS": True, "LATE": True, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
+    "hopper": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": True, "LATE": True, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
     "other": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": False, "LATE": False, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
 }
 BACKWARD: dict[str, Options] = {

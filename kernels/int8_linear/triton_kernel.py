@@ -22,7 +22,7 @@ Options = dict[str, Any]
 PRODUCT: dict[str, Options] = {
     "hopper": {
         "ROWS": 128,
-        "CHANNELS": 256,
+        "CHANNELS": 128,
         "DEPTH": 128,
         "GROUP": 8,
         "DESCRIPTORS": True,
@@ -56,30 +56,45 @@ def _scale(largest, PRECISE: tl.constexpr):
 
 
 @triton.jit
-def _round(value, scale, PRECISE: tl.constexpr):
+def _round(value, scale, PRECISE: tl.constexpr, FUSED: tl.constexpr):
+    """Of value / scale, to the nearest, ties to even, as torch rounds. FUSED: one reciprocal a row, and Markstein's correction of each quotient,
+    which is the very one of a division; a tiny scale is lifted by a power of two first, so that no remainder is lost below the least float.
+    """
+    if FUSED:
+        lift = tl.where(scale < 5.421010862427522e-20, 1.2089258196146292e24, 1.0)  # 2^-64, 2^80
+        divisor, value = scale * lift, value * lift
+        inverse = tl.math.div_rn(1.0, divisor)
+        steps = value * inverse
+        steps = tl.fma(tl.fma(-steps, divisor, value), inverse, steps)
+        return (steps + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)  # 1.5 * 2^23 leaves the integer in the low bits
     steps = _divide(value, scale, PRECISE)
-    return ((steps + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23: to the nearest, ties to even, as torch rounds
+    return ((steps + 12582912.0) - 12582912.0).to(tl.int8)
 
 
 @triton.jit
-def _quantize(x, quantized, scales, M, K, x_row, COLUMNS: tl.constexpr, PRECISE: tl.constexpr, ONE_PASS: tl.constexpr):
+def _quantize(
+    x, quantized, scales, M, K, x_row,
+    COLUMNS: tl.constexpr, PRECISE: tl.constexpr, ONE_PASS: tl.constexpr, FUSED: tl.constexpr, WHOLE: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """WHOLE: COLUMNS divides K, so that nothing is masked. In two passes the second finds the row in the cache."""
     columns = tl.arange(0, COLUMNS)
     for row in range(tl.program_id(0), M, tl.num_programs(0)):
         source, target = x + tl.cast(row, tl.int64) * x_row, quantized + tl.cast(row, tl.int64) * K
         if ONE_PASS:
             value = tl.load(source + columns, mask=columns < K, other=0.0).to(tl.float32)
             scale = _scale(tl.abs(value), PRECISE)
-            tl.store(target + columns, _round(value, scale, PRECISE), mask=columns < K)
+            tl.store(target + columns, _round(value, scale, PRECISE, FUSED), mask=columns < K)
         else:
             largest = tl.zeros((COLUMNS,), dtype=tl.float32)
-            for start in range(0, K, COLUMNS):
-                value = tl.load(source + start + columns, mask=start + columns < K, other=0.0).to(tl.float32)
+            for start in tl.range(0, K, COLUMNS, loop_unroll_factor=UNROLL):
+                inside = (start + columns < K) | WHOLE
+                value = tl.load(source + start + columns, mask=inside, other=0.0).to(tl.float32)
                 largest = tl.maximum(largest, tl.abs(value))
             scale = _scale(largest, PRECISE)
-            for start in range(0, K, COLUMNS):
-                inside = start + columns < K
+            for start in tl.range(0, K, COLUMNS, loop_unroll_factor=UNROLL):
+                inside = (start + columns < K) | WHOLE
                 value = tl.load(source + start + columns, mask=inside, other=0.0).to(tl.float32)
-                tl.store(target + start + columns, _round(value, scale, PRECISE), mask=inside)
+                tl.store(target + start + columns, _round(value, scale, PRECISE, FUSED), mask=inside)
         tl.store(scales + row, scale)
 
 
@@ -160,8 +175,14 @@ def quantize(x: Tensor, options: Options | None = None) -> tuple[Tensor, Tensor]
 def quantize_options(device: torch.device, k: int) -> Options:
     columns, npu = triton.next_power_of_2(k), chip(device) == "npu"
     if npu or columns > ONE_PASS_COLUMNS:
-        return {"COLUMNS": min(columns, MOST_COLUMNS), "PRECISE": not npu, "ONE_PASS": False}
-    return {"COLUMNS": columns, "PRECISE": True, "ONE_PASS": True, "num_warps": 4 if columns <= 4096 else 8}
+        columns = min(columns, MOST_COLUMNS)
+        return {
+            "COLUMNS": columns, "PRECISE": not npu, "ONE_PASS": False, "FUSED": not npu and not INTERPRETED, "WHOLE": k % columns == 0, "UNROLL": 1,
+        }  # fmt: skip
+    return {
+        "COLUMNS": columns, "PRECISE": True, "ONE_PASS": True, "FUSED": not INTERPRETED, "WHOLE": columns == k, "UNROLL": 1,
+        "num_warps": 4 if columns <= 4096 else 16,
+    }  # fmt: skip
 
 
 def product(
