@@ -45,6 +45,16 @@ def candidates(operator: str) -> list[Options]:
         ]
         made = [_attention(*tile, late, True) for tile in tiles for late in (True, False)]
         made += [_attention(128, 128, 8, 1, True, True), _attention(128, 32, 4, 3, True, True)]
+        near = [
+            (128, 64, 8, 2, 128),
+            (128, 64, 8, 2, 168),
+            (128, 64, 8, 3, 240),
+            (64, 64, 4, 2, 168),
+            (64, 128, 4, 2, 240),
+            (256, 64, 16, 2, 128),
+        ]
+        made += [{**_attention(*tile, True, True), "maxnreg": registers} for *tile, registers in near]
+        made += [_attention(*tile, True, True) for tile in [(128, 32, 8, 2), (128, 32, 8, 3), (128, 32, 8, 4)]]
         return [
             *made,
             _attention(128, 128, 8, 2, True, False),
