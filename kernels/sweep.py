@@ -9,7 +9,7 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,95 +31,32 @@ Options = dict[str, Any]
 
 
 def candidates(operator: str) -> list[Options]:
-    """What is tried."""
+    """What is tried. Descriptors fail where there is no copy engine, and what takes too much shared memory fails."""
     if operator == "attention":
-        tiles = [
-            (128, 128, 8, 2),
-            (128, 64, 8, 2),
-            (128, 64, 8, 3),
-            (128, 64, 4, 3),
-            (64, 64, 4, 2),
-            (64, 128, 4, 2),
-            (256, 64, 8, 2),
-            (64, 64, 4, 3),
-        ]
-        made = [_attention(*tile, late, True) for tile in tiles for late in (True, False)]
-        made += [_attention(128, 128, 8, 1, True, True), _attention(128, 32, 4, 3, True, True)]
-        near = [
-            (128, 64, 8, 2, 128),
-            (128, 64, 8, 2, 168),
-            (128, 64, 8, 3, 240),
-            (64, 64, 4, 2, 168),
-            (64, 128, 4, 2, 240),
-            (256, 64, 16, 2, 128),
-        ]
-        made += [{**_attention(*tile, True, True), "maxnreg": registers} for *tile, registers in near]
-        made += [_attention(*tile, True, True) for tile in [(128, 32, 8, 2), (128, 32, 8, 3), (128, 32, 8, 4)]]
-        return [
-            *made,
-            _attention(128, 128, 8, 2, True, False),
-            _attention(128, 64, 8, 2, True, False),
-            _attention(128, 64, 8, 2, False, False),
-        ]
+        tiles = _named(
+            ("ROWS", "KEYS", "num_warps", "num_stages"),
+            [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (128, 128, 8, 2), (64, 64, 4, 2), (64, 128, 4, 2), (256, 64, 8, 2)],
+        )
+        return [{**tile, "LATE": late, "DESCRIPTORS": read} for tile in tiles for late in (True, False) for read in (True, False)]
     if operator == "attention backward":
-        sizes = [
-            (64, 64, 4, 2),
-            (64, 128, 8, 2),
-            (128, 64, 8, 2),
-            (64, 128, 4, 2),
-            (128, 64, 4, 2),
-            (128, 128, 8, 1),
-            (64, 64, 4, 3),
-            (32, 128, 4, 2),
-        ]
-        return [{"ROWS": rows, "KEYS": keys, "num_warps": warps, "num_stages": stages} for rows, keys, warps, stages in sizes]
+        return _named(
+            ("ROWS", "KEYS", "num_warps", "num_stages"),
+            [(64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (128, 128, 8, 1), (64, 128, 8, 2), (32, 128, 4, 2)],
+        )
     if operator.startswith("int8_product"):
-        of_product = [(128, 256, 128, 8, 3), (128, 256, 128, 8, 4), (256, 128, 128, 8, 3), (256, 128, 128, 8, 4), (128, 128, 128, 4, 4)]
-        made = [
-            _product(*tile, 8, True, persistent)
-            for tile in of_product
-            for persistent in (False, True)
-            if not (persistent and tile[:2] != (128, 128) and tile[4] > 3)
-        ]  # within shared memory
-        made += [_product(128, 256, 128, 8, 4, group, True, False) for group in (4, 16)]
-        made += [_product(128, 128, 128, 8, 3, 8, True, False), _product(128, 128, 128, 8, 4, 8, True, True)]
-        made += [_product(128, 128, 128, 8, 3, group, True, False) for group in (4, 16)] + [_product(128, 128, 128, 8, 4, 8, True, False)]
-        made += [_product(128, 128, 128, 4, 3, 8, True, False), _product(256, 128, 128, 8, 4, 16, True, False)]
-        return [*made, _product(128, 128, 128, 8, 3, 8, False, False)]
-    if operator == "int8_quantize":
-        once = [{"num_warps": warps, "FUSED": fused} for warps in (8, 16) for fused in (True, False)]
-        sizes = [(512, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8), (4096, 8)]
-        return [
-            *once,
-            *(
-                {"COLUMNS": columns, "ONE_PASS": False, "FUSED": True, "UNROLL": unroll, "num_warps": warps}
-                for columns, warps in sizes
-                for unroll in (1, 4)
-            ),
-        ]
+        tiles = _named(
+            ("ROWS", "CHANNELS", "DEPTH", "num_warps", "num_stages"),
+            [(128, 128, 128, 8, 3), (128, 128, 128, 4, 3), (128, 256, 128, 8, 4), (256, 128, 128, 8, 4)],
+        )
+        return [{**tile, "GROUP": group, "DESCRIPTORS": read} for tile in tiles for group in (8, 16, 32) for read in (True, False)]
     return [{"num_warps": warps} for warps in (4, 8, 16)]
 
 
-def _attention(rows: int, keys: int, warps: int, stages: int, late: bool, descriptors: bool) -> Options:
-    return {
-        "ROWS": rows, "KEYS": keys, "DESCRIPTORS": descriptors, "LATE": late, "SPECIALIZE": False, "num_warps": warps, "num_stages": stages,
-    }  # fmt: skip
-
-
-def _product(rows: int, channels: int, depth: int, warps: int, stages: int, group: int, descriptors: bool, persistent: bool) -> Options:
-    return {
-        "ROWS": rows, "CHANNELS": channels, "DEPTH": depth, "GROUP": group, "DESCRIPTORS": descriptors, "PERSISTENT": persistent,
-        "num_warps": warps, "num_stages": stages,
-    }  # fmt: skip
+def _named(names: tuple[str, ...], tiles: Sequence[tuple[int, ...]]) -> list[Options]:
+    return [dict(zip(names, tile, strict=True)) for tile in tiles]
 
 
 OPERATORS = ("attention", *LINEARS, "int8_quantize", "attention backward", "modulated_norm", "qk_norm_rope")
-
-
-def _quantize(module: Any, device: torch.device, k: int, options: Options) -> Options:
-    """The chip's, and the candidate's in their place."""
-    given = {**module.quantize_options(device, k), **options}
-    return {**given, "WHOLE": k % given["COLUMNS"] == 0}
 
 
 @cache
@@ -152,19 +89,15 @@ def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Ten
         return lambda options: module.backward(gradient, query, key, value, output, lse, options), wanted, 2.5 * operations, "TFLOP/s"
     if operator.startswith("int8_product"):
         m, k, n = LINEARS[operator]
-        parts = [(draw(m, k), draw(n, k), draw(n), m, k, n)]
-        given = []
-        for x, w, bias, *_ in parts:
-            weight, scale = import_module("kernels.int8_linear").quantize_weight(w)
-            given.append((*module.quantize(x), weight, scale, bias))
-
-        def exact() -> list[Tensor]:
-            return [
-                (torch._int_mm(x, w.T).float() * s[:, None] * ws + b.float()).bfloat16() for x, s, w, ws, b in given
-            ]  # fmt: skip
-
-        run = lambda options: [module.product(*part, torch.bfloat16, options) for part in given]  # noqa: E731
-        return run, exact, sum(2.0 * m * k * n for *_, m, k, n in parts), "TOP/s"
+        rows, scales = module.quantize(draw(m, k))
+        weight, weight_scale = import_module("kernels.int8_linear").quantize_weight(draw(n, k))
+        bias = draw(n)
+        return (
+            lambda options: module.product(rows, scales, weight, weight_scale, bias, torch.bfloat16, options),
+            lambda: [(torch._int_mm(rows, weight.T).float() * scales[:, None] * weight_scale + bias.float()).bfloat16()],
+            2.0 * m * k * n,
+            "TOP/s",
+        )
     if operator == "int8_quantize":
         xs = [draw(6240, 5120), draw(6240, 13824)]
 
@@ -172,7 +105,7 @@ def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Ten
             return [part.squeeze(1) for x in xs for part in reference.quantize_rows(x)]
 
         def quantize(options: Options) -> list[Tensor]:
-            return [part for x in xs for part in module.quantize(x, _quantize(module, x.device, x.shape[1], options))]
+            return [part for x in xs for part in module.quantize(x, options)]
 
         return quantize, quantized, sum(3.0 * x.numel() for x in xs), "GB/s"
     x = draw(1, KEYS, HEADS * DIM)

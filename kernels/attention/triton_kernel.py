@@ -19,10 +19,10 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 Options = dict[str, Any]
 
 # Tiles of 16-bit inputs, by the chip: ROWS queries by KEYS keys, how they are read, warps and stages of the pipeline. DESCRIPTORS: by the copy
-# engine; LATE: a tile's values are multiplied while the next tile is weighed; SPECIALIZE: some warps read, the others compute.
+# engine; LATE: a tile's values are multiplied while the next tile is weighed.
 FORWARD: dict[str, Options] = {
-    "hopper": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": True, "LATE": True, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
-    "other": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": False, "LATE": False, "SPECIALIZE": False, "num_warps": 8, "num_stages": 2},
+    "hopper": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": True, "LATE": True, "num_warps": 8, "num_stages": 2},
+    "other": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": False, "LATE": False, "num_warps": 8, "num_stages": 2},
 }
 BACKWARD: dict[str, Options] = {
     "hopper": {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
@@ -71,7 +71,7 @@ def _weigh(logits, maximum, total, scale):
 def _forward(
     query, key, value, output, lse, H, N, M, D, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, scale,
     DIM: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, LATE: tl.constexpr, SPECIALIZE: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries against all keys. scale: of the logits, times log2(e). The last tile of keys, which alone is masked, goes first."""
     pair, first = tl.program_id(1), tl.program_id(0) * ROWS
@@ -100,20 +100,12 @@ def _forward(
     else:
         v = _read(value, batch, head, last, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
         sums = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        if SPECIALIZE:
-            for start in tl.range(0, last, KEYS, warp_specialize=True):
-                k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-                logits = tl.dot(q, tl.trans(k), input_precision="ieee")
-                maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
-                v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-                sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
-        else:
-            for start in range(0, last, KEYS):
-                k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-                logits = tl.dot(q, tl.trans(k), input_precision="ieee")
-                maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
-                v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-                sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
+        for start in range(0, last, KEYS):
+            k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+            maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+            v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
+            sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
     sums = sums / total[:, None]
     rows, dims, out = first + tl.arange(0, ROWS), tl.arange(0, DIM), pair.to(tl.int64) * N
     inside = (rows[:, None] < N) & (dims[None, :] < D)

@@ -9,7 +9,8 @@ SMALLEST_SCALE = 1e-30  # far below any activation: it keeps 0 / 0 away
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """(M, K) float -> (M, K) integers in [-127, 127] as float32, and scales (M, 1) float32. A row of zeros stays zeros."""
     x = x.float()
-    scale = (x.abs().amax(dim=1, keepdim=True) / 127).clamp_min_(SMALLEST_SCALE)
+    largest = x.abs().amax(dim=1, keepdim=True)
+    scale = (largest / torch.full_like(largest, 127)).clamp_min_(SMALLEST_SCALE)  # CUDA multiplies by the reciprocal of a plain number
     return (x / scale).round_(), scale
 
 

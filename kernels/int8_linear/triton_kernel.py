@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chips import chip, describable, processors
+from kernels.chips import chip, describable
 
 MOST_PROGRAMS = 32768  # a launch on Ascend holds 65,535; a program takes every so-manyth row
 MOST_COLUMNS = 4096  # of a row at a time, where it is read twice
@@ -18,92 +18,68 @@ ONE_PASS_COLUMNS = 16384  # of a row that stays in registers on NVIDIA
 Options = dict[str, Any]
 
 # Tiles by the chip: ROWS by CHANNELS of the output, DEPTH of the sum at a time. GROUP: rows of tiles that are finished together, so that they
-# share what the cache holds; DESCRIPTORS: read and written by the copy engine; PERSISTENT: as many programs as processors, a tile after another.
+# share what the cache holds; DESCRIPTORS: read and written by the copy engine.
 PRODUCT: dict[str, Options] = {
-    "hopper": {
-        "ROWS": 128,
-        "CHANNELS": 128,
-        "DEPTH": 128,
-        "GROUP": 8,
-        "DESCRIPTORS": True,
-        "PERSISTENT": False,
-        "num_warps": 8,
-        "num_stages": 3,
-    },
-    "other": {
-        "ROWS": 128,
-        "CHANNELS": 128,
-        "DEPTH": 128,
-        "GROUP": 8,
-        "DESCRIPTORS": False,
-        "PERSISTENT": False,
-        "num_warps": 8,
-        "num_stages": 3,
-    },
+    "hopper": {"ROWS": 128, "CHANNELS": 128, "DEPTH": 128, "GROUP": 16, "DESCRIPTORS": True, "num_warps": 8, "num_stages": 3},
+    "other": {"ROWS": 128, "CHANNELS": 128, "DEPTH": 128, "GROUP": 8, "DESCRIPTORS": False, "num_warps": 8, "num_stages": 3},
 }
 
 
 @triton.jit
-def _divide(x, y, PRECISE: tl.constexpr):
-    """NVIDIA divides to two units in the last place unless asked, which would turn some ties; Ascend's compiler knows the plain sign alone."""
-    return tl.math.div_rn(x, y) if PRECISE else x / y
-
-
-@triton.jit
 def _scale(largest, PRECISE: tl.constexpr):
-    scale = _divide(tl.max(largest, axis=0), 127.0, PRECISE)
+    """NVIDIA divides to two units in the last place unless asked, which would turn some ties. Ascend's compiler knows the plain sign alone."""
+    top = tl.max(largest, axis=0)
+    scale = tl.math.div_rn(top, 127.0) if PRECISE else top / 127.0
     return tl.where(scale > 0.0, scale, 1.0)
 
 
 @triton.jit
-def _round(value, scale, PRECISE: tl.constexpr, FUSED: tl.constexpr):
-    """Of value / scale, to the nearest, ties to even, as torch rounds. FUSED: one reciprocal a row, and Markstein's correction of each quotient,
+def _round(value, scale, PRECISE: tl.constexpr):
+    """Of value / scale, to the nearest, ties to even, as torch rounds. PRECISE: one reciprocal a row, and Markstein's correction of each quotient,
     which is the very one of a division; a tiny scale is lifted by a power of two first, so that no remainder is lost below the least float.
     """
-    if FUSED:
+    if PRECISE:
         lift = tl.where(scale < 5.421010862427522e-20, 1.2089258196146292e24, 1.0)  # 2^-64, 2^80
         divisor, value = scale * lift, value * lift
         inverse = tl.math.div_rn(1.0, divisor)
         steps = value * inverse
         steps = tl.fma(tl.fma(-steps, divisor, value), inverse, steps)
         return (steps + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)  # 1.5 * 2^23 leaves the integer in the low bits
-    steps = _divide(value, scale, PRECISE)
-    return ((steps + 12582912.0) - 12582912.0).to(tl.int8)
+    return ((value / scale + 12582912.0) - 12582912.0).to(tl.int8)
 
 
 @triton.jit
-def _quantize(
-    x, quantized, scales, M, K, x_row,
-    COLUMNS: tl.constexpr, PRECISE: tl.constexpr, ONE_PASS: tl.constexpr, FUSED: tl.constexpr, WHOLE: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
-    """WHOLE: COLUMNS divides K, so that nothing is masked. In two passes the second finds the row in the cache."""
+def _quantize(x, quantized, scales, M, K, x_row, COLUMNS: tl.constexpr, PRECISE: tl.constexpr, ONE_PASS: tl.constexpr):
     columns = tl.arange(0, COLUMNS)
     for row in range(tl.program_id(0), M, tl.num_programs(0)):
         source, target = x + tl.cast(row, tl.int64) * x_row, quantized + tl.cast(row, tl.int64) * K
         if ONE_PASS:
             value = tl.load(source + columns, mask=columns < K, other=0.0).to(tl.float32)
             scale = _scale(tl.abs(value), PRECISE)
-            tl.store(target + columns, _round(value, scale, PRECISE, FUSED), mask=columns < K)
+            tl.store(target + columns, _round(value, scale, PRECISE), mask=columns < K)
         else:
             largest = tl.zeros((COLUMNS,), dtype=tl.float32)
-            for start in tl.range(0, K, COLUMNS, loop_unroll_factor=UNROLL):
-                inside = (start + columns < K) | WHOLE
-                value = tl.load(source + start + columns, mask=inside, other=0.0).to(tl.float32)
+            for start in range(0, K, COLUMNS):
+                value = tl.load(source + start + columns, mask=start + columns < K, other=0.0).to(tl.float32)
                 largest = tl.maximum(largest, tl.abs(value))
             scale = _scale(largest, PRECISE)
-            for start in tl.range(0, K, COLUMNS, loop_unroll_factor=UNROLL):
-                inside = (start + columns < K) | WHOLE
+            for start in range(0, K, COLUMNS):
+                inside = start + columns < K
                 value = tl.load(source + start + columns, mask=inside, other=0.0).to(tl.float32)
-                tl.store(target + start + columns, _round(value, scale, PRECISE, FUSED), mask=inside)
+                tl.store(target + start + columns, _round(value, scale, PRECISE), mask=inside)
         tl.store(scales + row, scale)
 
 
 @triton.jit
-def _product_tile(
-    tile, x, weight, x_scale, weight_scale, bias, y, M, N, K, BIAS: tl.constexpr, EVEN: tl.constexpr,
+def _product(
+    x, weight, x_scale, weight_scale, bias, y, M, N, K, BIAS: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the output. EVEN: DEPTH divides K. Rows and channels outside are read from inside, and not written."""
+    """One tile of the output. EVEN: DEPTH divides K. Rows and channels outside are read from inside, and not written.
+
+    x, weight and y are descriptors or pointers.
+    """
+    tile = tl.program_id(0)
     down, across = tl.cdiv(M, ROWS), tl.cdiv(N, CHANNELS)
     in_group = GROUP * across
     top = tile // in_group * GROUP
@@ -136,23 +112,6 @@ def _product_tile(
         tl.store(y + rows[:, None].to(tl.int64) * N + channels[None, :], result.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _product(
-    x, weight, x_scale, weight_scale, bias, y, M, N, K, BIAS: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, DESCRIPTORS: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-):  # fmt: skip
-    """x, weight and y are descriptors or pointers."""
-    first = tl.program_id(0)
-    if PERSISTENT:
-        for tile in tl.range(first, tl.cdiv(M, ROWS) * tl.cdiv(N, CHANNELS), tl.num_programs(0), flatten=True):
-            _product_tile(
-                tile, x, weight, x_scale, weight_scale, bias, y, M, N, K, BIAS, EVEN, ROWS, CHANNELS, DEPTH, GROUP, DESCRIPTORS
-            )  # fmt: skip
-    else:
-        _product_tile(first, x, weight, x_scale, weight_scale, bias, y, M, N, K, BIAS, EVEN, ROWS, CHANNELS, DEPTH, GROUP, DESCRIPTORS)
-
-
 INTERPRETED = not isinstance(_product, triton.JITFunction)  # where large tiles take seconds
 
 
@@ -163,26 +122,22 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 
 
 def quantize(x: Tensor, options: Options | None = None) -> tuple[Tensor, Tensor]:
-    """(M, K) float -> (M, K) int8 and scales (M,) float32. options: in place of the chip's, as sweeps try them."""
+    """(M, K) float -> (M, K) int8 and scales (M,) float32. options: in place of some of the chip's, as sweeps try them."""
     m, k = x.shape
     x = x if x.stride(1) == 1 else x.contiguous()
     quantized = torch.empty(m, k, dtype=torch.int8, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
-    _quantize[(min(m, MOST_PROGRAMS),)](x, quantized, scales, m, k, x.stride(0), **(options or quantize_options(x.device, k)))
+    _quantize[(min(m, MOST_PROGRAMS),)](x, quantized, scales, m, k, x.stride(0), **{**quantize_options(x.device, k), **(options or {})})
     return quantized, scales
 
 
 def quantize_options(device: torch.device, k: int) -> Options:
+    """PRECISE on NVIDIA: the interpreter's plain division is exact, and its multiplication with addition rounds twice."""
     columns, npu = triton.next_power_of_2(k), chip(device) == "npu"
+    precise = not npu and not INTERPRETED
     if npu or columns > ONE_PASS_COLUMNS:
-        columns = min(columns, MOST_COLUMNS)
-        return {
-            "COLUMNS": columns, "PRECISE": not npu, "ONE_PASS": False, "FUSED": not npu and not INTERPRETED, "WHOLE": k % columns == 0, "UNROLL": 1,
-        }  # fmt: skip
-    return {
-        "COLUMNS": columns, "PRECISE": True, "ONE_PASS": True, "FUSED": not INTERPRETED, "WHOLE": columns == k, "UNROLL": 1,
-        "num_warps": 4 if columns <= 4096 else 16,
-    }  # fmt: skip
+        return {"COLUMNS": min(columns, MOST_COLUMNS), "PRECISE": precise, "ONE_PASS": False}
+    return {"COLUMNS": columns, "PRECISE": precise, "ONE_PASS": True, "num_warps": 4 if columns <= 4096 else 8}
 
 
 def product(
@@ -205,8 +160,7 @@ def product(
     if wide:
         given = _described(quantized, [rows, depth]), _described(weight, [channels, depth]), _described(y, [rows, channels])
     tiles = triton.cdiv(m, rows) * triton.cdiv(n, channels)
-    grid = (min(tiles, processors(quantized.device)) if options["PERSISTENT"] else tiles,)
-    _product[grid](
+    _product[(tiles,)](
         given[0], given[1], scales, weight_scale.contiguous(), weight_scale if bias is None else bias.contiguous(), given[2], m, n, k,
         **constants,
     )  # fmt: skip

@@ -52,7 +52,7 @@ def int8_product(options: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any
 
 def compiled(kernel: Any, types: list[str], constants: dict[str, Any], capability: int) -> Any:
     """The kernel's machine code and metadata for an NVIDIA compute capability, 90 being Hopper."""
-    options = {key: value for key, value in constants.items() if key.startswith("num_") or key == "maxnreg"}
+    options = {key: value for key, value in constants.items() if key.startswith("num_")}
     constants = {key: value for key, value in constants.items() if key not in options}
     assert len(types) + len(constants) == len(kernel.arg_names)
     known = dict(zip(kernel.arg_names, types, strict=False)) | dict.fromkeys(constants, "constexpr")

@@ -84,7 +84,7 @@ def test_logits_beyond_float32_s_exponent_neither_overflow_nor_vanish(offset):
 def test_every_way_through_the_keys_gives_the_same(rows, keys, late, descriptors):
     """The last tile goes first and alone is masked; values are multiplied at once or a tile late; tiles are read by descriptors or pointers."""
     query, key, value = (torch.randn(2, n, 3, 32).transpose(1, 2) for n in (rows, keys, keys))
-    options = {"ROWS": 16, "KEYS": 16, "DESCRIPTORS": descriptors, "LATE": late, "SPECIALIZE": False}
+    options = {"ROWS": 16, "KEYS": 16, "DESCRIPTORS": descriptors, "LATE": late}
     output, lse = triton_kernel.forward(query, key, value, options)
     wanted, wanted_lse = reference.forward(query, key, value)
     torch.testing.assert_close(output, wanted, **tolerance("attention"))

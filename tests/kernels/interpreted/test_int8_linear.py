@@ -1,7 +1,11 @@
 """Rounding to int8 and the int8 product with its scales, against integers and the reference."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from kernels.int8_linear import quantize_weight, reference, triton_kernel
 from tests.tolerances import tolerance
@@ -33,13 +37,12 @@ def test_ties_round_to_even_as_torch_rounds_and_rows_of_zeros_stay_zero():
     assert torch.equal(y, torch.stack([x[0].round(), x[1]]))
 
 
-@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("descriptors", [False, True])
 @pytest.mark.parametrize("group", [1, 3, 8])
 @pytest.mark.parametrize(("rows", "depth", "channels"), [(100, 64, 112), (64, 48, 32), (7, 80, 16)])
-def test_tiles_in_any_order_and_read_in_any_way_give_the_same(rows, depth, channels, group, descriptors, persistent):
+def test_tiles_in_any_order_and_read_in_any_way_give_the_same(rows, depth, channels, group, descriptors):
     x, weight = (torch.randint(-127, 128, (n, depth), dtype=torch.int8) for n in (rows, channels))
-    options = {"ROWS": 16, "CHANNELS": 16, "DEPTH": 32, "GROUP": group, "DESCRIPTORS": descriptors, "PERSISTENT": persistent}
+    options = {"ROWS": 16, "CHANNELS": 16, "DEPTH": 32, "GROUP": group, "DESCRIPTORS": descriptors}
     scales, weight_scales, bias = torch.rand(rows), torch.rand(channels), torch.randn(channels)
     y = triton_kernel.product(x, scales, weight, weight_scales, bias, torch.float32, options)
     expected = (x.double() @ weight.double().T * scales[:, None] * weight_scales + bias).float()
@@ -50,6 +53,34 @@ def test_tiles_in_any_order_and_read_in_any_way_give_the_same(rows, depth, chann
 def test_rows_that_are_read_twice_round_as_those_that_stay_in_registers(columns):
     x = torch.randn(9, 100)
     x[3] = 0
-    found = triton_kernel.quantize(x, {"COLUMNS": columns, "PRECISE": True, "ONE_PASS": False})
+    found = triton_kernel.quantize(x, {"COLUMNS": columns, "ONE_PASS": False})
     for one, other in zip(found, triton_kernel.quantize(x), strict=True):
         assert torch.equal(one, other)
+
+
+def rounded_once(builder, x, y, z):
+    """x * y + z in float32 as hardware has it, where the interpreter rounds twice: the sum is rounded to odd in float64, then to nearest."""
+    product, addend = x.data.astype(np.float64) * y.data, z.data.astype(np.float64)  # 48 bits: exact
+    total = product + addend
+    part = total - product
+    lost = (product - (total - part)) + (addend - part)
+    even = total.view(np.int64) % 2 == 0
+    odd = np.where((lost != 0) & even, np.nextafter(total, np.copysign(np.inf, lost)), total)
+    return TensorHandle(odd.astype(np.float32), z.dtype.scalar)
+
+
+@given(st.floats(2**-130, 2**127, width=32))
+@example(127.0)  # the ties themselves
+@example(127 * 2**-64)  # the first scale that is not lifted, and the last that is
+@example(127 * (2**-64 - 2**-88))
+@example(2**-125)  # the scale has lost bits
+def test_on_nvidia_a_corrected_reciprocal_rounds_as_a_division_at_all_ties_and_beside_them(largest):
+    scale = torch.tensor([largest]) / torch.tensor([127.0])
+    ties = ((torch.arange(-127, 127).double() + 0.5) * scale.double()).float()
+    bits = ties.view(torch.int32)[:, None] + torch.arange(-2, 3, dtype=torch.int32)  # with the two floats on each side
+    x = torch.cat([torch.tensor([largest]), bits.view(torch.float32).flatten().clamp(-largest, largest)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(InterpreterBuilder, "create_fma", rounded_once)
+        found, found_scale = triton_kernel.quantize(x[None], {"PRECISE": True})
+    assert torch.equal(found_scale, scale)
+    assert torch.equal(found[0].float(), (x / scale).round())
