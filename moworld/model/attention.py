@@ -142,5 +142,5 @@ class KeptText:
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of (B, N, H, D) and (B, M, H, D) -> (B, N, H, D)."""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # SDPA: on a GPU it is faster than our kernel (kernels/RESULTS.md)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
