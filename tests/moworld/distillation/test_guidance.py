@@ -54,6 +54,23 @@ def test_guidance_exaggerates_what_the_cameras_change_and_leaves_the_anchor(scal
     torch.testing.assert_close(made[:, :, 1:], torch.full_like(made[:, :, 1:], 1 + 2 * scale))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_rescaling_takes_its_share_of_the_added_spread_back(share):
+    world, batch, level = tiny_world(1), tiny_batch(7), 0.75
+    window, noisy = random_window(batch, world.config.model, torch.Generator().manual_seed(1))
+
+    def step(camera: float, rescale: float = 0.0) -> torch.Tensor:
+        return guided_step(world.experts, noisy, [level, 0.5], window, camera, rescale)
+
+    def spreads(made: torch.Tensor) -> torch.Tensor:
+        return (noisy - level * made)[:, :, 1:].flatten(1).std(1)
+
+    plain, rich, made = spreads(step(1.0)), spreads(step(40.0)), step(40.0, share)
+    assert not torch.isclose(rich, plain, rtol=0.05).any()
+    torch.testing.assert_close(spreads(made), share * plain + (1 - share) * rich, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(made[:, :, :1], step(1.0)[:, :, :1])
+
+
 def test_a_student_that_is_its_teacher_pays_for_the_exaggeration_alone():
     world = tiny_world(1)
     teacher = copy.deepcopy(world.experts)
