@@ -28,6 +28,7 @@ LINEARS = {  # tokens, from, to: query, key and value in one; the output; the fe
 }
 LARGEST_ERROR = 2e-2  # of bfloat16 results: a roundings' 2^-8 and room
 Options = dict[str, Any]
+Case = tuple[Callable[[Options], Any], Callable[[], list[Tensor]], float, str]
 
 
 def candidates(operator: str) -> list[Options]:
@@ -60,7 +61,7 @@ OPERATORS = ("attention", *LINEARS, "int8_quantize", "attention backward", "modu
 
 
 @cache
-def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Tensor]], float, str]:
+def case(operator: str) -> Case:
     """What runs with options, what it should give, and its work: in operations, or in bytes."""
     generator = torch.Generator(device="cuda").manual_seed(0)
 
@@ -108,6 +109,10 @@ def case(operator: str) -> tuple[Callable[[Options], Any], Callable[[], list[Ten
             return [part for x in xs for part in module.quantize(x, options)]
 
         return quantize, quantized, sum(3.0 * x.numel() for x in xs), "GB/s"
+    return _norm_case(operator, module, reference, draw)
+
+
+def _norm_case(operator: str, module: Any, reference: Any, draw: Callable[..., Tensor]) -> Case:
     x = draw(1, KEYS, HEADS * DIM)
     if operator == "modulated_norm":
         scale, shift = (draw(1, 1, HEADS * DIM, dtype=torch.float32) for _ in range(2))

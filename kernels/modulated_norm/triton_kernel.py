@@ -73,6 +73,7 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, options:
 
 
 def tile(device: torch.device, width: int, shared: bool) -> dict[str, int]:
+    """How a row of `width` is taken on a device. shared: one modulation serves all rows."""
     columns = triton.next_power_of_2(width)
     if chip(device) == "npu" or columns > ONE_PASS_COLUMNS:
         return {"COLUMNS": min(columns, MOST_COLUMNS), "ONE_PASS": False, "SHARED": False}

@@ -40,6 +40,7 @@ def _norm_and_turn(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.conste
 
 @triton.jit
 def _in_parts(x, weight, y, cosine, sine, heads, dim, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
+    """The same, HEADS at a time: the row is read twice."""
     columns = tl.arange(0, DIM)[None, :]
     squares = tl.zeros((HEADS, DIM), dtype=tl.float32)
     for start in range(0, heads, HEADS):
@@ -100,6 +101,7 @@ def qk_norm_rope(
 
 
 def _tile(device: torch.device, heads: int, dim: int) -> dict[str, int]:
+    """How a row of `heads` times `dim` is taken on a device: whole, or some heads at a time."""
     columns, rows = triton.next_power_of_2(dim), triton.next_power_of_2(heads)
     if chip(device) != "npu" and rows * columns <= ONE_PASS_COLUMNS:
         return {"HEADS": rows, "DIM": columns, "ONE_PASS": True, "num_warps": 4 if rows * columns <= 2048 else 8}

@@ -8,7 +8,6 @@ Weights are random; time does not depend on what they say. Of frames a second th
 
 import argparse
 import gc
-import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from kernels.int8_linear.reference import quantize_rows
 from kernels.modulated_norm import modulated_norm
 from kernels.qk_norm_rope import qk_norm_rope
 from kernels.timing import milliseconds, relative_error
+from moworld.files import write_json
 from moworld.inference.placement import denoising_flops
 from moworld.model.experts import Experts
 from moworld.model.history import HistoryPolicy
@@ -370,7 +370,7 @@ def written(path: Path | None) -> Callable[[Row], None]:
     def take(row: Row) -> None:
         rows.append(row)
         if path is not None:
-            path.write_text(json.dumps(rows, indent=1))
+            write_json(path, rows)
 
     return take
 
