@@ -15,7 +15,7 @@ from moworld.data.clips import read_manifest
 from moworld.data.features import FeatureStore
 from moworld.data.frames import model_depth
 from moworld.evaluation.camera_accuracy import correlation, gain
-from moworld.evaluation.egomotion import GRID, by_latent_frame, camera_motion, commanded_motion
+from moworld.evaluation.egomotion import GRID, camera_motion, commanded_motion
 from moworld.files import Pathlike
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.rollout import Rollout, roll_out, sample_window
@@ -182,10 +182,10 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
     turning_gain, walking_gain:   how much of it is seen for one that is asked for, by least squares; flow reads recorded video as less than 1
     """
     seen = [
-        by_latent_frame(camera_motion(frames, intrinsics, known))
+        camera_motion(frames, intrinsics, known)
         for frames, intrinsics, known in zip(videos, batch["intrinsics"][:, 0].double().numpy(), depth, strict=True)
     ]
-    wanted = [by_latent_frame(commanded_motion(c2w)) for c2w in batch["c2w"].double().numpy()]
+    wanted = [commanded_motion(c2w) for c2w in batch["c2w"].double().numpy()]
     made, asked = np.concatenate(seen), np.concatenate(wanted)
     clear = np.abs(asked[:, 0]) >= CLEAR_TURN
     error = np.sqrt(np.square(made - asked).mean(axis=0))
