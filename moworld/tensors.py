@@ -20,6 +20,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 
@@ -113,6 +114,13 @@ class Shard:
         except OSError as error:
             raise InputError(self.uri, "", f"{type(error).__name__}: {error}", "a readable shard", "restore the shard") from None
         return [self._made(bytearray(data), shape, dtype) for data, (shape, dtype, _) in zip(read, ranges, strict=True)]
+
+    def expect(self, wanted: list[tuple[str, int, int | None]]) -> None:
+        """Have the operating system fetch rows that `rows` will be asked for soon, without waiting for them; of a file kept open only."""
+        if self.file is not None and FADVISE:
+            for key, start, count in wanted:
+                shape, dtype, first = self.entries[key].rows(start, count)
+                os.posix_fadvise(self.file.fileno(), first, math.prod(shape) * dtype.itemsize, os.POSIX_FADV_WILLNEED)
 
     def _local(self, shape: list[int], dtype: torch.dtype, start: int) -> Tensor:
         assert self.file is not None

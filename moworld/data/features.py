@@ -11,9 +11,10 @@ from torch import Tensor
 
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write, open_uri
-from moworld.tensors import Shard
+from moworld.tensors import FADVISE, Shard
 
 LICENCES = "licences.json"  # beside the index: a sorted list of the licences of the clips
+PARTS = ("latents", "text", "c2w", "intrinsics")
 SHARD_BYTES = 256 * 2**20
 
 
@@ -108,16 +109,29 @@ class FeatureStore:
         T = 4 (n - 1) + 1 video frames from frame 4 * start_latent on; poses are relative to the clip's first frame, in model units.
         Four byte ranges are read and nothing else. Safe to call from several threads.
         """
+        shard, wanted = self._ranges(clip_id, start_latent, num_latents)
+        window = {name: tensor.float() for name, tensor in zip(PARTS, shard.rows(wanted), strict=True)}
+        return {**window, "latents": window["latents"].transpose(0, 1)}
+
+    def expect_window(self, clip_id: str, start_latent: int, num_latents: int) -> None:
+        """Have the operating system fetch a window that will be read soon, without waiting for it. Does nothing where `reads_ahead` is false."""
+        shard, wanted = self._ranges(clip_id, start_latent, num_latents)
+        shard.expect(wanted)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the operating system fetches what is expected: of a local folder, on Linux."""
+        return FADVISE and "://" not in self.path
+
+    def _ranges(self, clip_id: str, start_latent: int, num_latents: int) -> tuple[Shard, list[tuple[str, int, int | None]]]:
+        """The shard of a window and its rows of each of PARTS."""
         row = self._by_id.get(clip_id)
         if row is None or start_latent < 0 or start_latent + num_latents > row.num_latents:
             found = "no such clip" if row is None else f"window {start_latent}+{num_latents} of {row.num_latents} latent frames"
             raise InputError(self.path, clip_id, found, "a clip and window of the index", "read the index for what is there")
         frames = (4 * start_latent, 4 * (num_latents - 1) + 1)
-        wanted = {"latents": (start_latent, num_latents), "text": (0, None), "c2w": frames, "intrinsics": frames}
-        shard = self._shard(row.shard)
-        read = shard.rows([(f"{clip_id}/{name}", start, count) for name, (start, count) in wanted.items()])
-        window = {name: tensor.float() for name, tensor in zip(wanted, read, strict=True)}
-        return {**window, "latents": window["latents"].transpose(0, 1)}
+        places: list[tuple[int, int | None]] = [(start_latent, num_latents), (0, None), frames, frames]
+        return self._shard(row.shard), [(f"{clip_id}/{name}", *place) for name, place in zip(PARTS, places, strict=True)]
 
     def _shard(self, name: str) -> Shard:
         with self._lock:

@@ -1,9 +1,9 @@
 """Training batches of windows. The order is a pure function of (seed, sample number): the same at any world size, resumable anywhere."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 
 import numpy as np
@@ -44,7 +44,7 @@ def batches(
     """Endless batches of one split, one rank's samples of each: step s of all ranks together holds samples s * batch onwards.
 
     batch: samples of all ranks together, so that the order does not depend on their number
-    ahead: batches that are read while the one before them is learned from; 0 reads each when it is asked for
+    ahead: batches that are fetched while the one before them is learned from; 0 fetches each when it is asked for
     yields latents (B, C, n, h, w), c2w (B, T, 4, 4), intrinsics (B, T, 4), text (B, L, D), first_latent (B,); T = 4 (n - 1) + 1
     Raises InputError when no clip of the split is as long as the window, or the ranks cannot share a batch evenly.
     """
@@ -57,22 +57,31 @@ def batches(
         found, wanted = f"clips of at most {longest} frames", f"{4 * (num_latents - 1) + 1} frames"
         raise InputError(store.path, split, found, wanted, "shorten the stage or record longer")
 
-    def read(step: int) -> Batch:
+    def choose(step: int) -> list[tuple[str, int, int]]:
         share = batch // world_size
         first = step * batch + rank * share
-        chosen = [sample_window(clips, num_latents, seed, sample) for sample in range(first, first + share)]
-        windows = [store.read_window(clip.clip_id, start, num_latents) for clip, start in chosen]
-        stacked = {key: torch.stack([window[key] for window in windows]) for key in windows[0]}
-        return {**stacked, "first_latent": torch.tensor([start for _, start in chosen])}
+        chosen = (sample_window(clips, num_latents, seed, sample) for sample in range(first, first + share))
+        return [(clip.clip_id, start, num_latents) for clip, start in chosen]
 
-    steps = count(start_step)
-    if not ahead:
-        yield from map(read, steps)
-    pool = ThreadPoolExecutor(ahead, thread_name_prefix="loader")
+    def read(chosen: list[tuple[str, int, int]]) -> Batch:
+        windows = [store.read_window(*place) for place in chosen]
+        stacked = {key: torch.stack([window[key] for window in windows]) for key in windows[0]}
+        return {**stacked, "first_latent": torch.tensor([start for _, start, _ in chosen])}
+
+    pool = ThreadPoolExecutor(max(1, ahead), thread_name_prefix="loader")
+
+    def begin(chosen: list[tuple[str, int, int]]) -> Callable[[], Batch]:
+        if not store.reads_ahead:
+            return pool.submit(read, chosen).result
+        for place in chosen if ahead else ():  # the disk works meanwhile; threads would only take turns with whoever learns
+            store.expect_window(*place)
+        return partial(read, chosen)
+
+    coming: deque[Callable[[], Batch]] = deque()
     try:
-        coming = deque(pool.submit(read, next(steps)) for _ in range(ahead))
-        while True:
-            coming.append(pool.submit(read, next(steps)))
-            yield coming.popleft().result()
+        for step in count(start_step):
+            coming.append(begin(choose(step)))
+            if len(coming) > ahead:
+                yield coming.popleft()()
     finally:  # whoever reads no further closes the generator
         pool.shutdown(wait=False, cancel_futures=True)

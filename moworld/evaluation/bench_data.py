@@ -11,6 +11,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from moworld.evaluation.bench import Row, side_by_side
 from moworld.model.codec import CodecSettings, StreamingCodec
 
 CLIP_FRAMES = 2001
+AHEAD = 4  # windows that are announced to the operating system before they are read
 TEXT = (16, 384)
 
 
@@ -43,14 +45,17 @@ def bench_loader(height: int, width: int, fps: float, clips: int, windows: int =
 
         def ours() -> None:
             forget(root / "ours")
-            for _ in islice(batches(store, "train", latents, batch=1, seed=0, ahead=4), windows):
+            for _ in islice(batches(store, "train", latents, batch=1, seed=0, ahead=AHEAD), windows):
                 pass
 
-        def raw() -> None:
+        def raw(ahead: int) -> None:
             forget(root / "ours")
-            read_ranges(store, chosen, latents)
+            read_ranges(store, chosen, latents, ahead)
 
-        peers: list[tuple[str, Callable[[], None]]] = [("the same bytes read alone", raw)]
+        peers: list[tuple[str, Callable[[], None]]] = [
+            ("the same bytes read alone", partial(raw, 0)),
+            (f"the same, {AHEAD} windows announced", partial(raw, AHEAD)),
+        ]
         for name, make in (("WebDataset", _webdataset), ("MosaicML Streaming", _streaming)):
             try:
                 peers.append((name, make(store, root / name.split()[-1].lower(), windows, latents)))
@@ -90,19 +95,16 @@ def forget(folder: Path) -> None:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_ranges(store: FeatureStore, chosen: list[Any], latents: int) -> None:
-    """The byte ranges of the windows, and nothing else done with them."""
-    frames = 4 * (latents - 1) + 1
-    for row, start in chosen:
-        shard = store._shard(row.shard)
+def read_ranges(store: FeatureStore, chosen: list[Any], latents: int, ahead: int = 0) -> None:
+    """The byte ranges of the windows, one after another, and nothing else done with them; the system is told of `ahead` windows beforehand."""
+    coming = iter(chosen if ahead else ())
+    for index, (row, start) in enumerate(chosen):
+        for later, begin in islice(coming, 1 if index else ahead + 1):
+            store.expect_window(later.clip_id, begin, latents)
+        shard, wanted = store._ranges(row.clip_id, start, latents)
         assert shard.file is not None
-        for name, first, count in (
-            ("latents", start, latents),
-            ("text", 0, None),
-            ("c2w", 4 * start, frames),
-            ("intrinsics", 4 * start, frames),
-        ):
-            shape, dtype, place = shard.entries[f"{row.clip_id}/{name}"].rows(first, count)
+        for key, first, count in wanted:
+            shape, dtype, place = shard.entries[key].rows(first, count)
             os.pread(shard.file.fileno(), int(np.prod(shape)) * dtype.itemsize, place)
 
 

@@ -44,7 +44,7 @@ def bench(
         ),
     ],
     profile: Annotated[str, typer.Option(help="The profile whose sizes are measured.")] = "pocket",
-    clips: Annotated[int, typer.Option(help="loader: clips of 2,001 frames that are written first.")] = 12,
+    clips: Annotated[int, typer.Option(help="loader: clips of 2,001 frames that are written first; as many as windows are read, so that few come from the cache.")] = 64,
     frames: Annotated[int, typer.Option(min=240, help="rollout: frames of the one session.")] = 10_000,
     maps: Annotated[str, typer.Option(help="geometry: levels, an episode each.")] = MAPS,
     size: Annotated[

@@ -1,9 +1,11 @@
 """Sample order: a pure function of the sample number, the same however many ranks share it, and resumable."""
 
+import os
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -75,3 +77,47 @@ def test_no_clip_as_long_as_the_window_is_an_input_error_that_names_the_longest(
         next(batches(store, "validation", num_latents=4, batch=1, seed=0))
     with pytest.raises(InputError, match="3 samples for 2 ranks"):
         next(batches(store, "train", num_latents=4, batch=3, seed=0, world_size=2))
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_however_far_ahead_and_from_wherever_the_batches_are_the_same(store: FeatureStore, ahead: int):
+    remote = fsspec.filesystem("memory")
+    remote.put(f"{store.path}/", "/loader/", recursive=True)
+    local, fetched = take(store, 5, batch=2, ahead=ahead), take(FeatureStore("memory://loader"), 5, batch=2, ahead=ahead)
+    remote.rm("/loader", recursive=True)
+    for one, other, known in zip(local, fetched, take(store, 5, batch=2), strict=True):
+        assert all(torch.equal(one[name], known[name]) and torch.equal(other[name], known[name]) for name in known)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the operating system takes no advice")
+def test_the_disk_is_told_of_every_range_two_batches_before_it_is_read(store: FeatureStore, monkeypatch: pytest.MonkeyPatch):
+    events: list[tuple[str, int, int]] = []
+    advise, read = os.posix_fadvise, os.preadv
+
+    def advised(file: int, start: int, size: int, advice: int) -> None:
+        events.append(("told", start, size))
+        advise(file, start, size, advice)
+
+    def was_read(file: int, buffers: list, start: int) -> int:
+        events.append(("read", start, sum(len(buffer) for buffer in buffers)))
+        return read(file, buffers, start)
+
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    monkeypatch.setattr(os, "preadv", was_read)
+    coming = batches(store, "train", num_latents=4, batch=2, seed=5, ahead=2)
+    for _ in range(3):
+        next(coming)
+    told, reads = ([event[1:] for event in events if event[0] == kind] for kind in ("told", "read"))
+    ranges = 2 * 4  # of a batch: two windows of latents, text, poses and intrinsics
+    assert len(reads) == 3 * ranges and told[: len(reads)] == reads and len(told) == 5 * ranges
+    assert [event[0] for event in events[: 3 * ranges]] == ["told"] * 3 * ranges  # three batches are told of before the first is read
+
+
+def test_a_shard_that_was_cut_short_meanwhile_is_an_input_error(store: FeatureStore):
+    coming = batches(store, "train", num_latents=4, batch=2, seed=5)
+    next(coming)
+    for shard in Path(store.path).glob("*.safetensors"):
+        os.truncate(shard, 64)
+    with pytest.raises(InputError, match="cut short"):
+        for _ in range(4):
+            next(coming)
