@@ -60,9 +60,15 @@ def test_a_peers_window_is_ours(store):
 
 
 @pytest.mark.parametrize(("module", "make"), [("webdataset", bench_data._webdataset), ("streaming", bench_data._streaming)])
-def test_a_peer_gives_back_what_it_was_given(store, tmp_path, module, make):
+def test_a_peer_gives_back_what_it_was_given(store, tmp_path, module, make, monkeypatch):
     pytest.importorskip(module, reason="this peer is installed beside, not with, the project")
-    make(store, tmp_path / "peer", 2, 3)()
+    whole, cut, given = [bench_data._arrays(store, row.clip_id) for row in store.clips], bench_data._window, []
+    run = make(store, tmp_path / "peer", 2, 3)
+    monkeypatch.setattr(bench_data, "_window", lambda arrays, *place: given.append(arrays) or cut(arrays, *place))
+    run()
+    assert len(given) == 2
+    for arrays in given:
+        assert any(all(np.array_equal(arrays[name], clip[name]) for name in NAMES) for clip in whole)
 
 
 def test_cached_input_is_timed_beside_encoding():
