@@ -1,6 +1,7 @@
-"""What the Triton kernels ask of a device: which table of tiles it takes, and whether its copy engine can read a tensor."""
+"""What the Triton kernels ask of a device: which kernel and tiles it takes, and whether its copy engine can read a tensor."""
 
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ def chip(device: torch.device) -> str:
     if device.type == "cuda":
         return "hopper" if torch.cuda.get_device_capability(device)[0] == 9 else "other"
     return "npu" if device.type == "npu" else "other"
+
+
+@cache
+def no_hopper() -> str:
+    """A probe: why the kernels for Hopper cannot run on this machine, "" when they can."""
+    if not torch.cuda.is_available() or any(torch.cuda.get_device_capability(index)[0] != 9 for index in range(torch.cuda.device_count())):
+        return "needs NVIDIA Hopper"
+    return "" if find_spec("triton") and find_spec("triton.experimental.gluon") else "Triton is not installed, or has no Gluon"
 
 
 @cache

@@ -34,11 +34,12 @@ Case = tuple[Callable[[Options], Any], Callable[[], list[Tensor]], float, str]
 def candidates(operator: str) -> list[Options]:
     """What is tried. Descriptors fail where there is no copy engine, and what takes too much shared memory fails."""
     if operator == "attention":
-        tiles = _named(
+        return _named(
             ("ROWS", "KEYS", "num_warps", "num_stages"),
             [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (128, 128, 8, 2), (64, 64, 4, 2), (64, 128, 4, 2), (256, 64, 8, 2)],
         )
-        return [{**tile, "LATE": late, "DESCRIPTORS": read} for tile in tiles for late in (True, False) for read in (True, False)]
+    if operator == "attention on Hopper":
+        return _named(("KEYS", "STAGES"), [(128, 2), (128, 3), (64, 2), (64, 4)])
     if operator == "attention backward":
         return _named(
             ("ROWS", "KEYS", "num_warps", "num_stages"),
@@ -57,7 +58,7 @@ def _named(names: tuple[str, ...], tiles: Sequence[tuple[int, ...]]) -> list[Opt
     return [dict(zip(names, tile, strict=True)) for tile in tiles]
 
 
-OPERATORS = ("attention", *LINEARS, "int8_quantize", "attention backward", "modulated_norm", "qk_norm_rope")
+OPERATORS = ("attention on Hopper", "attention", *LINEARS, "int8_quantize", "attention backward", "modulated_norm", "qk_norm_rope")
 
 
 @cache
@@ -68,12 +69,13 @@ def case(operator: str) -> Case:
     def draw(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.randn(shape, generator=generator, device="cuda", dtype=dtype)
 
-    module = import_module(f"kernels.{operator.split()[0].replace('_product', '_linear').replace('_quantize', '_linear')}.triton_kernel")
-    reference = import_module(module.__name__.replace("triton_kernel", "reference"))
+    folder = f"kernels.{operator.split()[0].replace('_product', '_linear').replace('_quantize', '_linear')}"
+    module = import_module(f"{folder}.{'hopper_kernel' if 'Hopper' in operator else 'triton_kernel'}")
+    reference = import_module(f"{folder}.reference")
     if operator.startswith("attention"):
         query, key, value = (draw(1, n, HEADS, DIM).transpose(1, 2) for n in (QUERIES, KEYS, KEYS))
         operations = 4.0 * HEADS * QUERIES * KEYS * DIM
-        if operator == "attention":
+        if "backward" not in operator:
             return (
                 lambda options: module.forward(query, key, value, options)[0],
                 lambda: [torch.nn.functional.scaled_dot_product_attention(query, key, value)],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.chips import no_hopper
 from kernels.dispatch import Choice, Implementation, Operator, always, module, needs
 
 
@@ -35,6 +36,13 @@ def join(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple
     return next(weights) * output + next(weights) * other, joined
 
 
+def faster_than_sdpa(query: Tensor) -> bool:
+    """Whether these queries (B, H, N, D) are sooner answered here than by PyTorch's SDPA: by the Hopper kernel, as measured (RESULTS.md)."""
+    if not query.is_cuda or query.shape[3] != 128:
+        return False
+    return OPERATOR.choose("cuda", None, query.dtype, head_dim=query.shape[3], heads=query.shape[1]).name == "hopper"
+
+
 def selected(device: str, backend: str | None = None) -> Choice:
     """The implementation for a device type, with what was refused and why."""
     return OPERATOR.choose(device, backend)
@@ -48,7 +56,8 @@ def _implementation(query: Tensor, key: Tensor, value: Tensor, backend: str | No
     return OPERATOR.choose(query.device.type, backend, query.dtype, head_dim=query.shape[3], heads=query.shape[1]).operator
 
 
-_USUAL = (torch.float32, torch.bfloat16, torch.float16)
+_HALF = (torch.bfloat16, torch.float16)
+_USUAL = (torch.float32, *_HALF)
 OPERATOR = Operator(
     "attention",
     (
@@ -60,6 +69,7 @@ OPERATOR = Operator(
             _USUAL,
             limits=(("head_dim", 768), ("heads", 256)),
         ),
+        Implementation("hopper", ("cuda",), no_hopper, module("kernels.attention.hopper_kernel"), _HALF, limits=(("head_dim", 128),)),
         Implementation(
             "triton", ("cuda", "npu"), needs("triton"), module("kernels.attention.triton_kernel"), _USUAL, limits=(("head_dim", 128),)
         ),

@@ -13,21 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.chips import chip, describable
+from kernels.chips import chip
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 Options = dict[str, Any]
 
-# Tiles of 16-bit inputs, by the chip: ROWS queries by KEYS keys, how they are read, warps and stages of the pipeline. DESCRIPTORS: by the copy
-# engine; LATE: a tile's values are multiplied while the next tile is weighed.
-FORWARD: dict[str, Options] = {
-    "hopper": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": True, "LATE": True, "num_warps": 8, "num_stages": 2},
-    "other": {"ROWS": 128, "KEYS": 64, "DESCRIPTORS": False, "LATE": False, "num_warps": 8, "num_stages": 2},
-}
-BACKWARD: dict[str, Options] = {
-    "hopper": {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
-    "other": {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2},
-}
+# Tiles of 16-bit inputs: ROWS queries by KEYS keys, warps and stages of the pipeline.
+FORWARD: Options = {"ROWS": 128, "KEYS": 64, "num_warps": 8, "num_stages": 2}
+BACKWARD: Options = {"ROWS": 64, "KEYS": 64, "num_warps": 4, "num_stages": 2}
 
 
 @triton.jit
@@ -40,21 +33,24 @@ def _tile(x, offset, rows, columns, stride, num_rows, num_columns, UPCAST: tl.co
 
 @triton.jit
 def _read(
-    x, batch, head, start, num_rows, D, of_batch, of_head, of_row,
-    ROWS: tl.constexpr, DIM: tl.constexpr, DESCRIPTORS: tl.constexpr, MASKED: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
-    """A tile of a (B, H, n, D) tensor, zeros outside; x is its descriptor or its pointer. MASKED: rows may lie outside; PADDED: columns may."""
-    if DESCRIPTORS:
-        tile = tl.reshape(x.load([batch, head, start, 0]), (ROWS, DIM))
-    else:
-        rows, columns = start + tl.arange(0, ROWS), tl.arange(0, DIM)
-        place = x + batch.to(tl.int64) * of_batch + head.to(tl.int64) * of_head + rows[:, None] * of_row + columns[None, :]
-        if MASKED:
-            tile = tl.load(place, mask=(rows[:, None] < num_rows) & (columns[None, :] < D), other=0.0)
-        elif PADDED:
-            tile = tl.load(place, mask=columns[None, :] < D, other=0.0)
-        else:
-            tile = tl.load(place)
+    x,
+    offset,
+    start,
+    num_rows,
+    D,
+    stride,
+    ROWS: tl.constexpr,
+    DIM: tl.constexpr,
+    MASKED: tl.constexpr,
+    PADDED: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """A tile of rows, as `_tile`, that asks only for what may lie outside: rows where MASKED, columns where PADDED."""
+    rows, columns = start + tl.arange(0, ROWS), tl.arange(0, DIM)
+    if MASKED:
+        return _tile(x, offset, rows, columns, stride, num_rows, D, UPCAST)
+    place = x + offset + rows[:, None] * stride + columns[None, :]
+    tile = tl.load(place, mask=columns[None, :] < D, other=0.0) if PADDED else tl.load(place)
     return tile.to(tl.float32) if UPCAST else tile
 
 
@@ -70,42 +66,27 @@ def _weigh(logits, maximum, total, scale):
 @triton.jit
 def _forward(
     query, key, value, output, lse, H, N, M, D, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, scale,
-    DIM: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, DESCRIPTORS: tl.constexpr, LATE: tl.constexpr,
+    DIM: tl.constexpr, PADDED: tl.constexpr, UPCAST: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries against all keys. scale: of the logits, times log2(e). The last tile of keys, which alone is masked, goes first."""
     pair, first = tl.program_id(1), tl.program_id(0) * ROWS
-    batch, head = pair // H, pair % H
+    batch, head = (pair // H).to(tl.int64), (pair % H).to(tl.int64)
+    key_at, value_at = batch * k_b + head * k_h, batch * v_b + head * v_h
     last = (M - 1) // KEYS * KEYS
-    q = _read(query, batch, head, first, N, D, q_b, q_h, q_n, ROWS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
-    k = _read(key, batch, head, last, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
+    q = _read(query, batch * q_b + head * q_h, first, N, D, q_n, ROWS, DIM, True, PADDED, UPCAST)
+    k = _read(key, key_at, last, M, D, k_n, KEYS, DIM, True, PADDED, UPCAST)
     logits = tl.dot(q, tl.trans(k), input_precision="ieee")
     logits = tl.where((last + tl.arange(0, KEYS))[None, :] < M, logits, float("-inf"))
     maximum, total = tl.full((ROWS,), float("-inf"), dtype=tl.float32), tl.zeros((ROWS,), dtype=tl.float32)
-    sums = tl.zeros((ROWS, DIM), dtype=tl.float32)
     maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
-    if LATE:  # a tile's values are multiplied while the next tile is weighed
-        held = weights.to(output.dtype.element_ty) if not UPCAST else weights
-        for start in range(0, last, KEYS):
-            k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
-            before = tl.where(start == 0, last, start - KEYS)
-            v = _read(value, batch, head, before, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
-            sums = tl.dot(held, v, acc=sums * shrink[:, None], input_precision="ieee")
-            maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
-            held = weights.to(v.dtype)
-        before = tl.where(last == 0, 0, last - KEYS)
-        v = _read(value, batch, head, before, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
-        sums = tl.dot(held, v, acc=sums * shrink[:, None], input_precision="ieee")
-    else:
-        v = _read(value, batch, head, last, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, True, PADDED, UPCAST)
-        sums = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        for start in range(0, last, KEYS):
-            k = _read(key, batch, head, start, M, D, k_b, k_h, k_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
-            maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
-            v = _read(value, batch, head, start, M, D, v_b, v_h, v_n, KEYS, DIM, DESCRIPTORS, False, PADDED, UPCAST)
-            sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
+    v = _read(value, value_at, last, M, D, v_n, KEYS, DIM, True, PADDED, UPCAST)
+    sums = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    for start in range(0, last, KEYS):
+        k = _read(key, key_at, start, M, D, k_n, KEYS, DIM, False, PADDED, UPCAST)
+        logits = tl.dot(q, tl.trans(k), input_precision="ieee")
+        maximum, total, weights, shrink = _weigh(logits, maximum, total, scale)
+        v = _read(value, value_at, start, M, D, v_n, KEYS, DIM, False, PADDED, UPCAST)
+        sums = tl.dot(weights.to(v.dtype), v, acc=sums * shrink[:, None], input_precision="ieee")
     sums = sums / total[:, None]
     rows, dims, out = first + tl.arange(0, ROWS), tl.arange(0, DIM), pair.to(tl.int64) * N
     inside = (rows[:, None] < N) & (dims[None, :] < D)
@@ -185,15 +166,10 @@ def forward(query: Tensor, key: Tensor, value: Tensor, options: Options | None =
     output = torch.empty(batch, heads, rows, dim, dtype=query.dtype, device=query.device)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
     options = options or _options(FORWARD, chip(query.device), query.dtype)
-    constants = {**_constants(dim), **options}
-    constants["DESCRIPTORS"] = options["DESCRIPTORS"] and not constants["PADDED"] and all(describable(x) for x in (query, key, value))
     strides = [stride for x in (query, key, value) for stride in x.stride()[:3]]
     scale = math.log2(math.e) / math.sqrt(dim)
-    given: tuple[Any, ...] = (query, key, value)
-    if constants["DESCRIPTORS"]:
-        given = tuple(_described(x, [1, 1, options[n], dim]) for x, n in zip(given, ("ROWS", "KEYS", "KEYS"), strict=True))
     grid = (triton.cdiv(rows, options["ROWS"]), batch * heads)
-    _forward[grid](*given, output, lse, heads, rows, keys, dim, *strides, scale, **constants)
+    _forward[grid](query, key, value, output, lse, heads, rows, keys, dim, *strides, scale, **_constants(dim), **options)
     return output, lse
 
 
@@ -225,19 +201,11 @@ def _constants(dim: int) -> Options:
     return {"DIM": padded, "PADDED": padded != dim, "UPCAST": INTERPRETED}
 
 
-def _options(table: dict[str, Options], kind: str, dtype: torch.dtype) -> Options:
-    """The table's tiles for 16-bit inputs on NVIDIA; half as many in float32, and on Ascend, whose buffers are smaller."""
-    options = table["hopper" if kind == "hopper" and dtype != torch.float32 else "other"]
+def _options(tiles: Options, kind: str, dtype: torch.dtype) -> Options:
+    """Tiles of 16-bit inputs on NVIDIA; half as many in float32, and on Ascend, whose buffers are smaller."""
     if INTERPRETED:
-        return {**options, "ROWS": 16, "KEYS": 16}
+        return {**tiles, "ROWS": 16, "KEYS": 16}
     if dtype == torch.float32 or kind == "npu":
-        rows, keys = max(options["ROWS"] // 2, 32), max(options["KEYS"] // 2, 32)
-        return {**options, "ROWS": rows, "KEYS": keys, "num_warps": 4}
-    return options
-
-
-def _described(x: Tensor, tile: list[int]) -> Any:
-    """The tensor's descriptor for tiles of such a shape. Ascend's Triton has none, and asks for none."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor.from_tensor(x, tile)
+        rows, keys = max(tiles["ROWS"] // 2, 32), max(tiles["KEYS"] // 2, 32)
+        return {**tiles, "ROWS": rows, "KEYS": keys, "num_warps": 4}
+    return tiles

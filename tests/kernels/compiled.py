@@ -6,7 +6,10 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
+from kernels.attention import hopper_kernel as hopper
 from kernels.attention import triton_kernel as attention
 from kernels.int8_linear import triton_kernel as int8_linear
 from kernels.modulated_norm import triton_kernel as modulated_norm
@@ -18,11 +21,16 @@ CPU = torch.device("cpu")  # a device that is neither an NPU nor a Hopper, as th
 
 def kernels(chip: str) -> dict[str, tuple[Any, list[str], dict[str, Any]]]:
     """Each kernel, types of its arguments, constants and launch options, at the tiles that a kind of chip takes."""
-    forward, backward, product = attention.FORWARD[chip], attention.BACKWARD[chip], int8_linear.PRODUCT[chip]
+    product = int8_linear.PRODUCT[chip]
     return {
-        "attention forward": attention_forward(forward),
-        "attention backward_keys": attention_backward(backward, keys=True),
-        "attention backward_queries": attention_backward(backward, keys=False),
+        **({"attention forward, Hopper's": attention_on_hopper(hopper.TILES)} if chip == "hopper" else {}),
+        "attention forward": (
+            attention._forward,
+            [HALF] * 4 + [FLOAT] + [INT] * 4 + [ALIGNED] * 9 + ["fp32"],
+            {"DIM": 128, "PADDED": False, "UPCAST": False, **attention.FORWARD},
+        ),
+        "attention backward_keys": attention_backward(attention.BACKWARD, keys=True),
+        "attention backward_queries": attention_backward(attention.BACKWARD, keys=False),
         "int8_quantize": (int8_linear._quantize, [HALF, "*i8", FLOAT, INT, INT, INT], int8_linear.quantize_options(CPU, 13824)),
         "int8_product": int8_product(product),
         "modulated_norm": (modulated_norm._norm, [HALF, FLOAT, FLOAT, HALF] + [INT] * 7 + ["fp32"], modulated_norm.tile(CPU, 5120, True)),
@@ -30,10 +38,12 @@ def kernels(chip: str) -> dict[str, tuple[Any, list[str], dict[str, Any]]]:
     }
 
 
-def attention_forward(options: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
-    tiles = [f"tensordesc<bf16[1,1,{options[name]},128]>" if options["DESCRIPTORS"] else HALF for name in ("ROWS", "KEYS", "KEYS")]
-    types = [*tiles, HALF, FLOAT] + [INT] * 4 + [ALIGNED] * 9 + ["fp32"]
-    return attention._forward, types, {"DIM": 128, "PADDED": False, "UPCAST": False, **options}
+def attention_on_hopper(options: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
+    tiles = []
+    for rows in (hopper.ROWS, options["KEYS"], options["KEYS"]):
+        layout = gl.NVMMASharedLayout.get_default_for([1, 1, rows, 128], gl.bfloat16)
+        tiles.append(f"tensordesc<bf16[1,1,{rows},128],{layout!r}>")
+    return hopper._forward, [*tiles, HALF, FLOAT] + [INT] * 4 + [ALIGNED] * 3 + ["fp32"], {"STAGES": options["STAGES"], "num_warps": 4}
 
 
 def attention_backward(options: dict[str, Any], keys: bool) -> tuple[Any, list[str], dict[str, Any]]:
@@ -58,4 +68,5 @@ def compiled(kernel: Any, types: list[str], constants: dict[str, Any], capabilit
     known = dict(zip(kernel.arg_names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
     signature = {name: known[name].removesuffix(ALIGNED.removeprefix(INT)) for name in kernel.arg_names}
     aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(types) if kind.startswith("*") or kind == ALIGNED}
-    return triton.compile(ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options)
+    source = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
+    return triton.compile(source(kernel, signature, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options)
