@@ -1,6 +1,6 @@
 """The few hot operators, each with a reference, the implementations that run, and a face that checks and chooses."""
 
-OPERATORS = ("attention", "int8_linear", "modulated_norm", "qk_norm_rope")
+OPERATORS = ("attention", "int8_linear", "modulated_norm", "qk_norm_rope", "sdpa")
 
 
 class NoKernel(ValueError):

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kernels import OPERATORS, NoKernel
+from kernels.chips import cpu_flags
 
 VARIABLE = "MOWORLD_KERNELS"
 
@@ -140,8 +140,6 @@ def wants_gradient(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-@cache
 def has_vnni() -> bool:
     """Whether this CPU multiplies int8 in hardware (AVX512-VNNI or AVX-VNNI), as Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text() for flag in ("avx512_vnni", "avx_vnni"))
+    return not cpu_flags().isdisjoint(("avx512_vnni", "avx_vnni"))

@@ -36,13 +36,6 @@ def join(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple
     return next(weights) * output + next(weights) * other, joined
 
 
-def faster_than_sdpa(query: Tensor) -> bool:
-    """Whether these queries (B, H, N, D) are sooner answered here than by PyTorch's SDPA: by the Hopper kernel, as measured (RESULTS.md)."""
-    if not query.is_cuda or query.shape[3] != 128:
-        return False
-    return OPERATOR.choose("cuda", None, query.dtype, head_dim=query.shape[3], heads=query.shape[1]).name == "hopper"
-
-
 def selected(device: str, backend: str | None = None) -> Choice:
     """The implementation for a device type, with what was refused and why."""
     return OPERATOR.choose(device, backend)

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.attention import faster_than_sdpa, partial_attention
-from kernels.dispatch import wants_gradient
 from kernels.int8_linear import int8_linear
 from kernels.qk_norm_rope import qk_norm_rope
+from kernels.sdpa import sdpa
 from moworld.model.int8 import Int8Linear, side_by_side
 from moworld.model.rope import Rotary
 from moworld.model.sequence import Part, SequenceMesh
@@ -145,6 +144,4 @@ class KeptText:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of (B, N, H, D) and (B, M, H, D) -> (B, N, H, D)."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    if faster_than_sdpa(query) and not wants_gradient(query, key, value):
-        return partial_attention(query, key, value)[0].transpose(1, 2)
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    return sdpa(query, key, value).transpose(1, 2)
