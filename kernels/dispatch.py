@@ -5,7 +5,8 @@ MOWORLD_KERNELS="attention=reference,int8_linear=int_mm"; one that is named and 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -113,6 +114,25 @@ def overrides() -> dict[str, str]:
             raise NoKernel(f"{VARIABLE}: {item!r} is not OPERATOR=IMPLEMENTATION with an operator of {', '.join(OPERATORS)}")
         named[operator] = implementation
     return named
+
+
+@contextmanager
+def named(**implementations: str) -> Iterator[None]:
+    """Calls inside take these implementations, by operator, as if MOWORLD_KERNELS named them: for benchmarks. For the whole process."""
+    before = dict(overrides())
+    try:
+        overrides().update(implementations)
+        _forget()
+        yield
+    finally:
+        overrides().clear()
+        overrides().update(before)
+        _forget()
+
+
+def _forget() -> None:
+    for operator in operators():
+        operator._choices.clear()
 
 
 def operators() -> list[Operator]:

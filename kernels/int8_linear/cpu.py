@@ -34,5 +34,5 @@ def by_int_mm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | No
 
 def dequantize(product: Tensor, scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """(M, N) integer products -> (M, N) outputs: times the row's scale and the channel's, plus bias."""
-    y = product.mul_(scale).mul_(weight_scale)
-    return (y if bias is None else y.add_(bias)).to(dtype)
+    y = product.mul_(scale)
+    return (y.mul_(weight_scale) if bias is None else torch.addcmul(bias.float(), y, weight_scale, out=y)).to(dtype)

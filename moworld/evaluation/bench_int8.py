@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from kernels.dispatch import named
 from kernels.int8_linear import int8_linear, quantize_weight, selected
+from kernels.sdpa import selected as sdpa_selected
 from moworld.evaluation.bench import Row, side_by_side
 from moworld.evaluation.bench_rollout import random_world
 from moworld.evaluation.speed import PROMPT, example_picture
@@ -25,7 +27,8 @@ from moworld.training.codec import psnr
 def bench_linear(config: WorldConfig, codec_hidden: int, codec: Path, text_encoder: TextEncoder | None = None) -> list[Row]:
     """Rows of a model of random weights: its feed-forward's first linear alone, the denoising of a chunk, bytes of the experts, first chunk.
 
-    codec: a folder for the codec's random weights. torchao is a peer where it can be imported; its rows are left out elsewhere.
+    codec: a folder for the codec's random weights. The peers attend by PyTorch's own kernel, as their users' do; float32 and bfloat16 also by
+    ours, where it is another. torchao is a peer where it can be imported; its rows are left out elsewhere.
     """
     world, encoder = random_world(config, codec_hidden, codec), text_encoder or make_text_encoder(config.text)
     served = WorldModel(world.config, copy.deepcopy(world.experts), world.codec_folder)
@@ -35,7 +38,10 @@ def bench_linear(config: WorldConfig, codec_hidden: int, codec: Path, text_encod
         peers["torchao, dynamic INT8"] = WorldModel(world.config, _by_torchao(copy.deepcopy(world.experts)), world.codec_folder)
     rows = _linear(world, peers)
     ours = _chunks(served, encoder)
-    rows += [side_by_side("denoising of a chunk, INT8", ours, _chunks(model, encoder), name) for name, model in peers.items()]
+    case = "denoising of a chunk, INT8"
+    rows += [side_by_side(case, ours, _attending_by_pytorch(_chunks(model, encoder)), name) for name, model in peers.items()]
+    if sdpa_selected("cpu").name != "reference":
+        rows += [side_by_side(case, ours, _chunks(peers[name], encoder), f"{name}, our attention") for name in ("float32", "bfloat16")]
     half = report["bytes_before"] / 2
     megabytes = round(report["bytes_after"] / 1e6, 3), round(half / 1e6, 3)
     bytes_row = {"case": "both experts, INT8", "ours": megabytes[0], "peer": megabytes[1], "peer_name": "bfloat16"}
@@ -92,6 +98,14 @@ def _chunks(world: WorldModel, encoder: TextEncoder) -> Callable[[], Any]:
     for _ in range(4):  # until the history is full
         session.denoise("w")
     return lambda: session.denoise("w")
+
+
+def _attending_by_pytorch(run: Callable[[], Any]) -> Callable[[], Any]:
+    def as_pytorch_comes() -> Any:
+        with named(sdpa="reference"):
+            return run()
+
+    return as_pytorch_comes
 
 
 def _first_chunk(world: WorldModel, encoder: TextEncoder) -> Any:

@@ -7,7 +7,7 @@ import torch
 
 import kernels.dispatch
 from kernels import OPERATORS, NoKernel
-from kernels.dispatch import Implementation, Operator, operators, overrides
+from kernels.dispatch import Implementation, Operator, named, operators, overrides
 
 
 def entry(name: str, why_not: str = "", **served: object) -> Implementation:
@@ -101,6 +101,15 @@ def test_an_environment_that_cannot_be_read_is_an_error_whatever_operator_is_cal
     environment(text)
     with pytest.raises(NoKernel, match="MOWORLD_KERNELS"):
         Operator("int8_linear", TABLE).choose("cpu")
+
+
+def test_a_benchmark_names_implementations_for_a_while():
+    attention = next(operator for operator in operators() if operator.name == "attention")
+    usual = attention.choose("cpu").name
+    with pytest.raises(KeyError), named(attention="reference"):
+        assert attention.choose("cpu").name == "reference" != usual
+        raise KeyError
+    assert attention.choose("cpu").name == usual and "attention" not in overrides()
 
 
 def test_every_operator_has_a_folder_a_reference_that_serves_every_device_and_the_three_files():

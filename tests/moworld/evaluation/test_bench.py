@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from kernels.sdpa import selected
 from moworld.evaluation.bench import bench_attention, bench_parallel, side_by_side
 from moworld.evaluation.bench_int8 import bench_linear
 from moworld.evaluation.bench_rollout import KeyValueRollout, bench_rollout
@@ -65,7 +66,9 @@ def test_the_peer_with_a_cache_attends_to_all_that_was_before(tmp_path):
 def test_int8_is_timed_beside_other_precisions_and_told_how_near_it_stays(tmp_path):
     rows = bench_linear(tiny_world(num_layers=2).config, 8, tmp_path, Letters())
     assert all(list(row) == KEYS for row in rows)
-    assert [row["peer_name"] for row in rows if row["unit"] == "ms" and "torchao" not in row["peer_name"]] == ["float32", "bfloat16"] * 2
+    peers = [row["peer_name"] for row in rows if row["unit"] == "ms" and "torchao" not in row["peer_name"]]
+    assert peers[:4] == ["float32", "bfloat16"] * 2  # a linear, and a chunk as PyTorch attends
+    assert peers[4:] == (["float32, our attention", "bfloat16, our attention"] if selected("cpu").name != "reference" else [])
     size, near = rows[-2:]
     assert size["unit"] == "MB" and size["ratio"] == pytest.approx(size["peer"] / size["ours"], rel=0.1) and size["ratio"] > 1
     assert near["unit"] == "dB" and 20 < near["ours"] < 100  # near, and not the same model
