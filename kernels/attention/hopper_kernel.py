@@ -19,7 +19,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from kernels.attention.triton_kernel import backward
 from kernels.chips import describable
 
-__all__ = ["backward", "forward", "output"]
+__all__ = ["backward", "forward"]
 
 LOG2_E = gl.constexpr(math.log2(math.e))
 GROUPS, ROWS = 2, 64  # groups of four warps, and the queries of each: what one instruction of the tensor cores takes
@@ -172,11 +172,6 @@ def forward(query: Tensor, key: Tensor, value: Tensor, options: Options | None =
     scale = math.log2(math.e) / math.sqrt(dim)
     _forward[grid](*given, output, lse, heads, rows, keys, dim, *output.stride()[:3], scale, STAGES=options["STAGES"], num_warps=4)
     return output, lse
-
-
-def output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """See `kernels.sdpa`."""
-    return forward(query, key, value)[0]
 
 
 def _described(x: Tensor, tile: int) -> TensorDescriptor:

@@ -31,7 +31,7 @@ OPERATOR = Operator(
             "hopper",
             ("cuda",),
             no_hopper,
-            module("kernels.attention.hopper_kernel", "output"),
+            module("kernels.sdpa.hopper", "sdpa"),
             (torch.bfloat16, torch.float16),
             limits=(("head_dim", 128),),
             differentiable=False,
