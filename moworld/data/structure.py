@@ -140,7 +140,8 @@ def _name(number: int) -> str:
 def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]:
     """Groups of models in one world each: model's index -> its scale and rigid motion (4, 4) into the group's first model's world.
 
-    Greedy, the largest first; two models are joined where shared pictures agree on one Sim(3) (`similarity`).
+    Greedy, the largest first; two models are joined where shared pictures agree on one Sim(3) (`similarity`), and only where that adds pictures:
+    a small model inside a large one is what was given up before the large one began, and its lens and points are often wrong.
     """
     order, groups, placed = sorted(range(len(models)), key=lambda i: -len(models[i])), list[dict[int, tuple[float, Array]]](), set[int]()
     for first in order:
@@ -152,7 +153,7 @@ def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]
         while grown:
             grown = False
             for other in order:
-                found = None if other in placed else similarity(models[other], world)
+                found = None if other in placed or models[other].keys() <= world.keys() else similarity(models[other], world)
                 if found is not None:
                     group[other] = found
                     placed.add(other)

@@ -50,6 +50,14 @@ def test_models_that_share_pictures_are_joined_exactly(scale, seed, keys):
     np.testing.assert_allclose(np.stack([again[n] for n in sorted(again)]), np.stack([whole[n] for n in sorted(whole)]), atol=1e-6)
 
 
+def test_a_model_whose_pictures_are_all_placed_already_is_not_joined():
+    whole = walk("w*8,l*8,w*8")
+    inside = seen_from({n: whole[n] for n in range(1, 7)}, 2.0, np.eye(3), np.ones(3))
+    first = {n: pose for n, pose in whole.items() if n < 20}
+    beyond = {n: pose for n, pose in seen_from(whole, 2.0, np.eye(3), np.ones(3)).items() if n >= 16}
+    assert [sorted(group) for group in join([first, inside, beyond])] == [[0, 2], [1]]
+
+
 def test_models_that_share_too_little_or_disagree_stay_apart():
     whole = walk("w*8,l*8,w*8")
     first, second = ({n: whole[n] for n in range(12)}, {n: whole[n] for n in range(10, 24)})
