@@ -63,6 +63,8 @@ class Clip:
     path_length: float | None = None
     parallax_degrees: float | None = None
     lens_error: float | None = None
+    followed_share: float | None = None
+    followed_share_lowest: float | None = None
     loop_error_px: float | None = None
     sharpness: float | None = None
     brightness: float | None = None

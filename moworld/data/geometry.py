@@ -11,6 +11,7 @@ import numpy as np
 from moworld.camera.cameras import Cameras, translation_scale
 from moworld.camera.formats import read_cameras, write_realestate10k
 from moworld.data.clips import Clip
+from moworld.data.following import followed_shares
 from moworld.data.points import Colours, Points, with_points
 from moworld.data.structure import Backend, Structure, colmap
 from moworld.data.trajectory import measure_trajectory, stretches
@@ -56,12 +57,15 @@ def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: 
 
 def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySettings, cloud: Found | None) -> Clip:
     error, inliers = verify_cameras(clip, folder, cameras, settings)
+    share, lowest = followed_shares(clip, folder, cameras, settings.gap) if clip.camera_origin == "sfm" else (None, None)
     measures: dict[str, Any] = measure_trajectory(cameras)
     return replace(
         with_points(clip, folder, cloud),
         translation_scale=clip.translation_scale or translation_scale(cameras.w2c),
         epipolar_error_px=error,
         epipolar_inliers=inliers,
+        followed_share=share,
+        followed_share_lowest=lowest,
         loop_error_px=loop_error(clip, folder, cameras, settings),
         **measures,
     )

@@ -6,6 +6,7 @@ itself one brick further. From frame to frame the step is small, and matches wit
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,32 @@ def _stepped(before: Frames, after: Frames, live: Sight, from_: Points, to: Poin
     """Live points in the next picture, without those that are lost. The guides moved from `from_` to `to`, (n, 2) both."""
     if not len(live.ids):
         return live
-    there = _flow(before, after, live.points, from_, to)
-    back = _flow(after, before, there, to, from_)
-    inside = np.all((there >= BORDER) & (there < np.array(after.shape[::-1]) - BORDER), axis=1)
-    kept = np.flatnonzero(inside & (np.linalg.norm(back - live.points, axis=1) < THERE_AND_BACK))
+    there, found = _there_and_back(before, after, live.points, from_, to)
+    kept = np.flatnonzero(found)
     kept = kept[_agreeing(live.points[kept], there[kept])]
     return Sight(live.ids[kept], there[kept])
+
+
+def followed(pictures: list[Frames]) -> tuple[Points, Points]:
+    """Corners spread over the first of some greyscale pictures (H, W) uint8 and where they are in the last: pixels, (n, 2) both.
+
+    Each is followed for itself, from picture to picture and back. No two-view geometry is asked, so what the most agree on outvotes nothing.
+    """
+    nowhere = np.zeros((0, 2), np.float32)
+    first = last = _corners(pictures[0], nowhere)
+    for before, after in pairwise(pictures):
+        if len(last):
+            there, found = _there_and_back(before, after, last, nowhere, nowhere)
+            first, last = first[found], there[found]
+    return first, last
+
+
+def _there_and_back(before: Frames, after: Frames, points: Points, from_: Points, to: Points) -> tuple[Points, NDArray[np.bool_]]:
+    """Where points (N, 2) are in the next picture (N, 2), and whether they are inside it and lead back to where they came from (N,)."""
+    there = _flow(before, after, points, from_, to)
+    back = _flow(after, before, there, to, from_)
+    inside = np.all((there >= BORDER) & (there < np.array(after.shape[::-1]) - BORDER), axis=1)
+    return there, inside & (np.linalg.norm(back - points, axis=1) < THERE_AND_BACK)
 
 
 def _flow(before: Frames, after: Frames, points: Points, from_: Points, to: Points) -> Points:

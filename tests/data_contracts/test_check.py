@@ -106,6 +106,8 @@ def test_a_table_and_a_list_of_rows_get_one_verdict(cells):
         ("geometry", {"track_length": 2.0}, "points-are-seen-often"),
         ("geometry", {"jitter_degrees": 4.0}, "a-steady-camera"),
         ("geometry", {"lens_error": 0.02}, "lens-is-determined"),
+        ("geometry", {"followed_share": 0.7}, "corners-go-where-cameras-say"),
+        ("geometry", {"followed_share_lowest": 0.4}, "no-frames-whose-corners-go-elsewhere"),
         ("geometry", {"loop_error_px": 9.0}, "loops-close"),
         ("quality", {"brightness": 5.0}, "neither-dark-nor-burnt"),
         ("quality", {"contrast": 1.0}, "something-to-see"),

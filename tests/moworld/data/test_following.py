@@ -1,0 +1,122 @@
+"""Corners that no vote chose tell wrong cameras, those of the features that most agree on included."""
+
+from dataclasses import asdict, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from data_contracts.check import check_rows
+from data_contracts.load import load_contract
+from moworld.camera.cameras import Cameras
+from moworld.camera.formats import write_realestate10k
+from moworld.data.clips import Clip
+from moworld.data.following import followed_shares
+from moworld.data.geometry import GeometrySettings, JumpLimits, complete_clip
+from moworld.data.structure import Structure
+from moworld.data.verification import verify_cameras
+from moworld.files import sha256_file
+from moworld.video import write_video
+
+FRAMES, HEIGHT, WIDTH, SHIFT = 31, 240, 320, 4  # pixels a frame, along a wall at depth 1
+RULES = {"followed_share": "corners-go-where-cameras-say", "followed_share_lowest": "no-frames-whose-corners-go-elsewhere"}
+SETTINGS, LIMITS = GeometrySettings(), JumpLimits(15.0, 12.0)
+
+
+def noise(size_hw: tuple[int, int], contrast: float, cells: tuple[int, ...], seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    layers = [cv2.resize(generator.uniform(0, 1, (size_hw[0] // n, size_hw[1] // n)), size_hw[::-1]) for n in cells]
+    return (127 + contrast * (np.mean(layers, axis=0) - 0.5)).astype(np.uint8)
+
+
+def along_a_wall(folder, band: bool = False) -> tuple[Clip, Cameras]:
+    """A camera slides along a dull wall by SHIFT pixels a frame. A band over a quarter of the view, far richer in features, goes with it."""
+    wall = noise((HEIGHT, WIDTH + FRAMES * SHIFT), 110, (4, 16), 0)
+    pictures = [np.repeat(wall[:, t * SHIFT : t * SHIFT + WIDTH, None], 3, axis=2) for t in range(FRAMES)]
+    if band:
+        for picture in pictures:
+            picture[:60] = noise((60, WIDTH), 250, (3,), 1)[..., None]
+    (folder / "videos").mkdir(parents=True)
+    write_video(folder / "videos/a.mp4", pictures, 10.0)
+    clip = Clip("a", "video", "a", "train", FRAMES, 10.0, HEIGHT, WIDTH, "videos/a.mp4", sha256_file(folder / "videos/a.mp4"))
+    c2w = np.tile(np.eye(4), (FRAMES, 1, 1))
+    c2w[:, 0, 3] = np.arange(FRAMES) * SHIFT / WIDTH  # the focal length is the width
+    return clip, Cameras.from_c2w([1.0, WIDTH / HEIGHT, 0.5, 0.5], c2w)
+
+
+def with_frame_turned(cameras: Cameras, number: int, degrees: float) -> Cameras:
+    angle, c2w = np.radians(degrees), np.array(cameras.c2w)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    c2w[number, :3, :3] = turn @ c2w[number, :3, :3]
+    return Cameras.from_c2w(cameras.intrinsics[0], c2w)
+
+
+def standing_from(cameras: Cameras, number: int) -> Cameras:
+    c2w = np.array(cameras.c2w)
+    c2w[number:] = c2w[number]
+    return Cameras.from_c2w(cameras.intrinsics[0], c2w)
+
+
+def finding(cameras: Cameras):
+    """A reconstruction that found these cameras for each picture."""
+    points, ones = np.array([[0, 0, 1], [0.1, 0, 1], [0, 0.1, 1]], np.float32), np.ones(3)
+    lens = cameras.intrinsics[0] * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+    poses = dict(enumerate(np.array(cameras.w2c)))
+    made = Structure(poses, lens, points, np.zeros((3, 3), np.uint8), ones, 3 * ones, ones, 0.001)
+    return lambda images, scratch, settings: [made]
+
+
+def told(clip: Clip) -> set[str]:
+    """Rules of followed corners that the clip's row breaks."""
+    report = check_rows([asdict(clip)], load_contract("geometry"))
+    return {failure["rule"] for failure in report.failures} & set(RULES.values())
+
+
+def test_right_cameras_that_were_recovered_keep_both_rules(tmp_path):
+    clip, cameras = along_a_wall(tmp_path)
+    (made,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(cameras))
+    assert made.followed_share > 0.98 and 0.95 < made.followed_share_lowest <= made.followed_share
+    assert told(made) == set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "broken"),
+    [
+        (lambda cameras: with_frame_turned(cameras, 12, 3.0), {RULES["followed_share_lowest"]}),
+        (lambda cameras: standing_from(cameras, 15), set(RULES.values())),
+    ],
+    ids=["one frame turned", "standing from the middle on"],
+)
+def test_wrong_cameras_that_were_recovered_break_them(tmp_path, wrong, broken):
+    clip, cameras = along_a_wall(tmp_path)
+    (made,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(wrong(cameras)))
+    assert broken <= told(made)
+    assert made.followed_share_lowest < 0.1
+
+
+def test_features_that_confirm_each_other_do_not_hide_that_cameras_stand_still(tmp_path):
+    """Most features are those of a band that goes with the camera: by their own best model it never moved."""
+    clip, cameras = along_a_wall(tmp_path, band=True)
+    still = standing_from(cameras, 0)
+    error, inliers = verify_cameras(clip, tmp_path, still, SETTINGS)
+    assert error is not None and error < 0.5 and inliers is not None and inliers > 0.95
+    share, lowest = followed_shares(clip, tmp_path, still, SETTINGS.gap)
+    assert share is not None and share < 0.5 and lowest is not None and lowest < 0.4
+    right, _ = followed_shares(clip, tmp_path, cameras, SETTINGS.gap)
+    assert right is not None and right > share + 0.2
+
+
+def test_given_cameras_leave_the_columns_empty(tmp_path):
+    clip, cameras = along_a_wall(tmp_path)
+    (tmp_path / "cameras").mkdir()
+    write_realestate10k(tmp_path / "cameras/a.txt", standing_from(cameras, 15), fps=clip.fps)
+    for origin in ("engine", "file"):
+        given = replace(clip, camera="cameras/a.txt", camera_sha256=sha256_file(tmp_path / "cameras/a.txt"), camera_origin=origin)
+        (made,) = complete_clip(given, tmp_path, SETTINGS, LIMITS)
+        assert (made.followed_share, made.followed_share_lowest) == (None, None) and told(made) == set()
+
+
+def test_pictures_without_corners_say_nothing(tmp_path):
+    clip, cameras = along_a_wall(tmp_path)
+    write_video(tmp_path / clip.video, [np.full((HEIGHT, WIDTH, 3), 90, np.uint8)] * FRAMES, 10.0)
+    assert followed_shares(clip, tmp_path, cameras, SETTINGS.gap) == (None, None)
