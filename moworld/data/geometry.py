@@ -49,6 +49,8 @@ def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: 
     made = []
     for number, (start, stop) in enumerate(parts):
         part = _cut(clip, folder, cameras, start, stop, f"{clip.clip_id}-{number}")
+        if clip.followed_share_lowest is not None:
+            part = replace(part, followed_share_lowest=followed_shares(part, folder, cameras.slice(start, stop), settings.gap)[1])
         made.append(_measured(part, folder, cameras.slice(start, stop), settings, None) if stop - start > settings.gap + 1 else part)
     for path in {clip.video, clip.camera}:
         (folder / str(path)).unlink()
@@ -57,15 +59,12 @@ def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: 
 
 def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySettings, cloud: Found | None) -> Clip:
     error, inliers = verify_cameras(clip, folder, cameras, settings)
-    share, lowest = followed_shares(clip, folder, cameras, settings.gap) if clip.camera_origin == "sfm" else (None, None)
     measures: dict[str, Any] = measure_trajectory(cameras)
     return replace(
         with_points(clip, folder, cloud),
         translation_scale=clip.translation_scale or translation_scale(cameras.w2c),
         epipolar_error_px=error,
         epipolar_inliers=inliers,
-        followed_share=share,
-        followed_share_lowest=lowest,
         loop_error_px=loop_error(clip, folder, cameras, settings),
         **measures,
     )
@@ -75,6 +74,7 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
     """Structure from motion; the clip is cut to its longest run of frames whose cameras were found.
 
     `registered_share` is the share of the clip's frames whose cameras were found in that run. Where nothing was found it is 0 and the camera stays None.
+    What is measured here is of the whole reconstruction: of one that went wrong, a part between two jumps may look right.
     returns: the clip, and the points and colours that were found with its cameras
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,6 +89,7 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
         clip = _cut_video(clip, folder, first, last + 1, clip.video)
     camera = f"cameras/{clip.clip_id}.txt"
     write_realestate10k(folder / camera, dense, fps=clip.fps)
+    share, lowest = followed_shares(clip, folder, dense, settings.gap)
     recovered = replace(
         clip,
         camera=camera,
@@ -99,6 +100,8 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
         track_length=round(float(found.track_lengths.mean()), 4),
         parallax_degrees=round(float(np.median(found.parallax)), 4),
         lens_error=round(found.lens_error, 5),
+        followed_share=share,
+        followed_share_lowest=lowest,
     )
     return recovered, (found.points, found.colours)
 

@@ -12,7 +12,6 @@ from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
 from moworld.camera.se3 import align, centre_error_rms, rotation_angle_degrees
 from moworld.data.clips import Clip
-from moworld.data.following import followed_shares
 from moworld.data.game import GameSettings, record_game
 from moworld.data.geometry import recover_cameras
 from moworld.data.verification import GeometrySettings
@@ -22,7 +21,7 @@ KEYS = ("registered", "rotation_degrees", "ate_percent", "focal", "lens_error", 
 
 def bench_geometry(settings: GeometrySettings, maps: tuple[str, ...], frames: int = 97, seed: int = 7) -> Iterator[dict[str, Any]]:
     """One row an episode, and their medians: share of frames with a camera, median rotation error (degrees), Sim(3) ATE (% of the path),
-    focal length found over true, and what tells without the truth: the lens' error, and shares of followed corners (`followed_shares`).
+    focal length found over true, and what tells without the truth: the lens' error, and shares of followed corners.
     Episodes are recorded at 640x480."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -46,7 +45,6 @@ def compare(clip: Clip, folder: Path, settings: GeometrySettings) -> dict[str, f
     true = _square(truth.slice(start_of, start_of + len(found)), (clip.height, clip.width))
     moved = align(found.c2w, true.c2w)
     turned = rotation_angle_degrees(np.swapaxes(moved[:, :3, :3], 1, 2) @ true.c2w[:, :3, :3])
-    shares = followed_shares(made, folder, found, settings.gap)
     path = float(np.linalg.norm(np.diff(true.c2w[:, :3, 3], axis=0), axis=1).sum())
     return {
         "registered": round(len(found) / len(truth), 4),
@@ -54,7 +52,7 @@ def compare(clip: Clip, folder: Path, settings: GeometrySettings) -> dict[str, f
         "ate_percent": round(100 * centre_error_rms(found.c2w, true.c2w) / path, 4),
         "focal": round(float(found.intrinsics[0, 0] / true.intrinsics[0, 0]), 4),
         "lens_error": float(made.lens_error or 0.0),
-        **{key: float("nan") if share is None else share for key, share in zip(KEYS[-2:], shares, strict=True)},
+        **{key: float("nan") if getattr(made, key) is None else getattr(made, key) for key in KEYS[-2:]},
     }
 
 

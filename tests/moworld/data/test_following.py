@@ -96,6 +96,17 @@ def test_wrong_cameras_that_were_recovered_break_them(tmp_path, wrong, broken):
     assert made.followed_share_lowest < 0.1
 
 
+def test_a_part_between_two_jumps_answers_for_the_whole_reconstruction(tmp_path):
+    """The first of two parts is right: its own pairs keep the second rule, the mean does not."""
+    clip, cameras = along_a_wall(tmp_path)
+    c2w = np.array(standing_from(cameras, 13).c2w)
+    c2w[13:, 2, 3] -= 1
+    first, second = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(Cameras.from_c2w(cameras.intrinsics[0], c2w)))
+    assert (first.num_frames, second.num_frames) == (13, 18) and first.followed_share == second.followed_share < 0.5
+    assert first.followed_share_lowest > 0.95 and told(first) == {RULES["followed_share"]}
+    assert second.followed_share_lowest < 0.1
+
+
 def test_features_that_confirm_each_other_do_not_hide_that_cameras_stand_still(tmp_path):
     """Most features are those of a band that goes with the camera: by their own best model it never moved."""
     clip, cameras = along_a_wall(tmp_path, band=True)
