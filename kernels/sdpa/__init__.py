@@ -31,7 +31,7 @@ OPERATOR = Operator(
             "hopper",
             ("cuda",),
             no_hopper,
-            module("kernels.sdpa.hopper", "sdpa"),
+            module("kernels.sdpa.hopper_kernel", "sdpa"),
             (torch.bfloat16, torch.float16),
             limits=(("head_dim", 128),),
             differentiable=False,

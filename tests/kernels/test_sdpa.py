@@ -40,7 +40,7 @@ def test_many_queries_are_attended_in_parts_and_each_once(monkeypatch):
 
 def test_hopper_s_kernel_is_called_where_there_are_keys_enough(monkeypatch):
     asked = []
-    hopper = pytest.importorskip("kernels.sdpa.hopper")
+    hopper = pytest.importorskip("kernels.sdpa.hopper_kernel")
     monkeypatch.setattr(hopper.hopper_kernel, "forward", lambda *given: asked.append(given[1].shape[2]) or ("attended", None))
     few, many = draw(7, hopper.FEWEST_KEYS - 1), draw(7, hopper.FEWEST_KEYS)
     assert torch.equal(hopper.sdpa(*few), reference.sdpa(*few)) and hopper.sdpa(*many) == "attended"

@@ -21,8 +21,9 @@ def test_every_operator_says_what_runs_and_why_the_others_do_not(tmp_path):
     _, rows = doctor(tmp_path)
     for name in OPERATORS:
         assert rows[f"kernel {name} on cpu"]["ok"]
-        assert rows[f"kernel {name} on cpu: triton"] == {
-            "what": f"kernel {name} on cpu: triton", "ok": None, "found": "refused", "mend": "serves cuda, npu",
+        of_gpus, devices = ("hopper", "cuda") if name == "sdpa" else ("triton", "cuda, npu")
+        assert rows[f"kernel {name} on cpu: {of_gpus}"] == {
+            "what": f"kernel {name} on cpu: {of_gpus}", "ok": None, "found": "refused", "mend": f"serves {devices}",
         }  # fmt: skip
 
 

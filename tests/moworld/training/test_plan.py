@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels.dispatch import named
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.text import TextSettings
 from moworld.model.transformer import MoWorldTransformer3DModel
@@ -46,8 +47,8 @@ def inputs(model: ModelSettings, frames: int, dtype: torch.dtype = torch.float32
 def test_operations_are_those_that_pytorch_counts(changes, frames):
     model = settings(**changes)
     transformer = MoWorldTransformer3DModel(**model.transformer())
-    # the counter does not know the CPU's fused attention
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    # the counter knows neither the CPU's fused attention nor oneDNN's products
+    with named(sdpa="reference"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         transformer(*inputs(model, frames))
     assert forward_flops(model, frames, frames * 24, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
