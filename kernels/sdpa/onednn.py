@@ -32,5 +32,8 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (N, K) and weight (M, K) -> x weight^T (N, M). The operator that PyTorch's compiler calls: the same at any thread's setting."""
+    """x (N, K) and weight (M, K) -> x weight^T (N, M).
+
+    Called outright, as PyTorch's compiler calls it: its switch from MKL to oneDNN is the whole process's, and other threads multiply, too.
+    """
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
