@@ -42,13 +42,25 @@ def bench_linear(config: WorldConfig, codec_hidden: int, codec: Path, text_encod
     rows += [side_by_side(case, ours, _attending_by_pytorch(_chunks(model, encoder)), name) for name, model in peers.items()]
     if sdpa_selected("cpu").name != "reference":
         rows += [side_by_side(case, ours, _chunks(peers[name], encoder), f"{name}, our attention") for name in ("float32", "bfloat16")]
-    half = report["bytes_before"] / 2
-    megabytes = round(report["bytes_after"] / 1e6, 3), round(half / 1e6, 3)
-    bytes_row = {"case": "both experts, INT8", "ours": megabytes[0], "peer": megabytes[1], "peer_name": "bfloat16"}
+    sizes = {"both experts, INT8": (report["bytes_after"], report["bytes_before"] // 2)}
+    sizes["their blocks, INT8"] = tuple(_block_bytes(model) for model in (served, peers["bfloat16"]))  # type: ignore[assignment]
+    rows += [_bytes_row(case, *of) for case, of in sizes.items()]
     frames, exact = (_first_chunk(model, encoder) for model in (served, world))
     far = float(np.square((frames - exact) / 255).mean())
     near = {"case": "first chunk, INT8 against float32", "ours": round(psnr(far), 2), "peer": 30.0, "peer_name": "wanted"}
-    return [*rows, {**bytes_row, "ratio": round(half / report["bytes_after"], 3), "unit": "MB"}, {**near, "ratio": None, "unit": "dB"}]
+    return [*rows, {**near, "ratio": None, "unit": "dB"}]
+
+
+def _bytes_row(case: str, ours: int, half: int) -> Row:
+    megabytes = {"ours": round(ours / 1e6, 3), "peer": round(half / 1e6, 3)}
+    return {"case": case, **megabytes, "peer_name": "bfloat16", "ratio": round(half / ours, 3), "unit": "MB"}
+
+
+def _block_bytes(world: WorldModel) -> int:
+    """As they are stored: what is not INT8, or its scale and bias, in bfloat16."""
+    experts = [expert for _, expert in world.experts.named_experts()]
+    parameters = sum(2 * value.numel() for expert in experts for value in expert.blocks.parameters())
+    return parameters + sum(value.nbytes for expert in experts for value in expert.blocks.buffers())
 
 
 def _by_torchao(experts: nn.Module) -> Any:

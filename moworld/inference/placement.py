@@ -105,7 +105,7 @@ def _expert_bytes(model: ModelSettings, precision: Precision) -> float:
     if precision == "bf16":
         return 2.0 * parameters
     dim = model.num_attention_heads * model.attention_head_dim
-    replaced = model.num_layers * (6 * dim**2 + 2 * dim * model.ffn_dim)  # q, k, v, out; q, out of cross-attention; the two of the MLP
+    replaced = model.num_layers * (8 * dim**2 + 2 * dim * model.ffn_dim)  # q, k, v and out of both attentions; the two of the MLP
     return 2.0 * (parameters - replaced) + replaced
 
 

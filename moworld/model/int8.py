@@ -1,6 +1,6 @@
 """The W8A8 linear layer and the places it takes in a transformer (paper 5.4): linears of the DiT blocks, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from kernels.int8_linear import int8_linear, join_channels, quantize_weight
 from moworld.model.weights import lasting_memory
 
-# Cross-attention keys and values see text, which has no noise to hide errors in, and are computed once; they stay in full precision.
-PLACES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+PLACES = (
+    *("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    *("ffn.net.0.proj", "ffn.net.2"),
+)
 
 
 class Int8Linear(nn.Module):
@@ -89,7 +91,13 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module)
 
 
-def quantize_structure(transformer: nn.Module) -> None:
-    """Swap the layers without their values, so that an INT8 state dict can be loaded."""
-    for name, linear in replaceable_linears(transformer).items():
-        replace_module(transformer, name, Int8Linear(linear.in_features, linear.out_features, linear.bias is not None))
+def quantize_structure(transformer: nn.Module, dtypes: Mapping[str, torch.dtype] | None = None) -> int:
+    """Swap the layers without their values, so that an INT8 state dict can be loaded; returns how many.
+
+    dtypes: of that state dict's tensors, which say what is INT8 in it (models of before keep the text's keys and values in bfloat16); None: all is
+    """
+    linears = replaceable_linears(transformer)
+    swapped = [name for name in linears if dtypes is None or dtypes.get(f"{name}.weight") == torch.int8]
+    for name in swapped:
+        replace_module(transformer, name, Int8Linear(linears[name].in_features, linears[name].out_features, linears[name].bias is not None))
+    return len(swapped)

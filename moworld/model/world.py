@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # Diffusers takes ten seconds to import, and settings are rea
     from moworld.model.transformer import MoWorldTransformer3DModel
 
 EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
+MEND = "check model and quantization in model_index.json"
 
 
 class ModelSettings(Settings):
@@ -191,16 +192,18 @@ def open_expert(folder: Pathlike, name: str, config: WorldConfig) -> "tuple[MoWo
     from moworld.model.rope import GlobalRotaryPosEmbed
     from moworld.model.transformer import MoWorldTransformer3DModel
 
+    weights = Weights(Path(folder) / EXPERT_FOLDERS[name])
     with torch.device("meta"):
         transformer = MoWorldTransformer3DModel(**config.model.transformer())
         if config.quantization == "w8a8":
             from moworld.model.int8 import quantize_structure
 
-            quantize_structure(transformer)
+            if not quantize_structure(transformer, weights.dtypes):
+                found, wanted = "no INT8 weight", "INT8 linears in the blocks, for model_index.json says w8a8"
+                raise InputError(weights.folder / weights.name, "dtypes", found, wanted, MEND)
     sizes = transformer.config
     transformer.rope = GlobalRotaryPosEmbed(sizes.attention_head_dim, tuple(sizes.patch_size), sizes.rope_max_seq_len)
-    weights = Weights(Path(folder) / EXPERT_FOLDERS[name])
-    check_keys(transformer, weights, "check model and quantization in model_index.json")
+    check_keys(transformer, weights, MEND)
     return transformer, weights
 
 

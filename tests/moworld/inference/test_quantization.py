@@ -36,7 +36,8 @@ def test_the_linears_of_the_blocks_and_nothing_else_become_int8():
     report = quantize_experts(world, QuantizeSettings())
     changed = {name for name, module in world.experts.high.named_modules() if type(module) is not before.get(name)}
     assert changed == {f"blocks.{i}.{place}" for i in (0, 1) for place in (
-        "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")}  # fmt: skip
+        "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
+        "ffn.net.0.proj", "ffn.net.2")}  # fmt: skip
     assert report["replaced"] == 2 * len(changed) == len(report["layers"])
     assert report["bytes_after"] < report["bytes_before"]
     assert world.config.quantization == "w8a8"
@@ -62,6 +63,32 @@ def test_what_is_saved_is_what_is_served(tmp_path, settings):
     assert sum(tensor.nbytes for tensors in stored for tensor in tensors.values()) == report["bytes_after"]
     assert {str(tensor.dtype) for tensor in stored[0].values()} == {"torch.int8", "torch.bfloat16", "torch.float32"}
     assert torch.equal(velocity_of(again), velocity_of(world))
+
+
+def test_a_quantized_model_is_what_its_weights_say_and_no_int8_at_all_is_refused(tmp_path):
+    """Models of before kept the text's keys and values in bfloat16."""
+    tiny_world().save(tmp_path / "full")
+    world = tiny_world()
+    quantize_experts(world, QuantizeSettings())
+    world.save(tmp_path / "older")
+    whole = load_file(tmp_path / "full" / "transformer" / WEIGHTS)
+    for folder in ("transformer", "transformer_2"):
+        state = load_file(tmp_path / "older" / folder / WEIGHTS)
+        for name in ("blocks.0.attn2.to_k", "blocks.0.attn2.to_v"):
+            state |= {f"{name}.{part}": whole[f"{name}.{part}"].bfloat16() for part in ("weight", "bias")}
+            del state[f"{name}.weight_scale"]
+        save_file(state, tmp_path / "older" / folder / WEIGHTS)
+    block = WorldModel.load(tmp_path / "older").experts.high.blocks[0]
+    assert torch.equal(block.attn2.to_k.weight, whole["blocks.0.attn2.to_k.weight"].bfloat16().float())
+    assert isinstance(block.attn2.to_q, Int8Linear) and not isinstance(block.attn2.to_v, Int8Linear)
+    del state["blocks.0.attn1.to_q.weight_scale"]
+    save_file(state, tmp_path / "older" / "transformer" / WEIGHTS)
+    with pytest.raises(InputError, match=r"1 missing and 0 unknown keys, first blocks.0.attn1.to_q.weight_scale"):
+        WorldModel.load(tmp_path / "older")
+    index = tmp_path / "full" / "model_index.json"
+    index.write_text(index.read_text().replace('"quantization": "none"', '"quantization": "w8a8"'))
+    with pytest.raises(InputError, match=r"safetensors: dtypes: found no INT8 weight, .* w8a8"):
+        WorldModel.load(tmp_path / "full")
 
 
 def test_the_codec_of_a_quantized_model_takes_half_and_its_source_is_left_alone(tmp_path):
