@@ -3,7 +3,8 @@
 A heavier backend (a feed-forward one of VGGT's class) has its place behind `Backend`: pictures in, reconstructions out.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +14,18 @@ from numpy.typing import NDArray
 
 from moworld.camera.se3 import rotation_angle_degrees
 from moworld.data.tracks import Sight, follow
+from moworld.data.turns import turned_on
 from moworld.data.verification import MIN_MATCHES, GeometrySettings
 
 Array = NDArray[np.float64]
 MIN_SHARED = 3  # pictures that two reconstructions must share to be joined
 LENS = 1.2  # widths of the picture: the focal length that is assumed before one is found
 REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframes ahead that each one is matched with, where tracks last that long
+SMALLEST = 5  # pictures of a model
+ATTEMPTS = 4  # from other random starts, while pictures are missing
+SPREAD = 1.5  # degrees between the rays to a point, at least: COLMAP's own
+SHARP = 1.5  # pixels that a sight may be off its point: points are followed to a fraction of one; COLMAP allows 4
+AGREE, NEAR = 0.75, 4.0  # share of a picture's points that must be seen within so many pixels of where the model puts them
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
     """COLMAP over windows of every nth picture, joined where they share pictures. One thread and fixed seeds: the same each time.
 
     What it matches are points that were followed through all pictures (`tracks`). Places seen again are not matched: on levels whose textures
-    repeat, most matches between pictures far apart were of two places, those with most inliers first.
+    repeat, most matches between pictures far apart were of two places, those with most inliers first. Models are kept where the tracks agree
+    with them (`agreeing`); of several attempts the one that places most pictures counts.
     """
     import cv2
     import pycolmap
@@ -66,14 +74,24 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
     database = scratch / "database.db"
     size_hw = np.asarray(cv2.imread(str(images / _name(numbers[0])))).shape[:2]
     _matched(database, {number: sights[number] for number in chosen}, size_hw, scratch)
-    found: list[Any] = []
-    for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
-        folder = scratch / f"window-{start}"
-        folder.mkdir()
-        window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
-        found += pycolmap.incremental_mapping(database, images, folder, options=_mapping(window)).values()
-    poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in found]
-    return sorted((_structure(found, poses, group) for group in join(poses)), key=lambda one: -len(one.poses))
+    best: list[Structure] = []
+    for attempt in range(ATTEMPTS):
+        models: list[Any] = []
+        for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
+            folder = scratch / f"window-{attempt}-{start}"
+            folder.mkdir()
+            window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
+            for model in pycolmap.incremental_mapping(database, images, folder, options=_mapping(window, attempt)).values():
+                models += agreeing(model, sights)
+        poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in models]
+        found = [_structure(models, poses, group) for group in join(poses)]
+        found = [replace(one, poses=turned_on(one.poses, sights, one.intrinsics, chosen)) for one in found]
+        found.sort(key=lambda one: -len(one.poses))
+        if found and (not best or len(found[0].poses) > len(best[0].poses)):
+            best = found
+        if best and best[0].poses.keys() >= set(chosen):
+            break
+    return best
 
 
 def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int], scratch: Path) -> None:
@@ -104,6 +122,63 @@ def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int],
     pycolmap.calibrate_view_graph(database, calibration)  # where it fails the first guess stays, and is refined as well
 
 
+def agreeing(model: Any, sights: dict[int, Sight]) -> list[Any]:
+    """The model itself where all its pictures agree with the tracks; else its runs of pictures that do, each a model of its own, adjusted again.
+
+    COLMAP cuts off from a point's track the sights that disagree: where a turn on the spot ends the scale, or one repeat of a texture was taken
+    for another, what is left has small errors and points enough. Those sights are counted here: of right models eight in ten agree in every
+    picture, of wrong ones fewer than seven in ten in some.
+    """
+    import pycolmap
+
+    images, places, camera = _registered(model), _places(model, sights), next(iter(model.cameras.values()))
+    runs: list[list[int]] = [[]]
+    for number, image in sorted(images.items()):
+        known, there = _known(sights[number], places)
+        in_camera = there @ image.cam_from_world().matrix()[:, :3].T + image.cam_from_world().matrix()[:, 3]
+        seen = camera.img_from_cam(in_camera, check_cheirality=False)
+        near = (np.linalg.norm(seen - known, axis=1) < NEAR) & (in_camera[:, 2] > 0)
+        if len(near) and near.mean() >= AGREE:
+            runs[-1].append(number)
+        elif runs[-1]:
+            runs.append([])
+    if len(runs[0]) == len(images):
+        return [model]
+    parts = []
+    for run in (run for run in runs if len(run) >= SMALLEST):
+        part = copy.deepcopy(model)
+        for number in images.keys() - set(run):
+            part.deregister_frame(images[number].frame_id)
+        part.tear_down()  # forgets them
+        pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
+        _adjuster(part).solve()
+        pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
+        part.update_point_3d_errors()
+        parts.append(part)
+    return parts
+
+
+def _registered(model: Any) -> dict[int, Any]:
+    return {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
+
+
+def _places(model: Any, sights: dict[int, Sight]) -> dict[int, Array]:
+    """A model's points by the track that led to them."""
+    return {
+        int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
+        for number, image in _registered(model).items()
+        for index, point in enumerate(image.points2D)
+        if point.has_point3D()
+    }
+
+
+def _known(sight: Sight, places: dict[int, Array]) -> tuple[Array, Array]:
+    """Where a picture sees tracks that have a point (n, 2), COLMAP's pixels, and the points (n, 3)."""
+    known = [index for index, track in enumerate(sight.ids.tolist()) if track in places]
+    there = np.array([places[int(sight.ids[index])] for index in known]).reshape(-1, 3)
+    return sight.points[known].astype(np.float64) + 0.5, there
+
+
 def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int, Array]:
     """Poses of the pictures between a model's own, from the points of the model that were followed through them.
 
@@ -111,24 +186,15 @@ def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int
     """
     import pycolmap
 
-    images = {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
-    camera = next(iter(model.cameras.values()))
-    places = {
-        int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
-        for number, image in images.items()
-        for index, point in enumerate(image.points2D)
-        if point.has_point3D()
-    }
+    camera, places = next(iter(model.cameras.values())), _places(model, sights)
     estimation = pycolmap.AbsolutePoseEstimationOptions()
     estimation.ransac.max_error, estimation.ransac.random_seed = 4.0, 0
     found: dict[int, Array] = {}
-    for first, last in pairwise(sorted(images)):
+    for first, last in pairwise(sorted(_registered(model))):
         for number in range(first + 1, last) if last - first <= largest_gap else ():
-            known = [index for index, track in enumerate(sights[number].ids.tolist()) if track in places]
-            seen = sights[number].points[known].astype(np.float64) + 0.5
-            there = np.array([places[int(sights[number].ids[index])] for index in known]).reshape(-1, 3)
-            pose = pycolmap.estimate_and_refine_absolute_pose(seen, there, camera, estimation) if len(known) >= MIN_MATCHES else None
-            if pose is not None and pose["num_inliers"] >= max(MIN_MATCHES, len(known) / 2):
+            seen, there = _known(sights[number], places)
+            pose = pycolmap.estimate_and_refine_absolute_pose(seen, there, camera, estimation) if len(seen) >= MIN_MATCHES else None
+            if pose is not None and pose["num_inliers"] >= max(MIN_MATCHES, len(seen) / 2):
                 found[number] = np.vstack([pose["cam_from_world"].matrix(), [0, 0, 0, 1]])
     return found
 
@@ -196,17 +262,18 @@ def moved(w2c: Array, scale: float, motion: Array) -> Array:
     return np.asarray(np.linalg.inv(made))
 
 
-def _mapping(window: list[str]) -> Any:
+def _mapping(window: list[str], seed: int) -> Any:
     import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads, options.min_model_size, options.random_seed, options.image_names = 1, 5, 0, window
+    options.num_threads, options.min_model_size, options.random_seed, options.image_names = 1, SMALLEST, seed, window
+    options.mapper.filter_max_reproj_error = SHARP
+    options.triangulation.complete_max_reproj_error = options.triangulation.merge_max_reproj_error = SHARP
     return options
 
 
 def _poses(model: Any) -> dict[int, Array]:
-    images = (image for image in model.images.values() if image.has_pose)
-    return {int(Path(image.name).stem): np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for image in images}
+    return {number: np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for number, image in _registered(model).items()}
 
 
 def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict[int, tuple[float, Array]]) -> Structure:
@@ -240,17 +307,23 @@ def _lens_error(model: Any) -> float:
     """
     import pycolmap
 
-    config = pycolmap.BundleAdjustmentConfig()
-    for image in model.images.values():
-        if image.has_pose:
-            config.add_image(image.image_id)
-    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    adjuster = pycolmap.create_default_ceres_bundle_adjuster(pycolmap.BundleAdjustmentOptions(), config, model)
     options, camera = pycolmap.BACovarianceOptions(), next(iter(model.cameras.values()))
     options.params = pycolmap.BACovarianceOptionsParams.ALL
-    covariance = pycolmap.estimate_ba_covariance(options, model, adjuster)
+    covariance = pycolmap.estimate_ba_covariance(options, model, _adjuster(model))
     own = None if covariance is None else covariance.get_other_params_cov(camera.params)
     return 1.0 if own is None else min(1.0, float(np.sqrt(own[0, 0]) * model.compute_mean_reprojection_error() / camera.params[0]))
+
+
+def _adjuster(model: Any) -> Any:
+    """Of all poses, points and the focal length of a model: `pycolmap.bundle_adjustment` has no other defaults, but turns COLMAP's log on."""
+    import pycolmap
+
+    config, options = pycolmap.BundleAdjustmentConfig(), pycolmap.BundleAdjustmentOptions()
+    for image in _registered(model).values():
+        config.add_image(image.image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    options.ceres.solver_options.num_threads, options.print_summary = 1, False
+    return pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
 
 
 def _cloud(model: Any, scale: float, motion: Array) -> tuple[Array, ...]:

@@ -16,7 +16,8 @@ Frames = NDArray[np.uint8]
 MIN_MATCHES = 12
 LOOK_EVERY_SECONDS = 0.5
 SAME_PLACE_BITS = 12  # of 64: frames that may show one place
-SURE_MATCHES = 60  # in them that agree with each other: fewer may be one texture in two places
+SURE_MATCHES = 100  # in them that agree with each other: fewer may be one texture in two places
+MOVED = 0.1  # of the width, at most, between them: frames so alike were taken from nearly the same place
 LOOPS = 4
 
 
@@ -128,6 +129,11 @@ def loop_error(clip: Clip, root: Path, cameras: Cameras, settings: GeometrySetti
     errors = []
     for _, a, b in sorted(pairs)[:LOOPS]:
         matched = match_features(frames[times[a]], frames[times[b]], settings.features)
-        if matched is not None and len(matched[0]) >= SURE_MATCHES:
+        if matched is not None and len(matched[0]) >= SURE_MATCHES and _shift(*matched) <= MOVED * clip.width:
             errors.append(np.median(camera_distances(*matched, cameras, times[a], times[b], (clip.height, clip.width))))
     return round(float(np.median(errors)), 4) if errors else None
+
+
+def _shift(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Median way of matches (n, 2), in their unit."""
+    return float(np.median(np.linalg.norm(second - first, axis=1)))
