@@ -4,6 +4,7 @@ A heavier backend (a feed-forward one of VGGT's class) has its place behind `Bac
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,11 @@ MIN_SHARED = 3  # pictures that two reconstructions must share to be joined
 LENS = 1.2  # widths of the picture: the focal length that is assumed before one is found
 REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframes ahead that each one is matched with, where tracks last that long
 SMALLEST = 5  # pictures of a model
-ATTEMPTS = 4  # from other random starts, while pictures are missing
+ATTEMPTS = 4  # from other random starts, while pictures are missing or doubted
 SPREAD = 1.5  # degrees between the rays to a point, at least: COLMAP's own
 SHARP = 1.5  # pixels that a sight may be off its point: points are followed to a fraction of one; COLMAP allows 4
-AGREE, NEAR = 0.75, 4.0  # share of a picture's points that must be seen within so many pixels of where the model puts them
+NEAR = 4.0  # pixels within which a sight agrees with where a model puts its point
+SURE, WRONG = 0.75, 0.5  # shares of a picture's sights that agree: below the first it is doubted, below the second taken out
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
 
     What it matches are points that were followed through all pictures (`tracks`). Places seen again are not matched: on levels whose textures
     repeat, most matches between pictures far apart were of two places, those with most inliers first. Models are kept where the tracks agree
-    with them (`agreeing`); of several attempts the one that places most pictures counts.
+    with them (`agreeing`); of several attempts the one that places most pictures without a doubt counts.
     """
     import cv2
     import pycolmap
@@ -74,24 +76,39 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
     database = scratch / "database.db"
     size_hw = np.asarray(cv2.imread(str(images / _name(numbers[0])))).shape[:2]
     _matched(database, {number: sights[number] for number in chosen}, size_hw, scratch)
-    best: list[Structure] = []
-    for attempt in range(ATTEMPTS):
-        models: list[Any] = []
-        for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
-            folder = scratch / f"window-{attempt}-{start}"
-            folder.mkdir()
-            window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
-            for model in pycolmap.incremental_mapping(database, images, folder, options=_mapping(window, attempt)).values():
-                models += agreeing(model, sights)
-        poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in models]
-        found = [_structure(models, poses, group) for group in join(poses)]
-        found = [replace(one, poses=turned_on(one.poses, sights, one.intrinsics, chosen)) for one in found]
-        found.sort(key=lambda one: -len(one.poses))
-        if found and (not best or len(found[0].poses) > len(best[0].poses)):
-            best = found
-        if best and best[0].poses.keys() >= set(chosen):
+    return most_sure((_attempted(database, images, sights, chosen, settings, seed) for seed in range(ATTEMPTS)), len(chosen))
+
+
+def most_sure(attempts: Iterable[tuple[list[Structure], int]], enough: int) -> list[Structure]:
+    """The structures of the attempt with most sure pictures, the first of equals; none is made after one with enough."""
+    best, most = list[Structure](), 0
+    for found, sure in attempts:
+        if sure > most or not best:
+            best, most = found, sure
+        if most >= enough:
             break
     return best
+
+
+def _attempted(
+    database: Path, images: Path, sights: dict[int, Sight], chosen: list[int], settings: GeometrySettings, seed: int
+) -> tuple[list[Structure], int]:
+    """What the database's matches give from one random start: the structures, that with most pictures first, and how many of these are sure."""
+    import pycolmap
+
+    models: list[Any] = []
+    for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
+        folder = database.parent / f"window-{seed}-{start}"
+        folder.mkdir()
+        window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
+        for model in pycolmap.incremental_mapping(database, images, folder, options=_mapping(window, seed)).values():
+            models += agreeing(model, sights)
+    poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in models]
+    found = [_structure(models, poses, group) for group in join(poses)]
+    found = [replace(one, poses=turned_on(one.poses, sights, one.intrinsics, chosen)) for one in found]
+    found.sort(key=lambda one: -len(one.poses))
+    doubted = {number for model in models for number, share in agreement(model, sights).items() if share < SURE}
+    return found, len(found[0].poses.keys() & set(chosen) - doubted) if found else 0
 
 
 def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int], scratch: Path) -> None:
@@ -122,23 +139,32 @@ def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int],
     pycolmap.calibrate_view_graph(database, calibration)  # where it fails the first guess stays, and is refined as well
 
 
-def agreeing(model: Any, sights: dict[int, Sight]) -> list[Any]:
-    """The model itself where all its pictures agree with the tracks; else its runs of pictures that do, each a model of its own, adjusted again.
+def agreement(model: Any, sights: dict[int, Sight]) -> dict[int, float]:
+    """Of each picture of a model, the share of its sights of points that are near where the model puts them.
 
     COLMAP cuts off from a point's track the sights that disagree: where a turn on the spot ends the scale, or one repeat of a texture was taken
-    for another, what is left has small errors and points enough. Those sights are counted here: of right models eight in ten agree in every
-    picture, of wrong ones fewer than seven in ten in some.
+    for another, what is left has small errors and points enough. Those sights are counted here.
     """
-    import pycolmap
-
-    images, places, camera = _registered(model), _places(model, sights), next(iter(model.cameras.values()))
-    runs: list[list[int]] = [[]]
-    for number, image in sorted(images.items()):
+    places, camera, shares = _places(model, sights), next(iter(model.cameras.values())), dict[int, float]()
+    for number, image in sorted(_registered(model).items()):
         known, there = _known(sights[number], places)
         in_camera = there @ image.cam_from_world().matrix()[:, :3].T + image.cam_from_world().matrix()[:, 3]
         seen = camera.img_from_cam(in_camera, check_cheirality=False)
         near = (np.linalg.norm(seen - known, axis=1) < NEAR) & (in_camera[:, 2] > 0)
-        if len(near) and near.mean() >= AGREE:
+        shares[number] = float(near.mean()) if len(near) else 0.0
+    return shares
+
+
+def agreeing(model: Any, sights: dict[int, Sight]) -> list[Any]:
+    """The model itself where every picture agrees with the tracks more than it disagrees; else its runs of pictures that do, each adjusted again.
+
+    A sky that is drawn otherwise than at infinity may disagree with a picture that is placed rightly, so that a doubt alone takes none out.
+    """
+    import pycolmap
+
+    images, runs = _registered(model), [list[int]()]
+    for number, share in agreement(model, sights).items():
+        if share >= WRONG:
             runs[-1].append(number)
         elif runs[-1]:
             runs.append([])
@@ -303,7 +329,8 @@ def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict
 def _lens_error(model: Any) -> float:
     """Standard error of a model's focal length, as a share of it, from how far points are seen from where they should be; at most 1.
 
-    A plain and a sky, or a slide without a turn, fit many focal lengths: reprojection errors are small with each of them, and this one is large.
+    The sights of a track err together, for each was followed from the one before: a track counts once, however long it is. A plain and a sky, or
+    a slide without a turn, fit many focal lengths: reprojection errors are small with each of them, and this one is large.
     """
     import pycolmap
 
@@ -311,7 +338,8 @@ def _lens_error(model: Any) -> float:
     options.params = pycolmap.BACovarianceOptionsParams.ALL
     covariance = pycolmap.estimate_ba_covariance(options, model, _adjuster(model))
     own = None if covariance is None else covariance.get_other_params_cov(camera.params)
-    return 1.0 if own is None else min(1.0, float(np.sqrt(own[0, 0]) * model.compute_mean_reprojection_error() / camera.params[0]))
+    off = model.compute_mean_reprojection_error() * np.sqrt(model.compute_mean_track_length())
+    return 1.0 if own is None else min(1.0, float(np.sqrt(own[0, 0]) * off / camera.params[0]))
 
 
 def _adjuster(model: Any) -> Any:

@@ -13,7 +13,7 @@ from moworld.data.clips import verify
 from moworld.data.geometry import recover_cameras
 from moworld.data.points import thinned, unproject, write_ply
 from moworld.data.sources import DataSettings, collect_clips
-from moworld.data.structure import agreeing, colmap, join, moved, similarity
+from moworld.data.structure import agreeing, colmap, join, most_sure, moved, similarity
 from moworld.data.tracks import Sight
 from moworld.data.trajectory import measure_trajectory, stretches, translation_steps
 from moworld.data.verification import GeometrySettings
@@ -105,6 +105,20 @@ def test_pictures_that_tracks_disagree_with_are_taken_out_and_runs_of_others_are
         for number, pose in own.items():
             np.testing.assert_allclose(moved(pose, *found)[:3], poses[number], atol=1e-4)
         assert part.compute_mean_reprojection_error() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sure", "kept", "made"), [([5, 9, 9, 3], 1, 4), ([4, 10, 11], 1, 2), ([10, 0], 0, 1), ([0, 0], 0, 2), ([0, 3, 2], 1, 3)]
+)
+def test_the_attempt_with_most_sure_pictures_counts_and_none_follows_one_with_all(sure, kept, made):
+    structures, counted = [[object()] for _ in sure], []
+
+    def attempts():
+        for index, number in enumerate(sure):
+            counted.append(index)
+            yield structures[index], number
+
+    assert most_sure(attempts(), 10) is structures[kept] and len(counted) == made
 
 
 def test_models_that_share_too_little_or_disagree_stay_apart():
