@@ -3,8 +3,6 @@
 A heavier backend (a feed-forward one of VGGT's class) has its place behind `Backend`: pictures in, reconstructions out.
 """
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,21 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moworld.camera.se3 import rotation_angle_degrees
+from moworld.data.agreement import SHARP, SMALLEST, SURE, adjuster, agreement, known_points, places_of, poses_of, registered, trusted
+from moworld.data.similarity import join, moved
 from moworld.data.tracks import Sight, follow
 from moworld.data.turns import turned_on
 from moworld.data.verification import MIN_MATCHES, GeometrySettings
 
 Array = NDArray[np.float64]
-MIN_SHARED = 3  # pictures that two reconstructions must share to be joined
 LENS = 1.2  # widths of the picture: the focal length that is assumed before one is found
 REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframes ahead that each one is matched with, where tracks last that long
-SMALLEST = 5  # pictures of a model
 ATTEMPTS = 4  # from other random starts, while pictures are missing or doubted
-SPREAD = 1.5  # degrees between the rays to a point, at least: COLMAP's own
-SHARP = 1.5  # pixels that a sight may be off its point: points are followed to a fraction of one; COLMAP allows 4
-NEAR = 4.0  # pixels within which a sight agrees with where a model puts its point
-SURE, WRONG = 0.75, 0.5  # shares of a picture's sights that agree: below the first it is doubted, below the second taken out
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
 
     What it matches are points that were followed through all pictures (`tracks`). Places seen again are not matched: on levels whose textures
     repeat, most matches between pictures far apart were of two places, those with most inliers first. Models are kept where the tracks agree
-    with them (`agreeing`); of several attempts the one that places most pictures without a doubt counts.
+    with them, or where another attempt found the same (`agreement`); of several attempts the one that places most pictures counts.
     """
     import cv2
     import pycolmap
@@ -76,24 +69,22 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
     database = scratch / "database.db"
     size_hw = np.asarray(cv2.imread(str(images / _name(numbers[0])))).shape[:2]
     _matched(database, {number: sights[number] for number in chosen}, size_hw, scratch)
-    return most_sure((_attempted(database, images, sights, chosen, settings, seed) for seed in range(ATTEMPTS)), len(chosen))
-
-
-def most_sure(attempts: Iterable[tuple[list[Structure], int]], enough: int) -> list[Structure]:
-    """The structures of the attempt with most sure pictures, the first of equals; none is made after one with enough."""
-    best, most = list[Structure](), 0
-    for found, sure in attempts:
-        if sure > most or not best:
-            best, most = found, sure
-        if most >= enough:
+    attempts: list[list[Any]] = []
+    for seed in range(ATTEMPTS):
+        attempts.append(_models(database, images, chosen, settings, seed))
+        if {number for model in attempts[-1] for number, share in agreement(model, sights).items() if share >= SURE} >= set(chosen):
             break
+    best: list[Structure] = []
+    for models in attempts:
+        others = [poses_of(model) for other in attempts if other is not models for model in other]
+        found = _structures([part for model in models for part in trusted(model, sights, others)], sights, chosen, settings)
+        if found and (not best or len(found[0].poses) > len(best[0].poses)):
+            best = found
     return best
 
 
-def _attempted(
-    database: Path, images: Path, sights: dict[int, Sight], chosen: list[int], settings: GeometrySettings, seed: int
-) -> tuple[list[Structure], int]:
-    """What the database's matches give from one random start: the structures, that with most pictures first, and how many of these are sure."""
+def _models(database: Path, images: Path, chosen: list[int], settings: GeometrySettings, seed: int) -> list[Any]:
+    """COLMAP's models of all windows, from one random start."""
     import pycolmap
 
     models: list[Any] = []
@@ -101,14 +92,16 @@ def _attempted(
         folder = database.parent / f"window-{seed}-{start}"
         folder.mkdir()
         window = [_name(number) for number in chosen[start : start + settings.sfm_window]]
-        for model in pycolmap.incremental_mapping(database, images, folder, options=_mapping(window, seed)).values():
-            models += agreeing(model, sights)
-    poses = [_between(model, sights, 2 * settings.sfm_every) | _poses(model) for model in models]
+        models += pycolmap.incremental_mapping(database, images, folder, options=_mapping(window, seed)).values()
+    return models
+
+
+def _structures(models: list[Any], sights: dict[int, Sight], chosen: list[int], settings: GeometrySettings) -> list[Structure]:
+    """Models with the pictures between theirs, joined, and with the turns at their ends; that with most pictures first."""
+    poses = [_between(model, sights, 2 * settings.sfm_every) | poses_of(model) for model in models]
     found = [_structure(models, poses, group) for group in join(poses)]
     found = [replace(one, poses=turned_on(one.poses, sights, one.intrinsics, chosen)) for one in found]
-    found.sort(key=lambda one: -len(one.poses))
-    doubted = {number for model in models for number, share in agreement(model, sights).items() if share < SURE}
-    return found, len(found[0].poses.keys() & set(chosen) - doubted) if found else 0
+    return sorted(found, key=lambda one: -len(one.poses))
 
 
 def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int], scratch: Path) -> None:
@@ -139,72 +132,6 @@ def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int],
     pycolmap.calibrate_view_graph(database, calibration)  # where it fails the first guess stays, and is refined as well
 
 
-def agreement(model: Any, sights: dict[int, Sight]) -> dict[int, float]:
-    """Of each picture of a model, the share of its sights of points that are near where the model puts them.
-
-    COLMAP cuts off from a point's track the sights that disagree: where a turn on the spot ends the scale, or one repeat of a texture was taken
-    for another, what is left has small errors and points enough. Those sights are counted here.
-    """
-    places, camera, shares = _places(model, sights), next(iter(model.cameras.values())), dict[int, float]()
-    for number, image in sorted(_registered(model).items()):
-        known, there = _known(sights[number], places)
-        in_camera = there @ image.cam_from_world().matrix()[:, :3].T + image.cam_from_world().matrix()[:, 3]
-        seen = camera.img_from_cam(in_camera, check_cheirality=False)
-        near = (np.linalg.norm(seen - known, axis=1) < NEAR) & (in_camera[:, 2] > 0)
-        shares[number] = float(near.mean()) if len(near) else 0.0
-    return shares
-
-
-def agreeing(model: Any, sights: dict[int, Sight]) -> list[Any]:
-    """The model itself where every picture agrees with the tracks more than it disagrees; else its runs of pictures that do, each adjusted again.
-
-    A sky that is drawn otherwise than at infinity may disagree with a picture that is placed rightly, so that a doubt alone takes none out.
-    """
-    import pycolmap
-
-    images, runs = _registered(model), [list[int]()]
-    for number, share in agreement(model, sights).items():
-        if share >= WRONG:
-            runs[-1].append(number)
-        elif runs[-1]:
-            runs.append([])
-    if len(runs[0]) == len(images):
-        return [model]
-    parts = []
-    for run in (run for run in runs if len(run) >= SMALLEST):
-        part = copy.deepcopy(model)
-        for number in images.keys() - set(run):
-            part.deregister_frame(images[number].frame_id)
-        part.tear_down()  # forgets them
-        pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
-        _adjuster(part).solve()
-        pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
-        part.update_point_3d_errors()
-        parts.append(part)
-    return parts
-
-
-def _registered(model: Any) -> dict[int, Any]:
-    return {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
-
-
-def _places(model: Any, sights: dict[int, Sight]) -> dict[int, Array]:
-    """A model's points by the track that led to them."""
-    return {
-        int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
-        for number, image in _registered(model).items()
-        for index, point in enumerate(image.points2D)
-        if point.has_point3D()
-    }
-
-
-def _known(sight: Sight, places: dict[int, Array]) -> tuple[Array, Array]:
-    """Where a picture sees tracks that have a point (n, 2), COLMAP's pixels, and the points (n, 3)."""
-    known = [index for index, track in enumerate(sight.ids.tolist()) if track in places]
-    there = np.array([places[int(sight.ids[index])] for index in known]).reshape(-1, 3)
-    return sight.points[known].astype(np.float64) + 0.5, there
-
-
 def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int, Array]:
     """Poses of the pictures between a model's own, from the points of the model that were followed through them.
 
@@ -212,13 +139,13 @@ def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int
     """
     import pycolmap
 
-    camera, places = next(iter(model.cameras.values())), _places(model, sights)
+    camera, places = next(iter(model.cameras.values())), places_of(model, sights)
     estimation = pycolmap.AbsolutePoseEstimationOptions()
     estimation.ransac.max_error, estimation.ransac.random_seed = 4.0, 0
     found: dict[int, Array] = {}
-    for first, last in pairwise(sorted(_registered(model))):
+    for first, last in pairwise(sorted(registered(model))):
         for number in range(first + 1, last) if last - first <= largest_gap else ():
-            seen, there = _known(sights[number], places)
+            seen, there = known_points(sights[number], places)
             pose = pycolmap.estimate_and_refine_absolute_pose(seen, there, camera, estimation) if len(seen) >= MIN_MATCHES else None
             if pose is not None and pose["num_inliers"] >= max(MIN_MATCHES, len(seen) / 2):
                 found[number] = np.vstack([pose["cam_from_world"].matrix(), [0, 0, 0, 1]])
@@ -229,65 +156,6 @@ def _name(number: int) -> str:
     return f"{number:06d}.png"
 
 
-def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]:
-    """Groups of models in one world each: model's index -> its scale and rigid motion (4, 4) into the group's first model's world.
-
-    Greedy, the largest first; two models are joined where shared pictures agree on one Sim(3) (`similarity`), and only where that adds pictures:
-    a small model inside a large one is what was given up before the large one began, and its lens and points are often wrong.
-    """
-    order, groups, placed = sorted(range(len(models)), key=lambda i: -len(models[i])), list[dict[int, tuple[float, Array]]](), set[int]()
-    for first in order:
-        if first in placed:
-            continue
-        group, world = {first: (1.0, np.eye(4))}, dict(models[first])
-        placed.add(first)
-        grown = True
-        while grown:
-            grown = False
-            for other in order:
-                found = None if other in placed or models[other].keys() <= world.keys() else similarity(models[other], world)
-                if found is not None:
-                    group[other] = found
-                    placed.add(other)
-                    world = {number: moved(pose, *found) for number, pose in models[other].items()} | world
-                    grown = True
-        groups.append(group)
-    return groups
-
-
-def similarity(source: dict[int, Array], target: dict[int, Array]) -> tuple[float, Array] | None:
-    """Scale and rigid motion that bring a model's poses (w2c by picture) into another's world, from the pictures both hold; None without.
-
-    Rotations are averaged, so a straight walk, whose centres leave the rotation about it open, is determined as well.
-    """
-    shared = sorted(set(source) & set(target))
-    if len(shared) < MIN_SHARED:
-        return None
-    theirs, ours = (np.linalg.inv(np.stack([poses[n] for n in shared])) for poses in (source, target))
-    u, _, vt = np.linalg.svd((ours[:, :3, :3] @ np.swapaxes(theirs[:, :3, :3], 1, 2)).sum(axis=0))
-    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-    apart, goal = (poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0) for poses in (theirs, ours))
-    spread = float((apart**2).sum())
-    scale = float(((apart @ rotation.T) * goal).sum()) / spread if spread > 1e-12 else 0.0
-    if scale <= 0:
-        return None
-    turned = rotation_angle_degrees(rotation @ theirs[:, :3, :3] @ np.swapaxes(ours[:, :3, :3], 1, 2))
-    missed = np.linalg.norm(scale * apart @ rotation.T - goal, axis=1)
-    if np.median(turned) > 3 or np.median(missed) > 0.2 * np.sqrt((goal**2).sum(axis=1).mean()):
-        return None
-    motion = np.eye(4)
-    motion[:3, :3], motion[:3, 3] = rotation, ours[:, :3, 3].mean(axis=0) - scale * rotation @ theirs[:, :3, 3].mean(axis=0)
-    return scale, motion
-
-
-def moved(w2c: Array, scale: float, motion: Array) -> Array:
-    """A pose (w2c) of a model in the world into which scale and rigid motion bring that model."""
-    c2w = np.linalg.inv(w2c)
-    made = np.eye(4)
-    made[:3, :3], made[:3, 3] = motion[:3, :3] @ c2w[:3, :3], scale * motion[:3, :3] @ c2w[:3, 3] + motion[:3, 3]
-    return np.asarray(np.linalg.inv(made))
-
-
 def _mapping(window: list[str], seed: int) -> Any:
     import pycolmap
 
@@ -296,10 +164,6 @@ def _mapping(window: list[str], seed: int) -> Any:
     options.mapper.filter_max_reproj_error = SHARP
     options.triangulation.complete_max_reproj_error = options.triangulation.merge_max_reproj_error = SHARP
     return options
-
-
-def _poses(model: Any) -> dict[int, Array]:
-    return {number: np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for number, image in _registered(model).items()}
 
 
 def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict[int, tuple[float, Array]]) -> Structure:
@@ -336,22 +200,10 @@ def _lens_error(model: Any) -> float:
 
     options, camera = pycolmap.BACovarianceOptions(), next(iter(model.cameras.values()))
     options.params = pycolmap.BACovarianceOptionsParams.ALL
-    covariance = pycolmap.estimate_ba_covariance(options, model, _adjuster(model))
+    covariance = pycolmap.estimate_ba_covariance(options, model, adjuster(model))
     own = None if covariance is None else covariance.get_other_params_cov(camera.params)
     off = model.compute_mean_reprojection_error() * np.sqrt(model.compute_mean_track_length())
     return 1.0 if own is None else min(1.0, float(np.sqrt(own[0, 0]) * off / camera.params[0]))
-
-
-def _adjuster(model: Any) -> Any:
-    """Of all poses, points and the focal length of a model: `pycolmap.bundle_adjustment` has no other defaults, but turns COLMAP's log on."""
-    import pycolmap
-
-    config, options = pycolmap.BundleAdjustmentConfig(), pycolmap.BundleAdjustmentOptions()
-    for image in _registered(model).values():
-        config.add_image(image.image_id)
-    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    options.ceres.solver_options.num_threads, options.print_summary = 1, False
-    return pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
 
 
 def _cloud(model: Any, scale: float, motion: Array) -> tuple[Array, ...]:

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from moworld.camera import Cameras, read_cameras
@@ -13,124 +11,10 @@ from moworld.data.clips import verify
 from moworld.data.geometry import recover_cameras
 from moworld.data.points import thinned, unproject, write_ply
 from moworld.data.sources import DataSettings, collect_clips
-from moworld.data.structure import agreeing, colmap, join, most_sure, moved, similarity
-from moworld.data.tracks import Sight
+from moworld.data.structure import colmap
 from moworld.data.trajectory import measure_trajectory, stretches, translation_steps
 from moworld.data.verification import GeometrySettings
 from tests.moworld.data.test_sources import DATA, needs_data
-
-
-def walk(keys: str) -> dict[int, np.ndarray]:
-    """World to camera of a walk under keyboard controls, by frame."""
-    return dict(enumerate(np.linalg.inv(np.asarray(controls_to_c2w(keys), dtype=np.float64))))
-
-
-def seen_from(poses: dict[int, np.ndarray], scale: float, rotation: np.ndarray, shift: np.ndarray) -> dict[int, np.ndarray]:
-    """The same cameras in a world that is scaled, turned and shifted."""
-    motion = np.eye(4)
-    motion[:3, :3], motion[:3, 3] = rotation, shift
-    return {number: moved(pose, scale, motion) for number, pose in poses.items()}
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.floats(0.01, 100), st.integers(0, 2**31), st.sampled_from(["w*20", "w*8,wl*8,w*8", "wl*24", "w*10,d*10"]))
-def test_models_that_share_pictures_are_joined_exactly(scale, seed, keys):
-    generator = np.random.default_rng(seed)
-    whole = walk(keys)
-    last = max(whole)
-    first, second = (
-        {n: pose for n, pose in whole.items() if n <= last // 2 + 3},
-        {n: pose for n, pose in whole.items() if n >= last // 2 - 3},
-    )
-    away = seen_from(second, scale, Rotation.random(rng=generator).as_matrix(), generator.normal(size=3) * 10)
-    (group,) = join([first, away])
-    world = {number: moved(pose, *group[index]) for index in group for number, pose in (first, away)[index].items()}
-    found = similarity(world, whole)  # the group's world is that of either model
-    assert sorted(world) == sorted(whole) and found is not None
-    again = {number: moved(pose, *found) for number, pose in world.items()}
-    np.testing.assert_allclose(np.stack([again[n] for n in sorted(again)]), np.stack([whole[n] for n in sorted(whole)]), atol=1e-6)
-
-
-def test_a_model_whose_pictures_are_all_placed_already_is_not_joined():
-    whole = walk("w*8,l*8,w*8")
-    inside = seen_from({n: whole[n] for n in range(1, 7)}, 2.0, np.eye(3), np.ones(3))
-    first = {n: pose for n, pose in whole.items() if n < 20}
-    beyond = {n: pose for n, pose in seen_from(whole, 2.0, np.eye(3), np.ones(3)).items() if n >= 16}
-    assert [sorted(group) for group in join([first, inside, beyond])] == [[0, 2], [1]]
-
-
-def synthetic(frames: int) -> tuple[object, dict[int, Sight], dict[int, np.ndarray]]:
-    """A model of random cameras about random points, what each picture sees of them, and the poses (w2c)."""
-    import pycolmap
-
-    pycolmap.set_random_seed(0)
-    options = pycolmap.SyntheticDatasetOptions()
-    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig, options.num_points3D = 1, 1, frames, 200
-    options.num_points2D_without_point3D, options.camera_model_id, options.camera_params = (
-        0,
-        pycolmap.CameraModelId.SIMPLE_PINHOLE,
-        [1280, 512, 384],
-    )
-    model, sights, poses = pycolmap.synthesize_dataset(options), {}, {}
-    for number, image in enumerate(sorted(model.images.values(), key=lambda image: image.image_id)):
-        image.name = f"{number:06d}.png"
-        ids = np.array([point.point3D_id for point in image.points2D], np.int64)
-        sights[number] = Sight(ids, np.array([point.xy - 0.5 for point in image.points2D], np.float32))
-        poses[number] = image.cam_from_world().matrix()
-    return model, sights, poses
-
-
-def test_a_model_that_the_tracks_agree_with_is_handed_back():
-    model, sights, _ = synthetic(8)
-    assert agreeing(model, sights) == [model]
-
-
-def test_pictures_that_tracks_disagree_with_are_taken_out_and_runs_of_others_are_models_of_their_own():
-    import pycolmap
-
-    model, sights, poses = synthetic(16)
-    for image in list(model.images.values()):
-        number, shift = int(image.name[:6]), 0.002  # for the adjustment to take back
-        if number in (9, 10):  # as COLMAP leaves what it placed wrongly: without the sights that say so
-            shift = 1
-            for index in range(2 * len(image.points2D) // 3):
-                model.delete_observation(image.image_id, index)
-        image.frame.rig_from_world = pycolmap.Rigid3d(poses[number] + [[0, 0, 0, shift * (-1) ** number], [0, 0, 0, 0], [0, 0, 0, 0]])
-    parts = agreeing(model, sights)
-    assert [sorted(int(image.name[:6]) for image in part.images.values()) for part in parts] == [list(range(9)), list(range(11, 16))]
-    for part in parts:
-        own = {int(image.name[:6]): np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for image in part.images.values()}
-        found = similarity(own, {number: np.vstack([poses[number], [0, 0, 0, 1]]) for number in own})
-        assert found is not None
-        for number, pose in own.items():
-            np.testing.assert_allclose(moved(pose, *found)[:3], poses[number], atol=1e-4)
-        assert part.compute_mean_reprojection_error() < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("sure", "kept", "made"), [([5, 9, 9, 3], 1, 4), ([4, 10, 11], 1, 2), ([10, 0], 0, 1), ([0, 0], 0, 2), ([0, 3, 2], 1, 3)]
-)
-def test_the_attempt_with_most_sure_pictures_counts_and_none_follows_one_with_all(sure, kept, made):
-    structures, counted = [[object()] for _ in sure], []
-
-    def attempts():
-        for index, number in enumerate(sure):
-            counted.append(index)
-            yield structures[index], number
-
-    assert most_sure(attempts(), 10) is structures[kept] and len(counted) == made
-
-
-def test_models_that_share_too_little_or_disagree_stay_apart():
-    whole = walk("w*8,l*8,w*8")
-    first, second = ({n: whole[n] for n in range(12)}, {n: whole[n] for n in range(10, 24)})
-    assert len(join([first, second])) == 2  # two pictures are not enough
-    bent = {
-        n: seen_from({n: whole[n]}, 1.0, Rotation.from_euler("y", 20 * n, degrees=True).as_matrix(), np.zeros(3))[n] for n in range(6, 24)
-    }
-    assert len(join([first, bent])) == 2
-    still = dict.fromkeys(range(12), whole[0])
-    assert similarity(still, still) is None  # no distance says the scale
 
 
 def test_steps_are_counted_in_steps_of_moving_frames_and_jumps_part_a_trajectory():
