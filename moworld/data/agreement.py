@@ -57,8 +57,8 @@ def reproduced(poses: dict[int, Array], other: dict[int, Array]) -> set[int]:
 def trusted(model: Any, sights: dict[int, Sight], others: list[dict[int, Array]]) -> list[Any]:
     """The model itself where all its pictures are to be trusted; else its runs of pictures that are, each a model of its own, adjusted again.
 
-    others: poses (w2c by picture) of other attempts' models. A sky that is drawn otherwise than at infinity disagrees with pictures that are
-    placed rightly; then all attempts find the same.
+    others: poses (w2c by picture) of other attempts' models. Tracks that slip along a texture contradict pictures that are placed rightly; then
+    all attempts find the same.
     """
     import pycolmap
 

@@ -56,7 +56,7 @@ def test_pictures_that_tracks_disagree_with_are_taken_out_and_runs_of_others_are
 
 
 def test_doubted_pictures_stay_where_another_attempt_placed_them_alike():
-    """A sky that moves otherwise: a third of what some pictures see contradicts poses that are right."""
+    """Tracks that slipped along a texture: two in five of what some pictures see contradict poses that are right."""
     model, sights, _ = synthetic(12)
     for number in (4, 5, 6):
         away = sights[number].points.copy()
