@@ -135,6 +135,9 @@ class Annotator:
             self.last = f"{clip.clip_id}: {error}"
             self._count("failed")
             return
+        except InputError:
+            self.stop.set()  # here, for the thread that waits for answers in order may wait for another
+            raise
         entry = {"video": clip.video_sha256, "model": self.settings.model, "prompt": PROMPT_VERSION, "caption": caption}
         with self.lock, self.journal.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
