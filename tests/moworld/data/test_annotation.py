@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from moworld.data import annotation
 from moworld.data.annotation import PROMPT_VERSION, Annotator, VisionSettings
 from moworld.data.captions import mentions_camera_motion
 from moworld.data.clips import Clip
@@ -157,8 +158,15 @@ def test_what_never_gets_better_is_given_up_and_the_others_are_not(server, tmp_p
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "set MOWORLD_VISION_KEY"), (403, "an accepted key"), (404, "qwen-vl")])
-def test_a_refused_key_and_an_unknown_model_end_at_once(server, tmp_path, status, words):
-    server.script = [(status, {}, b"")]
+def test_a_refused_key_and_an_unknown_model_end_at_once(server, tmp_path, monkeypatch, status, words):
+    """Also while the first clip, for whose answer is waited first, is still being read."""
+    server.script, sampled = [(status, {}, b"")], annotation.sampled_frames
+
+    def slowly(clip, *rest):
+        time.sleep(1.0 if clip.video_sha256 == "hash-0" else 0)
+        return sampled(clip, *rest)
+
+    monkeypatch.setattr(annotation, "sampled_frames", slowly)
     with pytest.raises(InputError, match=words):
         annotator(server, tmp_path, concurrency=2).annotate(clips(tmp_path, 12), tmp_path)
     assert len(server.seen) <= 2  # two at a time, and none after either's answer
