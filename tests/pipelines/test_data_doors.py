@@ -36,10 +36,10 @@ def test_a_door_with_nothing_behind_it_says_so_in_one_line(tmp_path, arguments, 
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory):
-    """A run over two seconds of a real orbit, and the same at night: one is kept, the other is not."""
+    """A run over two seconds of a real orbit, from its first leap on, and the same at night: one is kept, the other is not."""
     place = tmp_path_factory.mktemp("doors")
     small = [
-        cv2.resize(frame, (320, 162), interpolation=cv2.INTER_AREA) for frame in read_frames(DATA / "gsplat/viewer_garden_480p.mp4", 0, 45)
+        cv2.resize(frame, (480, 242), interpolation=cv2.INTER_AREA) for frame in read_frames(DATA / "gsplat/viewer_garden_480p.mp4", 8, 53)
     ]
     (place / "footage").mkdir()
     write_video(place / "footage/orbit.mp4", small, 24)
