@@ -24,19 +24,22 @@ class Checked:
     """What a check of one contract left: rows that were accepted and rejected, and why.
 
     reasons: one entry a broken rule: {"clip_id", "rule", "value", "threshold", "thumbnail"}; the thumbnail is a path, or None
+    held: whether the batch went through, for the share that may be rejected is of clips, and rows may be parts of one
     """
 
     contract: Contract
     accepted: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[dict[str, Any]] = field(default_factory=list)
+    held: bool = False
 
     @property
     def status(self) -> str:
         rows = len(self.accepted) + len(self.rejected)
         if not rows:
             return "not checked"
-        return "kept" if self.accepted and len(self.rejected) <= self.contract.max_rejected_share * rows else "broken"
+        few = bool(self.accepted) and len(self.rejected) <= self.contract.max_rejected_share * rows
+        return "kept" if self.held or few else "broken"
 
 
 def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ def _checked(run: Run, name: str) -> Checked:
                 thumbnail = str(folder / reason["thumbnail"]) if reason.get("thumbnail") else None
                 reasons.append({**reason, "thumbnail": thumbnail})
                 rejected[reason["clip_id"]] = rows.get(reason["clip_id"], {})
-    return Checked(contract, _rows(kept) if kept else [], list(rejected.values()), reasons)
+    held = run.steps().get(step, {}).get("status") == "done"
+    return Checked(contract, _rows(kept) if kept else [], list(rejected.values()), reasons, held)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

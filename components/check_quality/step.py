@@ -60,7 +60,8 @@ def sort_out(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure, check against the contracts, write both folders. Raises Refused when the batch fails one of them.
 
-    measure: a copy of the folder -> its clips with what was measured; it may write files there, and make more clips of one
+    measure: a copy of the folder -> its clips with what was measured; it may write files there, and make a list of parts of one, of which the
+             share of the batch that is rejected counts nothing unless no part is left
     returns: the step's summary and the whole report
     """
     from components.platform.steps import Refused
@@ -72,7 +73,8 @@ def sort_out(
     with atomic_folder(out) as good, atomic_folder(quarantine) as bad:
         for clip in read_manifest(clips):
             carry(clip, clips, good)
-        rows = measure(good)
+        parts = [made if isinstance(made, list) else [made] for made in measure(good)]
+        rows = [clip for made in parts for clip in made]
         found = [check_rows([asdict(clip) for clip in rows], load_contract(name)) for name in contracts]
         accepted = set(range(len(rows))).intersection(*(report.accepted for report in found))
         failures = [{"contract": report.contract, **failure} for report in found for failure in report.failures]
@@ -86,9 +88,11 @@ def sort_out(
         counts = {"rows": len(rows), "accepted": len(accepted), "quarantined": len(rejected)}
         told = {"contract": named, **counts, "failures": failures}
         for report in found:
-            if report.batch_fails or not accepted:
+            names = {rows[index].clip_id for index in report.accepted}
+            lost = sum(all(clip.clip_id not in names for clip in made) for made in parts)
+            if lost > report.max_rejected_share * len(parts) or not accepted:
                 first = next((reason for reason in reasons if reason["contract"] == report.contract), reasons[0] if reasons else "no clip")
-                line = f"contract {report.contract} {report.version} rejects {report.quarantined} of {report.rows} clips, first {first}"
+                line = f"contract {report.contract} {report.version} rejects {lost} of {len(parts)} clips, first {first}"
                 _keep_evidence(bad)
                 raise Refused(line, told)
     return {"contract": named, **counts}, told

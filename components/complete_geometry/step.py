@@ -9,7 +9,8 @@ CONTRACTS = ("clips", "geometry")
 def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """Write clips with cameras, and the rejected ones with rule, value and threshold. seed: of matching and mapping (none drawn).
 
-    A trajectory is split where it jumps further than the contract allows; what remains is judged as clips of their own.
+    A trajectory is split where it jumps further than the contract allows; what remains is judged as clips of their own, and a clip of which one
+    is left counts as accepted.
     """
     from components.check_quality.step import over_clips, sort_out
     from data_contracts.load import load_contract
@@ -19,8 +20,7 @@ def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str,
     limits = JumpLimits(highest["max_rotation_step_degrees"], highest["max_translation_step"])
 
     def measure(folder: Path) -> list[Any]:
-        made = over_clips(_complete, clips, folder, (GeometrySettings(**settings), limits))
-        return [clip for parts in made for clip in parts]
+        return over_clips(_complete, clips, folder, (GeometrySettings(**settings), limits))
 
     return sort_out(clips, out, quarantine, CONTRACTS, measure)[0]
 

@@ -97,6 +97,24 @@ def test_captions_are_made_counted_and_held_to_their_contract(tmp_path: Path):
     assert (reason["rule"], reason["value"]) == ("long-enough-to-say-something", 2)
 
 
+def test_a_clip_of_whose_parts_one_is_left_counts_as_accepted(game: Path, tmp_path: Path):
+    """The share of a batch that may be rejected is of clips: what falls off where one is cut is put aside, and fails no batch."""
+    first, second = (replace(clip, caption_source="given", camera_phrases=0) for clip in read_manifest(game))
+    right, wrong = {"caption": "a hall of stone with barrels in it", "caption_words": 8}, {"caption": "x", "caption_words": 1}
+
+    def parts(clip, *given):
+        return [replace(clip, clip_id=f"{clip.clip_id}-{number}", **of) for number, of in enumerate(given)]
+
+    def sorted_out(name, *measured):
+        return sort_out(str(game), str(tmp_path / name), str(tmp_path / f"{name}-bad"), ["captions"], lambda _: list(measured))[0]
+
+    told = sorted_out("cut", parts(first, wrong, right, wrong, wrong), replace(second, **right))
+    assert (told["rows"], told["accepted"], told["quarantined"]) == (5, 2, 3)
+    assert [clip.clip_id for clip in read_manifest(tmp_path / "cut")] == [f"{first.clip_id}-1", second.clip_id]
+    with pytest.raises(Refused, match=r"rejects 1 of 2 clips"):
+        sorted_out("lost", parts(first, wrong, wrong), replace(second, **right))
+
+
 def test_a_refused_batch_leaves_its_reasons_with_the_run(game: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("MOWORLD_RUN_FOLDER", str(tmp_path / "run"))
     monkeypatch.setenv("MOWORLD_STEP", "annotate")

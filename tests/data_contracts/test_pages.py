@@ -72,4 +72,5 @@ def test_a_histogram_holds_every_value_and_marks_the_thresholds():
 def test_a_batch_that_lost_too_many_is_broken():
     rows = [{"clip_id": str(i)} for i in range(3)]
     assert Checked(QUALITY, rows[:1], rows[1:]).status == "broken"
+    assert Checked(QUALITY, rows[:1], rows[1:], held=True).status == "kept"  # the others are parts of the one
     assert Checked(QUALITY, rows[:2], rows[2:]).status == "kept"
