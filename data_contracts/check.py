@@ -39,10 +39,13 @@ class CheckReport:
     def quarantined(self) -> int:
         return self.rows - len(self.accepted)
 
-    @property
-    def batch_fails(self) -> bool:
-        """More is rejected than the contract allows, or nothing is left."""
-        return not self.accepted or self.quarantined > self.max_rejected_share * self.rows
+    def lost(self, sizes: Sequence[int]) -> int:
+        """Of clips that have so many rows each, one behind the other: those of which no row is left."""
+        return len(sizes) - len(set(np.searchsorted(np.cumsum(sizes), self.accepted, side="right").tolist()))
+
+    def batch_fails(self, sizes: Sequence[int]) -> bool:
+        """More clips are lost than the contract allows, or nothing is left. sizes: see `lost`."""
+        return not self.accepted or self.lost(sizes) > self.max_rejected_share * len(sizes)
 
     def as_dict(self) -> dict[str, Any]:
         counts = {"accepted": len(self.accepted), "quarantined": self.quarantined}

@@ -74,7 +74,7 @@ def sort_out(
         for clip in read_manifest(clips):
             carry(clip, clips, good)
         parts = [made if isinstance(made, list) else [made] for made in measure(good)]
-        rows = [clip for made in parts for clip in made]
+        rows, sizes = [clip for made in parts for clip in made], [len(made) for made in parts]
         found = [check_rows([asdict(clip) for clip in rows], load_contract(name)) for name in contracts]
         accepted = set(range(len(rows))).intersection(*(report.accepted for report in found))
         failures = [{"contract": report.contract, **failure} for report in found for failure in report.failures]
@@ -88,11 +88,9 @@ def sort_out(
         counts = {"rows": len(rows), "accepted": len(accepted), "quarantined": len(rejected)}
         told = {"contract": named, **counts, "failures": failures}
         for report in found:
-            names = {rows[index].clip_id for index in report.accepted}
-            lost = sum(all(clip.clip_id not in names for clip in made) for made in parts)
-            if lost > report.max_rejected_share * len(parts) or not accepted:
+            if report.batch_fails(sizes) or not accepted:
                 first = next((reason for reason in reasons if reason["contract"] == report.contract), reasons[0] if reasons else "no clip")
-                line = f"contract {report.contract} {report.version} rejects {lost} of {len(parts)} clips, first {first}"
+                line = f"contract {report.contract} {report.version} rejects {report.lost(sizes)} of {len(sizes)} clips, first {first}"
                 _keep_evidence(bad)
                 raise Refused(line, told)
     return {"contract": named, **counts}, told

@@ -40,7 +40,10 @@ def agreement(model: Any, sights: dict[int, Sight]) -> dict[int, float]:
 
 
 def reproduced(poses: dict[int, Array], other: dict[int, Array]) -> set[int]:
-    """The pictures that another reconstruction placed alike, up to one Sim(3). Wrong ones differ from one random start to the next."""
+    """The pictures that another reconstruction placed alike, up to one Sim(3). Wrong ones differ from one random start to the next.
+
+    poses, other: w2c (4, 4) by picture
+    """
     found = similarity(other, poses)
     if found is None:
         return set()
@@ -86,11 +89,12 @@ def trusted(model: Any, sights: dict[int, Sight], others: list[dict[int, Array]]
 
 
 def registered(model: Any) -> dict[int, Any]:
+    """COLMAP's images that have a pose, by picture."""
     return {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
 
 
 def places_of(model: Any, sights: dict[int, Sight]) -> dict[int, Array]:
-    """A model's points by the track that led to them."""
+    """A model's points (3,), in its world, by the track that led to them."""
     return {
         int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
         for number, image in registered(model).items()
@@ -107,6 +111,7 @@ def known_points(sight: Sight, places: dict[int, Array]) -> tuple[Array, Array]:
 
 
 def poses_of(model: Any) -> dict[int, Array]:
+    """w2c (4, 4) by picture."""
     return {number: np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for number, image in registered(model).items()}
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from moworld.data.tracks import Sight
 from moworld.data.verification import MIN_MATCHES
@@ -45,7 +46,10 @@ def _rotation(sights: dict[int, Sight], first: int, second: int, intrinsics: Arr
 
 
 def rotation_between(first: Sight, second: Sight, intrinsics: Array) -> Array | None:
-    """The rigid motion (4, 4) from one camera's axes to another's at the same place; None where tracks in both pictures say that it moved."""
+    """The rigid motion (4, 4) from one camera's axes to another's at the same place; None where tracks in both pictures say that it moved.
+
+    intrinsics: (4,) fx, fy, cx, cy in pixels, of both
+    """
     import cv2
 
     _, mine, theirs = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
@@ -57,8 +61,7 @@ def rotation_between(first: Sight, second: Sight, intrinsics: Array) -> Array | 
         return None
     rays, seen = (_rays(points, intrinsics) for points in (here, there))
     chosen = mask.ravel().astype(bool)
-    u, _, vt = np.linalg.svd(seen[chosen].T @ rays[chosen])
-    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    rotation = Rotation.align_vectors(seen[chosen], rays[chosen])[0].as_matrix()
     x, y, z = rotation @ rays.T
     expected = np.column_stack([x, y]) / z[:, None] * intrinsics[:2] + intrinsics[2:] - 0.5
     if (np.linalg.norm(expected - there, axis=1) < NEAR).mean() < AGREE:

@@ -42,9 +42,8 @@ def bench_linear(config: WorldConfig, codec_hidden: int, codec: Path, text_encod
     rows += [side_by_side(case, ours, _attending_by_pytorch(_chunks(model, encoder)), name) for name, model in peers.items()]
     if sdpa_selected("cpu").name != "reference":
         rows += [side_by_side(case, ours, _chunks(peers[name], encoder), f"{name}, our attention") for name in ("float32", "bfloat16")]
-    sizes = {"both experts, INT8": (report["bytes_after"], report["bytes_before"] // 2)}
-    sizes["their blocks, INT8"] = tuple(_block_bytes(model) for model in (served, peers["bfloat16"]))  # type: ignore[assignment]
-    rows += [_bytes_row(case, *of) for case, of in sizes.items()]
+    rows.append(_bytes_row("both experts, INT8", report["bytes_after"], report["bytes_before"] // 2))
+    rows.append(_bytes_row("their blocks, INT8", _block_bytes(served), _block_bytes(peers["bfloat16"])))
     frames, exact = (_first_chunk(model, encoder) for model in (served, world))
     far = float(np.square((frames - exact) / 255).mean())
     near = {"case": "first chunk, INT8 against float32", "ours": round(psnr(far), 2), "peer": 30.0, "peer_name": "wanted"}

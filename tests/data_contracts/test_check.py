@@ -142,9 +142,11 @@ def test_a_batch_fails_above_the_contracts_share_and_when_nothing_is_left():
     good, clips = GOOD["clips"], load_contract("clips")
     bad = {**good, "num_frames": 1}
     named = [{**row, "clip_id": str(i)} for i, row in enumerate([good, bad])]
-    assert not check_rows(named, clips).batch_fails  # a half may go
-    assert check_rows([*named, {**bad, "clip_id": "x"}], clips).batch_fails
-    assert check_rows([], clips).batch_fails
+    assert not check_rows(named, clips).batch_fails([1, 1])  # a half may go
+    more = check_rows([*named, {**bad, "clip_id": "x"}], clips)
+    assert more.batch_fails([1, 1, 1]) and more.lost([1, 1, 1]) == 2
+    assert not more.batch_fails([3]) and not more.batch_fails([2, 1]) and more.lost([2, 1]) == 1  # rows that are parts of a clip
+    assert check_rows([], clips).batch_fails([])
 
 
 def test_paths_of_rows_and_what_is_not_there(tmp_path):
