@@ -1,9 +1,9 @@
 # All images at once: docker buildx bake -f images/docker-bake.hcl -f images/bases.json --push, with COMMIT=$(git rev-parse HEAD).
-# bases.json is the value of PYTHON and CANN, the bases, with their digests once they are pinned (images/README.md).
-# Afterwards put the pushed digests into images/lock.json (published: true) and run `make lock`.
+# bases.json has the values of PYTHON and CANN, the bases, with their digests once they are pinned (images/README.md).
+# With --metadata-file built.json, `python -m moworld_ops.components.platform.images record built.json` enters the pushed digests.
 variable "REGISTRY" { default = "ghcr.io/moworld-operations" }
 variable "COMMIT" { default = "" }
-# A package index with PyTorch's wheels for CPUs, beside the usual one.
+# A package index with other builds of torch, such as PyTorch's for CPUs; empty for the locked build with its CUDA libraries.
 variable "TORCH_INDEX" { default = "" }
 
 group "default" { targets = ["launcher", "data", "pocket", "mlflow", "train-cpu", "train-npu", "serve-npu"] }
@@ -21,7 +21,7 @@ target "_common" {
 
 target "_cpu" {
   inherits = ["_common"]
-  args     = { PYTHON = PYTHON, PIP_EXTRA_INDEX_URL = TORCH_INDEX }
+  args     = { PYTHON = PYTHON, TORCH_INDEX = TORCH_INDEX }
 }
 
 target "_npu" {

@@ -1,1 +1,1 @@
-"""MoWorld: the world model itself. Knows nothing of kfp, Kubernetes, MLflow or DVC."""
+"""MoWorld: the world model library. It does not import kfp, Kubernetes, MLflow or DVC."""

@@ -1,20 +1,34 @@
-"""The one error for bad input: it names the file, the field, what was found, what is wanted and the mend."""
+"""The error for bad input, in five parts: file, field, found, expected, fix."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
     """Bad input from outside: a file, a setting, a command. The command line prints it as one line and exits with status 2.
 
-    file:   the file, folder or source at fault
-    field:  the field, row, key or frame in it ("" when the whole file is meant)
-    found:  what stood there
-    wanted: what should stand there
-    mend:   what the user can do about it
+    file:     the file, directory or source at fault
+    field:    the field, row, key or frame in it; "" for the whole file
+    found:    the value found there
+    expected: the value expected there
+    fix:      how the user can correct it
     """
 
-    def __init__(self, file: object, field: object, found: object, wanted: str, mend: str) -> None:
-        self.file, self.field, self.found, self.wanted, self.mend = str(file), str(field), str(found), wanted, mend
-        super().__init__(file, field, found, wanted, mend)
+    def __init__(self, file: object, field: object, found: object, expected: str, fix: str) -> None:
+        self.file, self.field, self.found, self.expected, self.fix = str(file), str(field), str(found), expected, fix
+        super().__init__(file, field, found, expected, fix)
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
-        return " ".join(f"{where}: found {self.found}, wanted {self.wanted}; {self.mend}".split())
+        return " ".join(f"{where}: found {self.found}, expected {self.expected}; {self.fix}".split())
+
+
+def invalid_value(file: object, error: "ValidationError", fix: str) -> InputError:
+    """Returns the InputError for the first value of `file` that pydantic rejects."""
+    first = error.errors()[0]
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        expected = "only known keys"
+    return InputError(file, ".".join(map(str, first["loc"])), repr(first.get("input"))[:80], expected, fix)

@@ -1,39 +1,59 @@
-"""Files: opening by path or URI, SHA-256, and writing so that a reader never sees a half-written file or folder."""
+"""Files and folders: opening by path or URI, SHA-256, JSON, and atomic writing."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
 from moworld.errors import InputError
 
 Pathlike = str | os.PathLike[str]
+HASHES = "sha256.json"  # in a folder: the SHA-256 of its large files, by name
 
 
 def sha256_file(path: Pathlike) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Returns the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_tree(folder: Pathlike) -> str:
-    """Hex SHA-256 over the sorted (relative name, file hash) pairs of a folder: equal folders have equal hashes."""
+def sha256_tree(folder: Pathlike, known: Mapping[str, str] | None = None) -> str:
+    """Returns the hex SHA-256 of the sorted (relative name, file hash) pairs of a folder: equal folders have equal hashes.
+
+    known: hashes of files by relative name, which are then not read
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{(known or {}).get(name) or sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def content_hash(folder: Pathlike) -> str:
+    """Returns `sha256_tree` of a folder, without reading the files whose hashes its writer left in HASHES (shards of features).
+
+    It identifies inputs; it does not detect a file that was changed afterwards, which `sha256_tree` does.
+    """
+    known = read_json_object(Path(folder) / HASHES) if (Path(folder) / HASHES).is_file() else {}
+    return sha256_tree(folder, known)
+
+
+def _temporary(path: Pathlike) -> tuple[Path, Path]:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target, target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")  # a pid is not unique on a volume that pods share
 
 
 @contextmanager
 def atomic_write(path: Pathlike, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success it takes the name `path`, on failure it is removed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    """Opens a temporary file next to `path`; renames it to `path` on success and removes it on failure."""
+    target, temporary = _temporary(path)
     try:
         with open(temporary, mode) as stream:
             yield stream
@@ -44,11 +64,8 @@ def atomic_write(path: Pathlike, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: Pathlike) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Makes a temporary folder next to `path`; it replaces `path` on success and is removed on failure."""
+    target, temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -59,8 +76,50 @@ def atomic_folder(path: Pathlike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def output_directory(path: Pathlike, mark: str = "", written: tuple[str, ...] = ()) -> Path:
+    """Returns the absolute path of a directory that a command may replace: missing, empty, or a former output of the same command.
+
+    mark:    a file that the command always writes; "" if a former output cannot be recognised
+    written: the other names that the command writes, as patterns
+    Raises InputError for a file, for a directory without the mark or with a name that the command does not write, and for a path
+    that cannot be written.
+    """
+    folder = _writable(path)
+    fix = "choose another directory"
+    if folder.exists() and not folder.is_dir():
+        raise InputError("--out", path, "a file", "a new or empty directory", fix)
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in (mark, *written))]
+    if others or (names and mark not in names):
+        raise InputError("--out", path, "a directory with other files", "a new or empty directory", fix)
+    return folder
+
+
+def output_file(path: Pathlike) -> Path:
+    """Returns the absolute path of a file that a command may write or replace.
+
+    Raises InputError for a directory or a device, and for a path that cannot be written.
+    """
+    file = _writable(path)
+    if file.exists() and not file.is_file():
+        found = "a directory" if file.is_dir() else "no regular file"
+        raise InputError("--out", path, found, "a new or a regular file", "name a file")
+    return file
+
+
+def _writable(path: Pathlike) -> Path:
+    """Returns the absolute path. Raises InputError unless it, or its nearest existing parent, is in a directory that can be written."""
+    target = Path(path).resolve()
+    parent = next(parent for parent in target.parents if parent.exists())
+    if not parent.is_dir():
+        raise InputError("--out", path, f"the file {parent}", "a path whose parents are directories", "choose another path")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError("--out", path, f"no permission to write in {parent}", "a path that can be written", "choose another path")
+    return target
+
+
 def link_or_copy(source: Pathlike, target: Pathlike) -> None:
-    """Hard-link `source` to `target`, or copy it where the file system has no links between the two."""
+    """Hard-links `source` to `target`, or copies it if the file system cannot link the two."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -69,24 +128,44 @@ def link_or_copy(source: Pathlike, target: Pathlike) -> None:
 
 
 def read_json(path: Pathlike) -> Any:
-    """Parse a JSON file. Raises InputError when it is missing or not JSON."""
+    """Reads a JSON file. Raises InputError if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(path, "", "no such file", "a JSON file", "check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, "", f"text that is not JSON ({error})", "a JSON file", "write it again with the step that made it") from None
+        raise InputError(
+            path, "", f"text that is not JSON ({error})", "a JSON file", "write it again with the step that wrote it"
+        ) from None
+
+
+def read_json_object(path: Pathlike) -> dict[str, Any]:
+    """Reads a JSON file that holds an object. Raises InputError if it is missing, not JSON or holds another type."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(path, "", type(value).__name__, "a JSON object", "write it again with the step that wrote it")
+    return value
 
 
 def write_json(path: Pathlike, value: Any) -> None:
-    """Write JSON with sorted keys, atomically."""
+    """Writes JSON with sorted keys, atomically."""
     with atomic_write(path, "w") as stream:
         json.dump(value, stream, indent=1, sort_keys=True)
         stream.write("\n")
 
 
+def read_parquet(source: Pathlike | IO[Any], columns: list[str] | None = None) -> Any:
+    """Returns a Parquet file, or some of its columns, as a pyarrow Table. Raises what pyarrow raises.
+
+    It uses none of Arrow's threads: they can abort a process at its end (apache/arrow#34314, #50482).
+    """
+    from pyarrow import parquet
+
+    return parquet.read_table(source, columns=columns, partitioning=None, use_threads=False, pre_buffer=False)
+
+
 def open_uri(uri: str, mode: str = "rb") -> IO[Any]:
-    """Open a local path or any fsspec URI. Raises InputError when it cannot be opened."""
+    """Opens a local path or any fsspec URI. Raises InputError if it cannot be opened."""
     import fsspec
 
     try:

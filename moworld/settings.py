@@ -1,9 +1,9 @@
-"""The base of every settings type: frozen, and a key it does not know is refused."""
+"""The base class of all settings: frozen; unknown keys are rejected."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Frozen settings; unknown keys are errors. Defaults stand in the type that uses them, sizes stand in profiles."""
+    """Frozen settings that reject unknown keys. Defaults are in the type that uses them, sizes in profiles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

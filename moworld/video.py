@@ -1,6 +1,7 @@
-"""Video files: one reader and one writer, frame by frame."""
+"""Video files: reading and writing frame by frame."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video's header says: num_frames is 0 where the container does not say."""
+    """The properties in a video's header; num_frames is 0 if the container does not state it."""
 
     num_frames: int
     fps: float
@@ -29,16 +30,16 @@ class VideoInfo:
 
 
 def video_info(path: Pathlike) -> VideoInfo:
-    """Size, rate and codec of a video without decoding it. Raises InputError when it cannot be opened."""
+    """Returns size, frame rate and codec of a video without decoding it. Raises InputError if it cannot be opened."""
     with _opened(path) as (_, stream):
         rate = stream.average_rate or stream.base_rate or Fraction(24)
         return VideoInfo(stream.frames, float(rate), stream.height, stream.width, stream.codec_context.name)
 
 
 def read_frames(path: Pathlike, start: int = 0, stop: int | None = None) -> Frames:
-    """Frames start to stop (exclusive) of a video: (T, H, W, 3) uint8 RGB.
+    """Returns frames start to stop (exclusive) of a video: (T, H, W, 3) uint8 RGB.
 
-    Raises InputError for an unreadable video, an empty one, and one that ends before `stop`.
+    Raises InputError for a video that is unreadable, empty, or shorter than `stop`.
     """
     frames = list(iterate_frames(path, start, stop))
     if not frames or (stop is not None and len(frames) < stop - start):
@@ -48,7 +49,7 @@ def read_frames(path: Pathlike, start: int = 0, stop: int | None = None) -> Fram
 
 
 def iterate_frames(path: Pathlike, start: int = 0, stop: int | None = None) -> Iterator[Frames]:
-    """The same frames one after another, (H, W, 3) uint8 RGB, for videos that should not lie in memory whole."""
+    """Yields frames start to stop (exclusive), (H, W, 3) uint8 RGB. Raises InputError for an unreadable video."""
     import av
 
     with _opened(path) as (container, stream):
@@ -63,32 +64,25 @@ def iterate_frames(path: Pathlike, start: int = 0, stop: int | None = None) -> I
             raise InputError(path, "", f"a broken stream ({error})", "a readable video", "replace the file") from None
 
 
-class _opened:
-    """A container and its first video stream, closed at the end."""
+@contextmanager
+def _opened(path: Pathlike) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
+    """Opens a container; gives it and its first video stream."""
+    import av
 
-    def __init__(self, path: Pathlike) -> None:
-        self.path = path
-
-    def __enter__(self) -> "tuple[av.container.InputContainer, av.VideoStream]":
-        import av
-
-        try:
-            self.container = av.open(str(self.path))
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(self.path, "", f"{type(error).__name__}: {error}", "a readable video", "replace the file") from None
-        if not self.container.streams.video:
-            self.container.close()
-            raise InputError(self.path, "", "no video stream", "a readable video", "replace the file")
-        return self.container, self.container.streams.video[0]
-
-    def __exit__(self, *_: object) -> None:
-        self.container.close()
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(path, "", f"{type(error).__name__}: {error}", "a readable video", "replace the file") from None
+    with container:
+        if not container.streams.video:
+            raise InputError(path, "", "no video stream", "a readable video", "replace the file")
+        yield container, container.streams.video[0]
 
 
 def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int = 18) -> int:
-    """Write H.264 (yuv420p) from (H, W, 3) uint8 RGB frames with even sizes; returns their number.
+    """Writes H.264 (yuv420p) from (H, W, 3) uint8 RGB frames with even sizes, atomically; returns their number.
 
-    One encoder thread and no clock: equal frames give equal bytes. The file takes its name when it is complete.
+    Equal frames give equal bytes: one encoder thread, no timestamps of the clock.
     Raises InputError for no frame, frames of different sizes and odd sizes.
     """
     import av
@@ -105,10 +99,10 @@ def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int =
                 stream.codec_context.thread_count = 1
                 stream.options = {"crf": str(crf), "preset": "ultrafast", "threads": "1"}
             if frame.shape != (height, width, 3):
-                raise InputError(path, f"frame {count}", f"shape {frame.shape}", f"({height}, {width}, 3)", "give frames of one size")
+                raise InputError(path, f"frame {count}", f"shape {frame.shape}", f"({height}, {width}, 3)", "pass frames of one size")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             count += 1
         if stream is None:
-            raise InputError(path, "", "no frame", "at least one frame", "give frames to write")
+            raise InputError(path, "", "no frame", "at least one frame", "pass at least one frame")
         container.mux(stream.encode(None))
     return count

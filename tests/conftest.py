@@ -1,4 +1,4 @@
-"""What every test finds: seeds set, one thread for torch where it is loaded, and a state folder of its own."""
+"""Every test has fixed seeds and its own state folder."""
 
 import os
 import random
@@ -12,8 +12,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([os.getcwd(), *filter(N
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random numbers from a fixed seed, and no test writes into the developer's own .moworld."""
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds the random generators of loaded modules, and keeps tests away from the developer's .moworld."""
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)

@@ -1,6 +1,6 @@
-"""A Kubeflow Pipelines API server (v2beta1) for tests, on loopback: keeps pipelines, versions, runs and schedules, checks IR and parameters.
+"""A Kubeflow Pipelines API server (v2beta1) for tests, on loopback: stores pipelines, versions, runs and schedules, checks IR and parameters.
 
-Each reading of a run brings it one task further, in the order of the IR; `fails` names tasks that fail when they come.
+Each read of a run advances it by one task, in the order of the IR; tasks named in `fails` fail.
 """
 
 import json
@@ -39,14 +39,14 @@ class KubeflowApi(ThreadingHTTPServer):
         self.fault: Callable[[str, str], str] = lambda method, path: ""
         self.requests: list[tuple[str, str]] = []
         self.page = 100
-        self.token = ""  # where it is set, who does not bring it is refused, as in multi-user Kubeflow
+        self.token = ""  # if set, requests without it are refused, as in multi-user Kubeflow
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of what is tested; anything else is a fault of this server."""
+        """Ignores clients that disconnect, which is part of the tests; any other error is a bug of this server."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -55,7 +55,7 @@ class KubeflowApi(ThreadingHTTPServer):
         return f"{kind}-{self.count:04d}"
 
     def now(self) -> str:
-        """A time of its own for every question: order is what tests look at."""
+        """Returns a later time at each call: tests compare the order."""
         self.count += 1
         return datetime.fromtimestamp(1_800_000_000 + self.count, UTC).isoformat().replace("+00:00", "Z")
 
@@ -145,7 +145,7 @@ class KubeflowApi(ThreadingHTTPServer):
         return {key: [shown(one) for one in found[start : start + size]], "total_size": len(found), **more}
 
     def _advance(self, run: dict) -> dict:
-        """One task further: the one at work ends, the next one starts."""
+        """Advances a run by one task: the running one ends, the next one starts."""
         if run["state"] in TERMINAL:
             return shown(run)
         if run["state"] == "CANCELING":
@@ -190,11 +190,11 @@ class KubeflowApi(ThreadingHTTPServer):
 
 
 def order_of(tasks: dict[str, Any]) -> list[str]:
-    """Names of an IR's tasks, each after those it depends on."""
+    """Returns the names of an IR's tasks, each after its dependencies."""
     done: list[str] = []
     while len(done) < len(tasks):
         free = [name for name, task in tasks.items() if name not in done and set(task.get("dependentTasks", [])) <= set(done)]
-        assert free, "a circle"
+        assert free, "a cycle"
         done += sorted(free)
     return done
 
@@ -241,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _file(headers: Message, data: bytes) -> bytes:
-    """The one file of a multipart body."""
+    """Returns the only file of a multipart body."""
     parsed = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + data)
     (part,) = [part for part in parsed.iter_parts() if re.search("filename", part["Content-Disposition"])]
     return part.get_payload(decode=True)

@@ -1,4 +1,4 @@
-"""Real services that tests start on loopback and stop: OpenStack Swift with its S3 interface, PostgreSQL (Debian's packages), MLflow."""
+"""Real services for tests, started and stopped on loopback: OpenStack Swift with its S3 interface, PostgreSQL (Debian's packages), MLflow."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @contextmanager
 def swift(folder: Path) -> Iterator[str]:
-    """A store of one replica under `folder`; gives its endpoint. Keys are `KEYS`."""
+    """Runs a store with one replica under `folder` and gives its endpoint. The keys are `KEYS`."""
     import getpass
 
     ports = {kind: free_port() for kind in (*SERVERS, "proxy")}
@@ -103,11 +103,11 @@ def has_postgres() -> bool:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server under `folder`; gives the URI of an empty database, for psycopg2."""
+    """Runs PostgreSQL under `folder` and gives the URI of an empty database, for psycopg2."""
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
     data, port = folder / "data", free_port()
     if user:
-        for parent in [folder, *folder.parents]:  # a server of another user must come through
+        for parent in [folder, *folder.parents]:  # the server's user must be able to enter
             if str(parent).startswith(tempfile.gettempdir() + os.sep):
                 parent.chmod(parent.stat().st_mode | 0o011)
         data.mkdir()
@@ -128,17 +128,17 @@ def postgres(folder: Path) -> Iterator[str]:
         ready = [POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
         while subprocess.run(ready, capture_output=True, check=False).returncode:
             if time.monotonic() > end or server.poll() is not None:
-                raise RuntimeError(f"PostgreSQL did not come up: {(folder / 'postgres.log').read_text()[-800:]}")
+                raise RuntimeError(f"PostgreSQL did not start: {(folder / 'postgres.log').read_text()[-800:]}")
             time.sleep(0.1)
         yield f"postgresql+psycopg2://moworld@127.0.0.1:{port}/postgres"
     finally:
-        os.killpg(server.pid, signal.SIGINT)  # "fast": it ends its connections
+        os.killpg(server.pid, signal.SIGINT)  # fast shutdown: closes its connections
         server.wait(timeout=30)
 
 
 @contextmanager
 def mlflow_server(folder: Path, store: str, artifacts: str, s3: str) -> Iterator[str]:
-    """MLflow on a database and an object store; gives its address. It hands artifacts on: its clients need no keys."""
+    """Runs MLflow on a database and an object store and gives its address. It proxies artifacts, so clients need no keys."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, "--serve-artifacts"]
@@ -164,4 +164,4 @@ def _wait(url: str, running: list[subprocess.Popen[bytes]], folder: Path, second
         except requests.RequestException:
             time.sleep(0.2)
     logs = {path.name: path.read_text()[-800:] for path in folder.glob("*.log")}
-    raise RuntimeError(f"{url} did not come up: {logs}")
+    raise RuntimeError(f"{url} did not start: {logs}")

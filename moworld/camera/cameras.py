@@ -1,9 +1,10 @@
-"""The one camera type (paper 3.2): normalised intrinsics and world-to-camera matrices of a sequence, OpenCV axes.
+"""The camera type of a sequence (paper 3.2): normalised intrinsics and world-to-camera matrices, OpenCV axes.
 
-Formats are converted to it once, in formats.py. Normalised intrinsics make resizing the identity; cropping rescales them.
+`formats` converts files to it. Resizing does not change normalised intrinsics; cropping does.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,7 @@ class Cameras:
 
     intrinsics: (T, 4) float64 fx, fy, cx, cy as fractions of width, height, width, height
     w2c:        (T, 4, 4) float64 world to camera, OpenCV axes (x right, y down, z forward)
-    Raises ValueError when the shapes disagree.
+    Raises ValueError if the shapes disagree.
     """
 
     intrinsics: Array
@@ -37,7 +38,7 @@ class Cameras:
 
     @classmethod
     def from_c2w(cls, intrinsics: ArrayLike, c2w: ArrayLike) -> "Cameras":
-        """Cameras from (T, 4) or (4,) normalised intrinsics and (T, 4, 4) camera-to-world poses."""
+        """Returns cameras of (T, 4) or (4,) normalised intrinsics and (T, 4, 4) camera-to-world poses."""
         w2c = se3.invert(c2w)
         return cls(np.broadcast_to(np.asarray(intrinsics, dtype=np.float64), (len(w2c), 4)), w2c)
 
@@ -50,21 +51,21 @@ class Cameras:
         return len(self.w2c)
 
     def slice(self, start: int, stop: int | None = None) -> "Cameras":
-        """Frames start to stop (exclusive)."""
+        """Returns frames start to stop (exclusive)."""
         return Cameras(self.intrinsics[start:stop], self.w2c[start:stop])
 
     def relative_to(self, index: int = 0) -> "Cameras":
-        """The same cameras in the frame of camera `index`, which becomes the identity."""
+        """Returns the cameras in the frame of camera `index`, which becomes the identity."""
         return Cameras(self.intrinsics, self.w2c @ se3.invert(self.w2c[index]))
 
     def scaled(self, scale: float) -> "Cameras":
-        """Translations divided by `scale` (native units per new unit); rotations unchanged."""
+        """Returns the cameras with translations divided by `scale` (native units per new unit)."""
         w2c = self.w2c.copy()
         w2c[:, :3, 3] /= scale
         return Cameras(self.intrinsics, w2c)
 
     def cropped(self, x0: float, y0: float, x1: float, y1: float) -> "Cameras":
-        """Intrinsics after the picture was cropped to x0..x1, y0..y1 (fractions of its width and height)."""
+        """Returns the cameras of images cropped to x0..x1, y0..y1 (fractions of width and height). Raises ValueError for an empty crop."""
         if not (x0 < x1 and y0 < y1):
             raise ValueError(f"empty crop {(x0, y0, x1, y1)}")
         fx, fy, cx, cy = self.intrinsics.T
@@ -72,12 +73,15 @@ class Cameras:
         return Cameras(np.stack([fx / width, fy / height, (cx - x0) / width, (cy - y0) / height], axis=1), self.w2c)
 
     def resample(self, times: ArrayLike) -> "Cameras":
-        """Cameras at fractional frame indices `times` (N,) in 0..T-1: Slerp for rotations, linear for centres and intrinsics."""
+        """Returns cameras at fractional frame indices `times` (N,): Slerp for rotations, linear for centres and intrinsics.
+
+        Raises ValueError for times outside 0 to T - 1.
+        """
         from scipy.spatial.transform import Rotation, Slerp
 
         times = np.asarray(times, dtype=np.float64)
         if len(times) and (times.min() < 0 or times.max() > len(self) - 1):
-            raise ValueError(f"times {times.min()} to {times.max()} lie outside 0 to {len(self) - 1}")
+            raise ValueError(f"times {times.min()} to {times.max()} are outside 0 to {len(self) - 1}")
         if len(self) == 1:
             return Cameras(np.repeat(self.intrinsics, len(times), axis=0), np.repeat(self.w2c, len(times), axis=0))
         frames, c2w = np.arange(len(self)), self.c2w
@@ -88,9 +92,9 @@ class Cameras:
 
 
 def translation_scale(w2c: ArrayLike) -> float:
-    """One scale a sequence: ||T||_F / sqrt(3 (N - 1)) / 2 over frames 1..N-1 of the w2c translations relative to frame 0.
+    """Returns the scale of a sequence: ||T||_F / sqrt(3 (N - 1)) / 2, T the w2c translations of frames 1..N-1 relative to frame 0.
 
-    w2c: (N, 4, 4), native units. Dividing translations by the result makes their root mean square 2. Clipped to 0.01..1000.
+    w2c: (N, 4, 4), native units. Translations divided by the scale have a root mean square of 2. Clipped to 0.01..1000.
     """
     w2c = np.asarray(w2c, dtype=np.float64)
     if len(w2c) < 2:
@@ -100,17 +104,31 @@ def translation_scale(w2c: ArrayLike) -> float:
 
 
 def cover_crop(in_hw: tuple[int, int], out_hw: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Largest central crop of a picture (height, width) that has the output's aspect: fractions x0, y0, x1, y1."""
+    """Returns the largest central crop of an image (height, width) with the output's aspect ratio: fractions x0, y0, x1, y1."""
     in_aspect, out_aspect = in_hw[1] / in_hw[0], out_hw[1] / out_hw[0]
     width, height = min(1.0, out_aspect / in_aspect), min(1.0, in_aspect / out_aspect)
     return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
 
 
 def resize_to_cover(frame: Frame, size_hw: tuple[int, int]) -> Frame:
-    """The central crop of a frame (H, W, 3) that has the aspect of `size_hw`, resized to it by area averaging."""
-    import cv2
-
+    """Crops a frame (H, W, 3) uint8 centrally to the aspect ratio of `size_hw` and resizes it by area averaging."""
     height, width = frame.shape[:2]
     x0, y0, x1, y1 = cover_crop((height, width), size_hw)
     crop = frame[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
-    return cv2.resize(crop, size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    if crop.shape[:2] == size_hw:
+        return crop.copy()
+    rows = _area_average(crop, size_hw[0])
+    resized = _area_average(np.ascontiguousarray(rows.transpose(1, 0, 2)), size_hw[1]).transpose(1, 0, 2)
+    return np.ascontiguousarray(np.rint(resized).astype(np.uint8))
+
+
+def _area_average(values: NDArray[Any], size: int) -> NDArray[np.float32]:
+    """Returns `values` (N, ...) resized along the first dim to (size, ...): element i averages what [i, i + 1) * N / size covers."""
+    flat, step = values.reshape(len(values), -1), len(values) / size
+    resized = np.empty((size, flat.shape[1]), np.float32)
+    for index in range(size):
+        start, stop = index * step, min((index + 1) * step, len(values))
+        covered = np.arange(int(start), min(int(np.ceil(stop - 1e-9)), len(values)))
+        weights = (np.minimum(covered + 1, stop) - np.maximum(covered, start)) / (stop - start)
+        resized[index] = weights.astype(np.float32) @ flat[covered[0] : covered[-1] + 1].astype(np.float32)
+    return resized.reshape(size, *values.shape[1:])

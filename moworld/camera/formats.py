@@ -1,6 +1,6 @@
-"""Camera files, reader and writer side by side: RealEstate10K text, poses.npy with intrinsics.npy, camera.npz, COLMAP models.
+"""Readers and writers of camera files: RealEstate10K text, poses.npy with intrinsics.npy, camera.npz, COLMAP models.
 
-All become one type, Cameras; nothing else in the house knows another convention. Numpy files are read without pickles.
+All convert to and from `Cameras`; the rest of the code base uses only its conventions. Numpy files are read without pickles.
 """
 
 from pathlib import Path
@@ -15,23 +15,28 @@ from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write
 
 Array = NDArray[np.float64]
-ROTATION_TOLERANCE = 5e-3  # poses in the wild are float32 and chained products; real shears and scales are far above
-SIZE_MULTIPLE = 8  # widths and heights of video are multiples of 8; a principal point may lie a little off the centre
+ROTATION_TOLERANCE = 5e-3  # published poses are products of float32 matrices; real shears and scales are far larger
+SIZE_MULTIPLE = 8  # video sizes are multiples of 8; a principal point may be slightly off the centre
 
 
 def read_cameras(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cameras:
-    """Cameras of a file or folder, by what it holds.
+    """Reads the cameras of a file or folder.
 
-    path:     .txt (RealEstate10K), .npz (extrinsics_c2w, intrinsics), a poses.npy with intrinsics.npy beside it, a folder with
-              either pair, or a COLMAP model folder (cameras, images as .txt or .bin)
-    image_hw: height and width that pixel intrinsics refer to; without it, the picture that has their principal point at its centre
-    Raises InputError naming the file and row for unreadable files, wrong rows, NaN and matrices that are no rotation.
+    path:     .txt (RealEstate10K), .npz (extrinsics_c2w, intrinsics), a poses.npy with intrinsics.npy in the same folder, a folder
+              with either, or a COLMAP model folder (cameras, images as .txt or .bin)
+    image_hw: image height and width for intrinsics in pixels; None takes the size whose centre is the principal point
+    Raises InputError with file and row for unreadable files, wrong rows, NaN and matrices that are not rotations.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(path, "", "no such file", "a camera file or folder", "check the path")
     if path.is_dir():
-        return _read_folder(path, image_hw)
+        known = [file for name in ("poses.npy", "camera.npz") if (file := path / name).exists()]
+        if not known and any((path / f"images{suffix}").exists() for suffix in (".txt", ".bin")):
+            return read_colmap(path)
+        if not known:
+            raise _error(path, "", "no camera file", "poses.npy, camera.npz or a COLMAP model in the folder")
+        path = known[0]
     if path.suffix == ".txt":
         return read_realestate10k(path)
     if path.suffix == ".npz":
@@ -41,36 +46,31 @@ def read_cameras(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cam
     raise InputError(path, "", f"suffix {path.suffix!r}", ".txt, .npy, .npz or a COLMAP folder", "convert the cameras to one of them")
 
 
-def write_cameras(path: Pathlike, cameras: Cameras) -> None:
-    """Write cameras as RealEstate10K text, the house's own format."""
-    write_realestate10k(path, cameras)
-
-
 def read_realestate10k(path: Pathlike) -> Cameras:
-    """A line with a URL, then rows: timestamp fx fy cx cy 0 0 and a 3x4 world-to-camera matrix row by row, intrinsics normalised."""
+    """Reads a line with a URL, then rows: timestamp, normalised fx fy cx cy, 0 0, and a row-major 3x4 world-to-camera matrix."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise _no_cameras(path, "", "bytes that are no text", "RealEstate10K text") from None
+        raise _error(path, "", "bytes that are not UTF-8", "RealEstate10K text") from None
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
         fields = line.split()
         if len(fields) != 19:
-            raise _no_cameras(path, f"line {number}", f"{len(fields)} numbers", "19 numbers")
+            raise _error(path, f"line {number}", f"{len(fields)} numbers", "19 numbers")
         try:
             rows.append([float(field) for field in fields])
         except ValueError as error:
-            raise _no_cameras(path, f"line {number}", str(error), "19 numbers") from None
+            raise _error(path, f"line {number}", str(error), "19 numbers") from None
     if not rows:
-        raise _no_cameras(path, "", "no camera row", "a URL line and a row for each frame")
+        raise _error(path, "", "no camera row", "a URL line and a row for each frame")
     table = np.array(rows)
-    return _checked(path, table[:, 1:5], _square(table[:, 7:].reshape(-1, 3, 4)))
+    return _cameras(path, table[:, 1:5], table[:, 7:].reshape(-1, 3, 4))
 
 
 def write_realestate10k(path: Pathlike, cameras: Cameras, url: str = "", fps: float = 24.0) -> None:
-    """Write the text that read_realestate10k reads back to 1e-9 relative; timestamps in microseconds at `fps`."""
+    """Writes the text that `read_realestate10k` reads, to 1e-9 relative; timestamps in microseconds at `fps`."""
     lines = [url]
     for frame, (intrinsics, w2c) in enumerate(zip(cameras.intrinsics, cameras.w2c, strict=True)):
         numbers = [*intrinsics, 0.0, 0.0, *w2c[:3].ravel()]
@@ -79,16 +79,20 @@ def write_realestate10k(path: Pathlike, cameras: Cameras, url: str = "", fps: fl
         stream.write("\n".join(lines) + "\n")
 
 
-def read_poses(path: Pathlike, intrinsics_path: Pathlike | None = None, image_hw: tuple[int, int] | None = None) -> Cameras:
-    """poses.npy (T, 4, 4) camera to world and intrinsics.npy (T, 4) or (4,) in pixels or normalised, beside it unless named."""
-    intrinsics_path = Path(intrinsics_path) if intrinsics_path else Path(path).with_name("intrinsics.npy")
+write_cameras = write_realestate10k  # the default format
+
+
+def read_poses(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cameras:
+    """Reads poses.npy (T, 4, 4) camera to world, and intrinsics.npy (T, 4) or (4,), in pixels or normalised, from the same folder."""
+    intrinsics_path = Path(path).with_name("intrinsics.npy")
     if not intrinsics_path.exists():
-        raise InputError(intrinsics_path, "", "no such file", f"the intrinsics of {Path(path).name}", "put intrinsics.npy beside the poses")
+        expected, fix = f"the intrinsics of {Path(path).name}", "put intrinsics.npy into the folder of the poses"
+        raise InputError(intrinsics_path, "", "no such file", expected, fix)
     return _from_arrays(path, _load(path), _load(intrinsics_path), image_hw)
 
 
 def write_poses(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) -> None:
-    """Write poses.npy (T, 4, 4) camera to world and intrinsics.npy (T, 4) in pixels of a picture (height, width)."""
+    """Writes poses.npy (T, 4, 4) camera to world and intrinsics.npy (T, 4) in pixels of an image (height, width)."""
     height, width = image_hw
     arrays = {"poses.npy": cameras.c2w, "intrinsics.npy": cameras.intrinsics * [width, height, width, height]}
     for name, array in arrays.items():
@@ -97,22 +101,22 @@ def write_poses(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) -
 
 
 def read_npz(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cameras:
-    """An archive of extrinsics_c2w (T, 4, 4) and intrinsics (T, 4), pixels or normalised."""
+    """Reads an archive of extrinsics_c2w (T, 4, 4) and intrinsics (T, 4), in pixels or normalised."""
     arrays = _load(path)
     missing = {"extrinsics_c2w", "intrinsics"} - set(getattr(arrays, "files", ()))
     if missing:
-        raise _no_cameras(path, sorted(missing)[0], "no such array", "arrays extrinsics_c2w and intrinsics")
+        raise _error(path, sorted(missing)[0], "no such array", "arrays extrinsics_c2w and intrinsics")
     return _from_arrays(path, arrays["extrinsics_c2w"], arrays["intrinsics"], image_hw)
 
 
 def read_colmap(path: Pathlike) -> Cameras:
-    """A COLMAP model folder, text or binary, images in the order of their names; distortion must be none or small (it is dropped)."""
+    """Reads a COLMAP model folder, text or binary, with images in order of name. Lens distortion is dropped, so it must be small."""
     import pycolmap
 
     try:
         model = pycolmap.Reconstruction(str(path))
     except (ValueError, RuntimeError) as error:
-        raise _no_cameras(path, "", str(error), "a COLMAP model") from None
+        raise _error(path, "", str(error), "a COLMAP model") from None
     intrinsics, w2c = [], []
     for image in sorted(model.images.values(), key=lambda image: image.name):
         if not image.has_pose:
@@ -122,12 +126,12 @@ def read_colmap(path: Pathlike) -> Cameras:
         intrinsics.append([k[0, 0] / camera.width, k[1, 1] / camera.height, k[0, 2] / camera.width, k[1, 2] / camera.height])
         w2c.append(image.cam_from_world().matrix())
     if not w2c:
-        raise _no_cameras(path, "", "no registered image", "a COLMAP model with poses")
-    return _checked(path, np.array(intrinsics), _square(np.array(w2c)))
+        raise _error(path, "", "no registered image", "a COLMAP model with poses")
+    return _cameras(path, np.array(intrinsics), np.array(w2c))
 
 
 def write_colmap(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) -> None:
-    """Write a COLMAP text model without points: one PINHOLE camera and one image a frame, in pixels of a picture (height, width)."""
+    """Writes a COLMAP text model without points: a PINHOLE camera and an image per frame, in pixels of an image (height, width)."""
     from scipy.spatial.transform import Rotation
 
     height, width = image_hw
@@ -142,41 +146,29 @@ def write_colmap(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) 
             stream.write("".join(line + "\n" for line in lines))
 
 
-def _read_folder(path: Path, image_hw: tuple[int, int] | None) -> Cameras:
-    if (path / "poses.npy").exists():
-        return read_poses(path / "poses.npy", image_hw=image_hw)
-    if (path / "camera.npz").exists():
-        return read_npz(path / "camera.npz", image_hw)
-    if any((path / f"images{suffix}").exists() for suffix in (".txt", ".bin")):
-        return read_colmap(path)
-    raise _no_cameras(path, "", "none of them", "poses.npy, camera.npz or a COLMAP model in the folder")
-
-
 def _load(path: Pathlike) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _no_cameras(path, "", f"{type(error).__name__}: {error}", "a numpy file without pickles") from None
+        raise _error(path, "", f"{type(error).__name__}: {error}", "a numpy file without pickles") from None
 
 
 def _from_arrays(path: Pathlike, poses: ArrayLike, intrinsics: ArrayLike, image_hw: tuple[int, int] | None) -> Cameras:
     try:
         poses, intrinsics = np.asarray(poses, dtype=np.float64), np.asarray(intrinsics, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise _no_cameras(path, "", str(error), "arrays of numbers") from None
+        raise _error(path, "", str(error), "arrays of numbers") from None
     if poses.ndim != 3 or poses.shape[1:] not in ((4, 4), (3, 4)) or not len(poses):
-        raise _no_cameras(path, "poses", poses.shape, "(T, 4, 4) camera to world")
+        raise _error(path, "poses", poses.shape, "(T, 4, 4) camera to world")
     if intrinsics.ndim == 1:
         intrinsics = np.repeat(intrinsics[None], len(poses), axis=0)
     if intrinsics.shape != (len(poses), 4):
-        raise _no_cameras(path, "intrinsics", f"{intrinsics.shape} for {len(poses)} poses", f"({len(poses)}, 4), a row for each pose")
-    c2w = _square(poses[:, :3])
-    _check_rotations(path, c2w)
-    return _checked(path, normalised(intrinsics, image_hw), se3.invert(c2w))
+        raise _error(path, "intrinsics", f"{intrinsics.shape} for {len(poses)} poses", f"({len(poses)}, 4), a row for each pose")
+    return _cameras(path, normalised(intrinsics, image_hw), poses, c2w=True)
 
 
 def normalised(intrinsics: Array, image_hw: tuple[int, int] | None = None) -> Array:
-    """(T, 4) pixel intrinsics as fractions; normalised ones stay. Without a size, the principal point stands for half of it."""
+    """Returns intrinsics (T, 4) as fractions; normalised ones are unchanged. Without image_hw, the principal point is half the size."""
     if not np.isfinite(intrinsics).all() or np.abs(intrinsics[0, 2:]).max() <= 2.0:
         return intrinsics
     if image_hw is None:
@@ -186,31 +178,23 @@ def normalised(intrinsics: Array, image_hw: tuple[int, int] | None = None) -> Ar
     return intrinsics / np.array([width, height, width, height], dtype=np.float64)
 
 
-def _square(matrices: Array) -> Array:
-    return se3.rigid(matrices[:, :3, :3], matrices[:, :3, 3])
-
-
-def _check_rotations(path: Pathlike, matrices: Array) -> None:
-    bad = ~np.isfinite(matrices).all(axis=(1, 2))
-    if bad.any():
-        raise _no_cameras(path, f"row {int(np.argmax(bad))}", "NaN or infinity", "finite numbers")
+def _cameras(path: Pathlike, intrinsics: Array, matrices: Array, c2w: bool = False) -> Cameras:
+    """Checks intrinsics (T, 4) and world-to-camera matrices (T, 3 or 4, 4), or camera-to-world ones, and returns the cameras."""
     rotations = matrices[:, :3, :3]
-    errors = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
-    bad = (errors > ROTATION_TOLERANCE) | (np.linalg.det(rotations) <= 0)
-    if bad.any():
-        row = int(np.argmax(bad))
-        found = f"a matrix that is no rotation (determinant {np.linalg.det(rotations[row]):.3g})"
-        raise _no_cameras(path, f"row {row}", found, "a rotation, R R^T = I with determinant 1")
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        determinants = np.linalg.det(rotations)
+    for row in range(len(matrices)):
+        if not np.isfinite(matrices[row]).all():
+            raise _error(path, f"row {row}", "NaN or infinity", "finite numbers")
+        if errors[row] > ROTATION_TOLERANCE or determinants[row] <= 0:
+            found = f"a matrix that is not a rotation (determinant {determinants[row]:.3g})"
+            raise _error(path, f"row {row}", found, "a rotation, R R^T = I with determinant 1")
+        if not np.isfinite(intrinsics[row]).all() or (intrinsics[row, :2] <= 0).any():
+            raise _error(path, f"row {row}", f"intrinsics {intrinsics[row].tolist()}", "finite values with focal lengths above 0")
+    matrices = se3.rigid(rotations, matrices[:, :3, 3])
+    return Cameras(intrinsics, se3.invert(matrices) if c2w else matrices)
 
 
-def _checked(path: Pathlike, intrinsics: Array, w2c: Array) -> Cameras:
-    _check_rotations(path, w2c)
-    bad = ~np.isfinite(intrinsics).all(axis=1) | (intrinsics[:, :2] <= 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise _no_cameras(path, f"row {row}", f"intrinsics {intrinsics[row].tolist()}", "finite ones with focal lengths above 0")
-    return Cameras(intrinsics, w2c)
-
-
-def _no_cameras(path: Pathlike, field: str, found: object, wanted: str) -> InputError:
-    return InputError(path, field, found, wanted, "correct the camera file")
+def _error(path: Pathlike, field: str, found: object, expected: str) -> InputError:
+    return InputError(path, field, found, expected, "correct the camera file")

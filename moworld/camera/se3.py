@@ -1,7 +1,4 @@
-"""Rigid motions and similarities as 4x4 matrices, in numpy: composing, inverting, angles and alignment.
-
-Shared by reconstruction and evaluation. Every function takes leading batch axes and returns new float64 arrays.
-"""
+"""Rigid motions and similarities as 4x4 matrices, in numpy: inversion, angles and alignment. Results are new float64 arrays."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,23 +6,15 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 
-def compose(first: ArrayLike, *others: ArrayLike) -> Array:
-    """Product of (..., 4, 4) matrices from left to right."""
-    product = np.asarray(first, dtype=np.float64)
-    for other in others:
-        product = product @ np.asarray(other, dtype=np.float64)
-    return product
-
-
 def invert(matrix: ArrayLike) -> Array:
-    """Inverse of (..., 4, 4) rigid motions: [R|t] -> [R^T|-R^T t]. Exact only for rotations, which readers check."""
+    """Returns the inverse of (..., 4, 4) rigid motions: [R|t] -> [R^T|-R^T t]. R must be a rotation, which readers check."""
     matrix = np.asarray(matrix, dtype=np.float64)
     rotation = np.swapaxes(matrix[..., :3, :3], -1, -2)
     return rigid(rotation, -(rotation @ matrix[..., :3, 3:])[..., 0])
 
 
 def rigid(rotation: ArrayLike, translation: ArrayLike) -> Array:
-    """(..., 4, 4) from rotation (..., 3, 3) and translation (..., 3)."""
+    """Returns (..., 4, 4) of rotations (..., 3, 3) and translations (..., 3)."""
     rotation, translation = np.asarray(rotation, dtype=np.float64), np.asarray(translation, dtype=np.float64)
     matrix = np.zeros((*np.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1]), 4, 4))
     matrix[..., :3, :3] = rotation
@@ -35,25 +24,24 @@ def rigid(rotation: ArrayLike, translation: ArrayLike) -> Array:
 
 
 def rotation_angle_degrees(rotation: ArrayLike) -> Array:
-    """Angle of (..., 3, 3) or (..., 4, 4) rotations in degrees, 0 to 180; accurate at small angles, where arccos is not."""
-    r = np.asarray(rotation, dtype=np.float64)[..., :3, :3]
-    axis = np.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], axis=-1)
-    trace = np.trace(r, axis1=-2, axis2=-1)
-    return np.degrees(np.arctan2(np.linalg.norm(axis, axis=-1), trace - 1.0))
+    """Returns the angle of (..., 3, 3) or (..., 4, 4) rotations in degrees, 0 to 180; accurate at small angles, unlike arccos."""
+    from scipy.spatial.transform import Rotation
+
+    return np.degrees(Rotation.from_matrix(np.asarray(rotation, dtype=np.float64)[..., :3, :3]).magnitude())
 
 
 def rotation_steps_degrees(c2w: ArrayLike) -> Array:
-    """Angles in degrees between neighbouring poses of (T, 4, 4): (T - 1,)."""
+    """Returns the angles in degrees between successive poses (T, 4, 4): (T - 1,)."""
     r = np.asarray(c2w, dtype=np.float64)[:, :3, :3]
     return rotation_angle_degrees(np.swapaxes(r[:-1], -1, -2) @ r[1:])
 
 
-def umeyama(source: ArrayLike, target: ArrayLike, *, with_scale: bool = True) -> tuple[float, Array, Array]:
-    """Least-squares similarity target = scale * R source + t (Umeyama 1991).
+def umeyama(source: ArrayLike, target: ArrayLike) -> tuple[float, Array, Array]:
+    """Returns the least-squares similarity target = scale * R source + t (Umeyama 1991).
 
-    source, target: (N, 3) points that belong together, N >= 3 for a unique rotation
+    source, target: (N, 3) corresponding points, N >= 3 for a unique rotation
     returns: scale, rotation (3, 3) with determinant 1, translation (3,)
-    Raises ValueError when the shapes disagree or the source is a single point.
+    Raises ValueError if the shapes differ or all source points coincide.
     """
     source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3:
@@ -66,18 +54,18 @@ def umeyama(source: ArrayLike, target: ArrayLike, *, with_scale: bool = True) ->
     u, singular, vt = np.linalg.svd(centred_target.T @ centred_source / len(source))
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
     rotation = u @ np.diag(signs) @ vt
-    scale = float((singular * signs).sum() / variance) if with_scale else 1.0
+    scale = float((singular * signs).sum() / variance)
     return scale, rotation, mean_target - scale * rotation @ mean_source
 
 
-def align(source_c2w: ArrayLike, target_c2w: ArrayLike, *, with_scale: bool = True) -> Array:
-    """Poses of source_c2w (T, 4, 4) moved into the target's world by the similarity of their centres."""
+def align(source_c2w: ArrayLike, target_c2w: ArrayLike) -> Array:
+    """Returns source_c2w (T, 4, 4) in the target's world, by the similarity of the camera centres."""
     source_c2w, target_c2w = np.asarray(source_c2w, dtype=np.float64), np.asarray(target_c2w, dtype=np.float64)
-    scale, rotation, translation = umeyama(source_c2w[:, :3, 3], target_c2w[:, :3, 3], with_scale=with_scale)
+    scale, rotation, translation = umeyama(source_c2w[:, :3, 3], target_c2w[:, :3, 3])
     return rigid(rotation @ source_c2w[:, :3, :3], scale * source_c2w[:, :3, 3] @ rotation.T + translation)
 
 
 def centre_error_rms(source_c2w: ArrayLike, target_c2w: ArrayLike) -> float:
-    """Absolute trajectory error after Sim(3) alignment: RMS distance of camera centres, in the target's units."""
+    """Returns the absolute trajectory error after Sim(3) alignment: RMS distance of camera centres, in the target's units."""
     aligned = align(source_c2w, target_c2w)
     return float(np.sqrt(((aligned[:, :3, 3] - np.asarray(target_c2w)[:, :3, 3]) ** 2).sum(axis=1).mean()))

@@ -1,6 +1,7 @@
-"""Which pictures of a reconstruction are to be trusted: those that their tracks agree with, and those that another attempt placed alike.
+"""Filters SfM images by track inliers and by agreement between reconstruction attempts.
 
-A reconstruction that took one repeat of a texture for another, or lost its scale in a turn on the spot, has small errors: what disagreed was cut off.
+A reconstruction that confused two repeats of a texture, or lost its scale in a turn on the spot, still has small reprojection errors,
+because COLMAP removed the observations that disagreed. These functions count those observations.
 """
 
 import copy
@@ -8,30 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
 from moworld.camera.se3 import rotation_angle_degrees
-from moworld.data.similarity import moved, similarity
-from moworld.data.tracks import Sight
+from moworld.data.similarity import similarity, transform_pose
+from moworld.data.tracks import Observations
 
 Array = NDArray[np.float64]
-SMALLEST = 5  # pictures of a model
-NEAR = 4.0  # pixels within which a sight agrees with where a model puts its point
-SURE, WRONG = 0.75, 0.5  # shares of a picture's sights that agree: below the first it is doubted, below the second wrong
-SAME_DEGREES, SAME_PLACE = 1.0, 0.05  # by which two attempts may differ in a pose; the second as a share of the spread of the places
-SHARP = 1.5  # pixels that a sight may be off its point: points are followed to a fraction of one; COLMAP allows 4
-SPREAD = 1.5  # degrees between the rays to a point, at least: COLMAP's own
+SMALLEST = 5  # images of a model
+NEAR = 4.0  # pixels: largest reprojection error of an inlier
+SURE, WRONG = 0.75, 0.5  # inlier shares of an image: below the first it is doubtful, below the second wrong
+SAME_DEGREES, SAME_PLACE = 1.0, 0.05  # allowed pose difference of two attempts; the second as a share of the spread of camera centres
+SHARP = 1.5  # pixels: largest reprojection error of a kept observation (COLMAP allows 4); tracking is subpixel
+SPREAD = 1.5  # degrees: smallest triangulation angle, COLMAP's default
 
 
-def agreement(model: Any, sights: dict[int, Sight]) -> dict[int, float]:
-    """Of each picture of a model, the share of its sights of points that are near where the model puts them.
+def agreement(model: Any, observations: dict[int, Observations]) -> dict[int, float]:
+    """Returns, per registered image, the share of its observations that are within `NEAR` pixels of their point's projection.
 
-    COLMAP cuts off from a point's track the sights that disagree: where a turn on the spot ends the scale, or one repeat of a texture was taken
-    for another, what is left has small errors and points enough. Those sights are counted here.
+    observations: of every image, including those that COLMAP removed from the points' tracks
     """
-    places, camera, shares = places_of(model, sights), next(iter(model.cameras.values())), dict[int, float]()
+    places, camera, shares = places_of(model, observations), next(iter(model.cameras.values())), dict[int, float]()
     for number, image in sorted(registered(model).items()):
-        known, there = known_points(sights[number], places)
+        known, there = known_points(observations[number], places)
         in_camera = there @ image.cam_from_world().matrix()[:, :3].T + image.cam_from_world().matrix()[:, 3]
         seen = camera.img_from_cam(in_camera, check_cheirality=False)
         near = (np.linalg.norm(seen - known, axis=1) < NEAR) & (in_camera[:, 2] > 0)
@@ -40,9 +41,9 @@ def agreement(model: Any, sights: dict[int, Sight]) -> dict[int, float]:
 
 
 def reproduced(poses: dict[int, Array], other: dict[int, Array]) -> set[int]:
-    """The pictures that another reconstruction placed alike, up to one Sim(3). Wrong ones differ from one random start to the next.
+    """Returns the images that another reconstruction placed equally, up to one Sim(3). Wrong placements differ between random starts.
 
-    poses, other: w2c (4, 4) by picture
+    poses, other: w2c (4, 4) by image number
     """
     found = similarity(other, poses)
     if found is None:
@@ -50,22 +51,20 @@ def reproduced(poses: dict[int, Array], other: dict[int, Array]) -> set[int]:
     spread = np.std([np.linalg.inv(pose)[:3, 3] for pose in poses.values()], axis=0)
     same = set[int]()
     for number in poses.keys() & other.keys():
-        here, there = np.linalg.inv(poses[number]), np.linalg.inv(moved(other[number], *found))
+        here, there = np.linalg.inv(poses[number]), np.linalg.inv(transform_pose(other[number], *found))
         near = np.linalg.norm(here[:3, 3] - there[:3, 3]) <= SAME_PLACE * np.linalg.norm(spread)
         if near and rotation_angle_degrees(here[:3, :3].T @ there[:3, :3]) <= SAME_DEGREES:
             same.add(number)
     return same
 
 
-def trusted(model: Any, sights: dict[int, Sight], others: list[dict[int, Array]]) -> list[Any]:
-    """The model itself where all its pictures are to be trusted; else its runs of pictures that are, each a model of its own, adjusted again.
+def trusted(model: Any, observations: dict[int, Observations], others: list[dict[int, Array]]) -> list[Any]:
+    """Returns the model if all its images are trusted, otherwise its runs of trusted images, each as a re-adjusted model.
 
-    others: poses (w2c by picture) of other attempts' models. Tracks that slip along a texture contradict pictures that are placed rightly; then
-    all attempts find the same.
+    others: poses (w2c by image number) of the models of other attempts. Tracks that slip along a texture contradict correctly placed images,
+    but then all attempts agree.
     """
-    import pycolmap
-
-    images, runs, shares = registered(model), [list[int]()], agreement(model, sights)
+    images, runs, shares = registered(model), [list[int]()], agreement(model, observations)
     alike: set[int] = set().union(*(reproduced(poses_of(model), other) for other in others)) if min(shares.values()) < SURE else set()
     for number, share in shares.items():
         if share >= SURE or (share >= WRONG and number in alike):
@@ -79,7 +78,7 @@ def trusted(model: Any, sights: dict[int, Sight], others: list[dict[int, Array]]
         part = copy.deepcopy(model)
         for number in images.keys() - set(run):
             part.deregister_frame(images[number].frame_id)
-        part.tear_down()  # forgets them
+        part.tear_down()  # removes deregistered frames
         pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
         adjuster(part).solve()
         pycolmap.ObservationManager(part).filter_all_points3D(SHARP, SPREAD)
@@ -89,36 +88,37 @@ def trusted(model: Any, sights: dict[int, Sight], others: list[dict[int, Array]]
 
 
 def registered(model: Any) -> dict[int, Any]:
-    """COLMAP's images that have a pose, by picture."""
+    """Returns COLMAP's images that have a pose, by image number."""
     return {int(Path(image.name).stem): image for image in model.images.values() if image.has_pose}
 
 
-def places_of(model: Any, sights: dict[int, Sight]) -> dict[int, Array]:
-    """A model's points (3,), in its world, by the track that led to them."""
+def places_of(model: Any, observations: dict[int, Observations]) -> dict[int, Array]:
+    """Returns a model's points (3,), in its world, by track id."""
     return {
-        int(sights[number].ids[index]): model.points3D[point.point3D_id].xyz
+        int(observations[number].ids[index]): model.points3D[point.point3D_id].xyz
         for number, image in registered(model).items()
         for index, point in enumerate(image.points2D)
         if point.has_point3D()
     }
 
 
-def known_points(sight: Sight, places: dict[int, Array]) -> tuple[Array, Array]:
-    """Where a picture sees tracks that have a point (n, 2), COLMAP's pixels, and the points (n, 3)."""
-    known = [index for index, track in enumerate(sight.ids.tolist()) if track in places]
-    there = np.array([places[int(sight.ids[index])] for index in known]).reshape(-1, 3)
-    return sight.points[known].astype(np.float64) + 0.5, there
+def known_points(observed: Observations, places: dict[int, Array]) -> tuple[Array, Array]:
+    """Returns the observed pixels (n, 2), in COLMAP's convention, of tracks that have a point, and those points (n, 3)."""
+    known = [index for index, track in enumerate(observed.ids.tolist()) if track in places]
+    there = np.array([places[int(observed.ids[index])] for index in known]).reshape(-1, 3)
+    return observed.points[known].astype(np.float64) + 0.5, there
 
 
 def poses_of(model: Any) -> dict[int, Array]:
-    """w2c (4, 4) by picture."""
+    """Returns w2c (4, 4) by image number."""
     return {number: np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]) for number, image in registered(model).items()}
 
 
 def adjuster(model: Any) -> Any:
-    """Of all poses, points and the focal length of a model: `pycolmap.bundle_adjustment` has no other defaults, but turns COLMAP's log on."""
-    import pycolmap
+    """Returns a bundle adjuster for all poses, points and the focal length of a model.
 
+    `pycolmap.bundle_adjustment` has the same defaults but enables COLMAP's log.
+    """
     config, options = pycolmap.BundleAdjustmentConfig(), pycolmap.BundleAdjustmentOptions()
     for image in registered(model).values():
         config.add_image(image.image_id)

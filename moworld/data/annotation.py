@@ -1,6 +1,6 @@
-"""Captions by a vision model behind any OpenAI-compatible endpoint: vLLM or MindIE serving Qwen-VL on a pool, or a service (paper 2, stage 3).
+"""Captions by a vision model behind any OpenAI-compatible endpoint, for example vLLM or MindIE serving Qwen-VL (paper 2, stage 3).
 
-Frames of a clip are sent, a description comes back. What was answered is kept in a journal, so a run that was cut asks for nothing twice.
+Frames of a clip are sent and a description is returned. A journal keeps the answers, so a resumed run repeats no request.
 """
 
 import base64
@@ -12,19 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+import httpx2
 import numpy as np
+import openai
+import tenacity
 from numpy.typing import NDArray
-from pydantic import Field
 
 from moworld.data.captions import mentions_camera_motion
 from moworld.data.clips import Clip
+from moworld.data.settings import VisionSettings
 from moworld.errors import InputError
 from moworld.files import Pathlike
-from moworld.settings import Settings
 from moworld.video import iterate_frames
 
 PROMPT = (
@@ -34,185 +38,90 @@ PROMPT = (
 AGAIN = "That speaks of the camera's motion ({phrases}). Describe the same scene without it, as JSON."
 PROMPT_VERSION = hashlib.sha256((PROMPT + AGAIN).encode()).hexdigest()[:8]
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
-MAX_ANSWER = 1 << 20
+MAX_ANSWER = 1 << 20  # bytes
 COUNTS = ("asked", "retried", "asked_again", "failed", "from_journal", "input_tokens", "output_tokens", "cost")
 
 
-class VisionSettings(Settings):
-    """A vision endpoint and how it is asked. The key stands in the environment variable `key_variable`, never in a profile.
-
-    asks: how often a caption that speaks of the camera is asked for anew before it stands as it is, and the contract rejects it
-    """
-
-    url: str = Field(description="with /v1, for example http://qwen-vl:8000/v1")
-    model: str
-    key_variable: str = "MOWORLD_VISION_KEY"
-    frames: int = Field(6, ge=1)
-    max_side: int = Field(448, ge=28)
-    concurrency: int = Field(8, ge=1)
-    attempts: int = Field(5, ge=1)
-    asks: int = Field(2, ge=0)
-    first_delay_seconds: float = Field(1.0, ge=0)
-    longest_delay_seconds: float = Field(60.0, ge=0)
-    timeout_seconds: float = Field(60.0, gt=0)
-    max_tokens: int = Field(200, ge=1)
-    input_price: float = Field(0.0, ge=0, description="per million tokens")
-    output_price: float = Field(0.0, ge=0, description="per million tokens")
-
-
 @dataclass
-class Told:
-    """What annotation did: captions by video hash, and counts. Tokens are those that the server billed, retries included."""
+class AnnotationResult:
+    """Captions by video hash, and request counts. Token counts include retried requests, as the server bills them."""
 
     captions: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
-
-
-class _Unanswered(Exception):
-    """One request failed; `wait` is what the server asked for, `final` that no retry will help."""
-
-    def __init__(self, why: str, wait: float | None = None, final: bool = False) -> None:
-        super().__init__(why)
-        self.wait, self.final = wait, final
+    counts: dict[str, float] = field(default_factory=dict)
 
 
 class Annotator:
-    """Asks for captions of clips, several at a time. `journal` is a JSONL of answers, read at the start and appended to."""
+    """Requests captions of clips, several at a time. `journal`: JSONL of answers, read at the start and appended to."""
 
     def __init__(self, settings: VisionSettings, journal: Pathlike, sleep: Callable[[float], None] = time.sleep) -> None:
         self.settings, self.journal, self.sleep = settings, Path(journal), sleep
-        self.told, self.lock, self.stop = Told(), threading.Lock(), threading.Event()
-        self.random = random.Random(0)
-        self.sessions = threading.local()
+        self.last_error = ""
 
-    def annotate(self, clips: list[Clip], folder: Pathlike) -> Told:
-        """Captions of the clips by video_sha256, and counts; a clip that got no usable answer is absent and counted as failed.
+    def annotate(self, clips: list[Clip], folder: Pathlike) -> AnnotationResult:
+        """Returns captions by video_sha256, and counts. A clip without a usable answer is absent and counted as failed.
 
-        Raises InputError where the endpoint refuses the key or the model, or cannot be reached at all.
+        Raises InputError when the endpoint rejects the key or the model, or when no request succeeds.
         """
         from tqdm import tqdm
 
-        known = {entry["video"]: entry["caption"] for entry in self._journal() if self._is_ours(entry)}
-        self.told.captions = {clip.video_sha256: known[clip.video_sha256] for clip in clips if clip.video_sha256 in known}
-        left = list({clip.video_sha256: clip for clip in clips if clip.video_sha256 not in known}.values())
-        self.told.counts["from_journal"] = len(self.told.captions)
+        current = (self.settings.model, PROMPT_VERSION)
+        entries = [entry for entry in self._read_journal() if (entry.get("model"), entry.get("prompt")) == current]
+        known = {entry["video"]: entry["caption"] for entry in entries}
+        captions = {clip.video_sha256: known[clip.video_sha256] for clip in clips if clip.video_sha256 in known}
+        missing = list({clip.video_sha256: clip for clip in clips if clip.video_sha256 not in known}.values())
+        endpoint = VisionEndpoint(self.settings, self.sleep)
+        endpoint.count("from_journal", len(captions))
         self.journal.parent.mkdir(parents=True, exist_ok=True)
         with (
             ThreadPoolExecutor(self.settings.concurrency) as pool,
-            tqdm(total=len(left), desc="captions", unit="clip", disable=None) as bar,
+            tqdm(total=len(missing), desc="captions", unit="clip", disable=None) as bar,
         ):
-            jobs = [pool.submit(self._one, clip, Path(folder)) for clip in left]
+            jobs = [pool.submit(self._annotate_one, clip, Path(folder), endpoint, captions) for clip in missing]
             try:
                 for job in jobs:
                     job.result()
                     bar.update()
             except BaseException:
-                self.stop.set()
+                endpoint.stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        counts, price = self.told.counts, self.settings
-        counts["cost"] = (counts["input_tokens"] * price.input_price + counts["output_tokens"] * price.output_price) / 1e6
-        if left and counts["failed"] == len(left):
-            raise InputError(price.url, "annotation", f"no usable answer for {len(left)} clips", "captions", f"see: {self.last}")
-        return self.told
+        counts, settings = endpoint.counts, self.settings
+        counts["cost"] = (counts["input_tokens"] * settings.input_price + counts["output_tokens"] * settings.output_price) / 1e6
+        if missing and counts["failed"] == len(missing):
+            found = f"no usable answer for {len(missing)} clips"
+            raise InputError(settings.url, "annotation", found, "captions", f"check the endpoint: {self.last_error}")
+        return AnnotationResult(captions, counts)
 
-    def _one(self, clip: Clip, folder: Path) -> None:
-        """Ask for one clip's caption; ask again while it speaks of the camera."""
-        pictures = [_data_uri(frame) for frame in sampled_frames(clip, folder, self.settings)]
-        content = [{"type": "text", "text": PROMPT}, *({"type": "image_url", "image_url": {"url": uri}} for uri in pictures)]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    def _annotate_one(self, clip: Clip, folder: Path, endpoint: "VisionEndpoint", captions: dict[str, str]) -> None:
+        """Requests one clip's caption, again while it mentions the camera, and writes it to the journal."""
+        images = [{"type": "image_url", "image_url": {"url": _data_uri(frame)}} for frame in sampled_frames(clip, folder, self.settings)]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": PROMPT}, *images]}]
         try:
-            caption = self._ask(messages)
+            caption = endpoint.caption(messages)
             for _ in range(self.settings.asks):
                 phrases = mentions_camera_motion(caption)
                 if not phrases:
                     break
-                self._count("asked_again")
+                endpoint.count("asked_again")
                 again = AGAIN.format(phrases="; ".join(phrases))
                 messages = [*messages, {"role": "assistant", "content": caption}, {"role": "user", "content": again}]
-                caption = self._ask(messages)
-        except _Unanswered as error:
-            self.last = f"{clip.clip_id}: {error}"
-            self._count("failed")
+                caption = endpoint.caption(messages)
+        except Unanswered as error:
+            self.last_error = f"{clip.clip_id}: {error}"
+            endpoint.count("failed")
             return
         except InputError:
-            self.stop.set()  # here, for the thread that waits for answers in order may wait for another
+            endpoint.stop.set()  # at once: the main thread waits for answers in order and may be waiting for another one
             raise
         entry = {"video": clip.video_sha256, "model": self.settings.model, "prompt": PROMPT_VERSION, "caption": caption}
-        with self.lock, self.journal.open("a", encoding="utf-8") as stream:
+        with endpoint.lock, self.journal.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-            self.told.captions[clip.video_sha256] = caption
+            captions[clip.video_sha256] = caption
 
-    def _ask(self, messages: list[dict[str, Any]]) -> str:
-        """One caption, with retries: exponential delays with jitter, or what the server asks for."""
-        for attempt in range(self.settings.attempts):
-            if self.stop.is_set():
-                raise _Unanswered("stopped")
-            try:
-                return self._post(messages)
-            except _Unanswered as error:
-                if error.final or attempt + 1 == self.settings.attempts:
-                    raise
-                self._count("retried")
-                delay = self.settings.first_delay_seconds * 2**attempt * (0.5 + self.random.random())
-                self.sleep(min(self.settings.longest_delay_seconds, delay if error.wait is None else error.wait))
-        raise _Unanswered("no attempt")
-
-    def _post(self, messages: list[dict[str, Any]]) -> str:
-        import requests
-
-        s = self.settings
-        if not hasattr(self.sessions, "session"):
-            self.sessions.session = requests.Session()
-        body = {
-            "model": s.model,
-            "messages": messages,
-            "max_tokens": s.max_tokens,
-            "temperature": 0,
-            "response_format": {"type": "json_object"},
-        }
-        key = os.environ.get(s.key_variable)
-        self._count("asked")
-        try:
-            with self.sessions.session.post(
-                f"{s.url.rstrip('/')}/chat/completions", json=body, timeout=s.timeout_seconds, stream=True, allow_redirects=False,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-            ) as response:  # fmt: skip
-                raw = _read_at_most(response, time.monotonic() + s.timeout_seconds)
-        except (requests.RequestException, TimeoutError) as error:
-            raise _Unanswered(f"{type(error).__name__}: {error}"[:200]) from None
-        if response.status_code in (401, 403):
-            raise InputError(s.url, "Authorization", f"status {response.status_code}", "an accepted key", f"set {s.key_variable}")
-        if response.status_code == 404:
-            raise InputError(s.url, "annotation.model", s.model, "a model of the endpoint", "check annotation.url and annotation.model")
-        if response.status_code != 200:
-            retried = response.status_code in RETRIED
-            raise _Unanswered(f"status {response.status_code}", _seconds(response.headers.get("Retry-After")), final=not retried)
-        return self._caption(raw)
-
-    def _caption(self, raw: bytes) -> str:
-        """The caption in an answer. Anything but a text in the expected place is no answer, and worth another attempt."""
-        try:
-            answer = json.loads(raw)
-            usage = answer.get("usage") or {}
-            self._count("input_tokens", usage.get("prompt_tokens", 0))
-            self._count("output_tokens", usage.get("completion_tokens", 0))
-            text = answer["choices"][0]["message"]["content"].strip()
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Unanswered(f"an answer without a message ({type(error).__name__})") from None
-        caption = _json_caption(text)
-        if not caption:
-            raise _Unanswered("an empty caption")
-        return " ".join(caption.split())
-
-    def _count(self, key: str, amount: float = 1) -> None:
-        with self.lock:
-            self.told.counts[key] += amount
-
-    def _journal(self) -> Iterator[dict[str, Any]]:
-        """Entries of the journal; a last line that a kill cut short is passed over, and cut off so that the next one starts clean."""
+    def _read_journal(self) -> Iterator[dict[str, Any]]:
+        """Yields the journal's entries. A last line that a kill cut short is ignored, and removed from the file."""
         if not self.journal.is_file():
             return
         whole, _, torn = self.journal.read_bytes().rpartition(b"\n")
@@ -225,16 +134,9 @@ class Annotator:
             except ValueError:
                 raise InputError(self.journal, f"line {number}", "no JSON", "an answer", "remove that line") from None
 
-    def _is_ours(self, entry: dict[str, Any]) -> bool:
-        return entry.get("model") == self.settings.model and entry.get("prompt") == PROMPT_VERSION
-
-    last = ""
-
 
 def sampled_frames(clip: Clip, folder: Path, settings: VisionSettings) -> list[NDArray[np.uint8]]:
-    """Frames spread over a clip, (H, W, 3), their longer side at most `max_side`."""
-    import cv2
-
+    """Returns frames spread over a clip, (H, W, 3), their longer side at most `max_side` pixels."""
     chosen = np.unique(np.linspace(0, clip.num_frames - 1, settings.frames).round().astype(int)).tolist()
     factor = min(1.0, settings.max_side / max(clip.height, clip.width))
     size = round(clip.width * factor), round(clip.height * factor)
@@ -243,34 +145,120 @@ def sampled_frames(clip: Clip, folder: Path, settings: VisionSettings) -> list[N
 
 
 def _data_uri(frame: NDArray[np.uint8]) -> str:
-    import cv2
-
     _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _read_at_most(response: Any, deadline: float) -> bytes:
-    """The body, up to a limit of bytes and time: a timeout of requests is one of silence, and a server may drip for ever."""
-    parts, size = [], 0
-    for part in response.iter_content(1 << 14):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER:
-            raise TimeoutError(f"an answer above {MAX_ANSWER} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError("an answer that did not end")
-    return b"".join(parts)
+class Unanswered(Exception):
+    """One request failed. `wait`: seconds that the server requested before the next; `final`: a retry cannot succeed."""
+
+    def __init__(self, reason: str, wait: float | None = None, final: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.final = wait, final
+
+
+class VisionEndpoint:
+    """Requests captions from one endpoint. Several threads may share it; `counts` sums up over all of them."""
+
+    def __init__(self, settings: VisionSettings, sleep: Callable[[float], None]) -> None:
+        self.settings, self.sleep, self.random = settings, sleep, random.Random(0)
+        self.stop, self.lock = threading.Event(), threading.Lock()
+        self.counts: dict[str, float] = dict.fromkeys(COUNTS, 0)
+        http = _BoundedClient(timeout=settings.timeout_seconds)
+        key = os.environ.get(settings.key_variable)
+        self.headers: dict[str, Any] = {} if key else {"Authorization": openai.Omit()}
+        self.client = openai.OpenAI(api_key=key or "none", base_url=settings.url, http_client=http, max_retries=0)
+
+    def count(self, key: str, amount: float = 1) -> None:
+        """Adds to one of `COUNTS`."""
+        with self.lock:
+            self.counts[key] += amount
+
+    def caption(self, messages: list[dict[str, Any]]) -> str:
+        """Returns one caption after retries with exponential delays and jitter, or after the delay that the server requests.
+
+        Raises Unanswered when no attempt succeeds, InputError when the endpoint rejects the key or the model.
+        """
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.settings.attempts),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Unanswered) and not error.final),
+            wait=self._delay,
+            before_sleep=lambda _: self.count("retried"),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return retrying(self._request, messages)
+
+    def _delay(self, state: tenacity.RetryCallState) -> float:
+        wait = getattr(state.outcome and state.outcome.exception(), "wait", None)
+        delay = self.settings.first_delay_seconds * 2 ** (state.attempt_number - 1) * (0.5 + self.random.random())
+        return float(min(self.settings.longest_delay_seconds, delay if wait is None else wait))
+
+    def _request(self, messages: list[Any]) -> str:
+        if self.stop.is_set():
+            raise Unanswered("stopped", final=True)
+        url, model = self.settings.url, self.settings.model
+        self.count("asked")
+        try:
+            answer = self.client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=messages,
+                max_tokens=self.settings.max_tokens,
+                temperature=0,
+                response_format={"type": "json_object"},
+                extra_headers=self.headers,
+            )
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            found = f"status {error.status_code}"
+            raise InputError(url, "Authorization", found, "an accepted key", f"set {self.settings.key_variable}") from None
+        except openai.NotFoundError:
+            fix = "check annotation.url and annotation.model"
+            raise InputError(url, "annotation.model", model, "a model of the endpoint", fix) from None
+        except openai.APIStatusError as error:
+            wait = _seconds(error.response.headers.get("Retry-After"))
+            raise Unanswered(f"status {error.status_code}", wait, final=error.status_code not in RETRIED) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise Unanswered(f"{type(cause).__name__}: {cause}"[:200]) from None
+        return self._parse(answer.http_response.content)
+
+    def _parse(self, raw: bytes) -> str:
+        """Returns the caption in a response body; anything but a text in the expected place is worth another attempt."""
+        try:
+            answer = json.loads(raw)
+            usage = answer.get("usage") or {}
+            self.count("input_tokens", usage.get("prompt_tokens", 0))
+            self.count("output_tokens", usage.get("completion_tokens", 0))
+            caption = _json_caption(answer["choices"][0]["message"]["content"].strip())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise Unanswered(f"an answer without a message ({type(error).__name__})") from None
+        if not caption:
+            raise Unanswered("an empty caption")
+        return " ".join(caption.split())
+
+
+class _BoundedClient(httpx2.Client):
+    """Limits bytes and total seconds of a response: the timeout of httpx2 is one per read, and a server may drip forever."""
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        deadline, parts, size = time.monotonic() + (self.timeout.read or 0), list[bytes](), 0
+        with closing(super().send(request, **{**options, "stream": True})) as response:
+            for part in response.iter_raw():
+                parts.append(part)
+                size += len(part)
+                if size > MAX_ANSWER:
+                    raise httpx2.ReadError(f"a response above {MAX_ANSWER} bytes")
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("a response that did not end")
+        return httpx2.Response(response.status_code, headers=response.headers, content=b"".join(parts), request=request)
 
 
 def _json_caption(text: str) -> str:
-    """The caption of {"caption": ...}, also where a model put a fence or words around it; a plain sentence stands for itself."""
+    """Returns the caption of {"caption": ...}, also inside a code fence or prose; a plain sentence is returned unchanged."""
     start, stop = text.find("{"), text.rfind("}")
     if start < 0:
         return text
-    try:
-        found = json.loads(text[start : stop + 1])
-    except ValueError:
-        raise _Unanswered("malformed JSON") from None
+    found = json.loads(text[start : stop + 1])
     caption = found.get("caption") if isinstance(found, dict) else None
     return caption if isinstance(caption, str) else ""
 
@@ -279,4 +267,4 @@ def _seconds(header: str | None) -> float | None:
     try:
         return max(0.0, float(header)) if header is not None else None
     except ValueError:
-        return None  # a date: the usual delay does as well
+        return None  # a date: the usual delay is used

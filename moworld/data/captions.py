@@ -1,4 +1,4 @@
-"""Scene captions with the camera's motion kept out (paper 2, stage 3): caught by words, and by meaning where the words are others."""
+"""Scene captions without camera motion (paper 2, stage 3): detected by phrases, and by sentence meaning where the phrases differ."""
 
 import re
 from functools import cache
@@ -15,9 +15,7 @@ MOTION = re.compile(
     r"|\b(moving|walking|turning|rotating|flying)\s+(forward|backward|left|right|through)\b",
     re.IGNORECASE,
 )
-
-
-OF_CAMERA = (
+CAMERA_SENTENCES = (
     "The camera moves forward through the scene.",
     "The view slowly turns to the left.",
     "The shot pans across the room.",
@@ -29,7 +27,7 @@ OF_CAMERA = (
     "Seen while circling around the object.",
     "Travelling along the corridor, the footage reveals a door.",
 )
-OF_SCENE = (
+SCENE_SENTENCES = (
     "A dark hall with stone walls and barrels.",
     "A person walks along the street.",
     "Cars move along a busy road.",
@@ -45,11 +43,11 @@ OF_SCENE = (
     "A drone is parked on the grass.",
     "People dance in a circle.",
 )
-MARGIN = 0.12  # by which a sentence must be nearer to those of the camera than to those of the scene
+MARGIN = 0.12  # smallest margin (see motion_margins) of a sentence about camera motion
 
 
 def mentions_camera_motion(text: str) -> list[str]:
-    """The phrases of a text that speak of the camera's motion, and sentences that mean it in other words; empty for a clean caption."""
+    """Returns the phrases of a text that mention camera motion, and sentences that mean it in other words; empty for a clean caption."""
     phrases = [match.group(0) for match in MOTION.finditer(text)]
     sentences = [part.strip() for part in re.split(r"(?<=[.!?;])\s+", text) if len(part.split()) > 2]
     caught = [sentence for sentence in sentences if not MOTION.search(sentence)]
@@ -57,10 +55,10 @@ def mentions_camera_motion(text: str) -> list[str]:
 
 
 def motion_margins(sentences: list[str]) -> list[float]:
-    """How much nearer each sentence lies to sentences about the camera than to sentences about a scene (cosines, the nearest of each)."""
-    known, ours = _embedded(OF_CAMERA + OF_SCENE), _embedded(tuple(sentences))
-    cosines = ours @ known.T
-    return (cosines[:, : len(OF_CAMERA)].max(axis=1) - cosines[:, len(OF_CAMERA) :].max(axis=1)).tolist()  # type: ignore[no-any-return]
+    """Returns how much nearer (cosine) each sentence is to the nearest camera sentence than to the nearest scene sentence."""
+    known, own = _embedded(CAMERA_SENTENCES + SCENE_SENTENCES), _embedded(tuple(sentences))
+    cosines = own @ known.T
+    return (cosines[:, : len(CAMERA_SENTENCES)].max(axis=1) - cosines[:, len(CAMERA_SENTENCES) :].max(axis=1)).tolist()  # type: ignore[no-any-return]
 
 
 @cache
@@ -72,7 +70,7 @@ def _encoder() -> Any:
 
 @cache
 def _embedded(sentences: tuple[str, ...]) -> np.ndarray:
-    """(N, 384) unit vectors: MiniLM's mean over the words of each sentence, as it was trained to be read."""
+    """Returns (N, 384) unit vectors: MiniLM's mean over the words of each sentence, as it was trained."""
     hidden = _encoder().encode(list(sentences)).numpy()
     words = (np.abs(hidden).sum(axis=2, keepdims=True) > 0).astype(np.float32)
     mean = (hidden * words).sum(axis=1) / words.sum(axis=1).clip(1)
@@ -80,7 +78,7 @@ def _embedded(sentences: tuple[str, ...]) -> np.ndarray:
 
 
 def scene_caption(facts: dict[str, Any]) -> str:
-    """A caption from what the engine says of a scene: light, colour, extent, visible objects."""
+    """Returns a caption from an engine's scene facts: light, colour, extent, visible objects."""
     rgb = np.asarray(facts.get("mean_rgb", [80, 80, 80]), dtype=float)
     depth = float(facts.get("median_depth_units", 200))
     place = "large open place" if depth > 350 else "hall" if depth > 160 else "narrow room"
@@ -90,7 +88,7 @@ def scene_caption(facts: dict[str, Any]) -> str:
 
 
 def appearance_caption(mean_rgb: list[float]) -> str:
-    """A neutral caption of a clip of which nothing but its pixels is known."""
+    """Returns a neutral caption of a clip of which only the pixels are known."""
     rgb = np.asarray(mean_rgb, dtype=float)
     return f"{light(float(rgb.mean()))} scene in {tint(rgb)} colours"
 
@@ -105,5 +103,5 @@ def tint(rgb: np.ndarray) -> str:
 
 
 def split_name(name: str) -> str:
-    """Engine names as words: `HealthBonus` -> `health bonus`."""
+    """Splits an engine name into words: `HealthBonus` -> `health bonus`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()

@@ -1,7 +1,7 @@
-"""Near-duplicates across a set of clips (paper 2): the same footage again, re-encoded, scaled, cut or shifted in time.
+"""Near-duplicates in a set of clips (paper 2): the same footage re-encoded, scaled, cut or shifted in time.
 
-Each clip is a set of 64-bit hashes of its frames (signs of low DCT frequencies, Zauner 2010). Two frames match when few bits differ. Eight bands
-of eight bits find them without comparing all pairs: seven differing bits leave one band equal.
+A clip is a set of 64-bit perceptual hashes of its frames (pHash, Zauner 2010). Two frames match if at most 7 bits differ.
+Candidates share one of eight bytes: seven differing bits leave at least one byte equal, so not all pairs are compared.
 """
 
 from dataclasses import replace
@@ -21,16 +21,15 @@ EVERY_SECONDS = 0.5
 
 
 def frame_hash(frame: NDArray[np.uint8]) -> Hashes:
-    """(8,) uint8, 64 bits: whether each of the 8 x 8 lowest frequencies of a frame (H, W, 3) lies above their median."""
-    import cv2
+    """Returns the 64-bit pHash of a frame (H, W, 3) as (8,) uint8."""
+    import imagehash
+    from PIL import Image
 
-    small = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[1:9, 1:9]
-    return np.packbits(low > np.median(low))
+    return np.packbits(imagehash.phash(Image.fromarray(frame)).hash)
 
 
 def clip_hashes(clip: Clip, folder: Pathlike) -> Hashes:
-    """(N, 8) hashes of a clip's frames, two a second. Frames without anything in them are left out: they all look alike."""
+    """Returns hashes (N, 8) of a clip's frames, two per second. Uniform frames are omitted, because they all look alike."""
     step = max(1, round(clip.fps * EVERY_SECONDS))
     frames = (frame for index, frame in enumerate(iterate_frames(Path(folder) / clip.video)) if index % step == 0)
     hashes = [frame_hash(frame) for frame in frames if frame.std() > 4]
@@ -38,21 +37,23 @@ def clip_hashes(clip: Clip, folder: Pathlike) -> Hashes:
 
 
 def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
-    """The clips, each with the largest share of its frames that one clip before it shows, too. Of two alike the first keeps 0."""
-    owner = np.concatenate([np.full(len(own), index) for index, own in enumerate(hashes)]) if hashes else np.zeros(0, int)
-    every = np.concatenate(hashes) if hashes else np.zeros((0, BANDS), np.uint8)
-    buckets: list[dict[int, list[int]]] = [{} for _ in range(BANDS)]
-    found, start = [], 0
-    for index, own in enumerate(hashes):
-        shared = np.zeros(max(index, 1), int)
+    """Returns the clips with `similarity`: the largest share of a clip's frames that one earlier clip also shows.
+
+    hashes: (N, 8) per clip. The first of two equal clips gets 0.
+    """
+    owner = np.concatenate([np.full(len(own), index) for index, own in enumerate(hashes)])
+    every = np.concatenate(hashes)
+    buckets: dict[tuple[int, int], list[int]] = {}  # (band, byte) -> indices into `every`
+    result, start = [], 0
+    for clip, own in zip(clips, hashes, strict=True):
+        shared = np.zeros(len(clips), int)
         for row in own:
-            near = sorted({other for band in range(BANDS) for other in buckets[band].get(int(row[band]), ())})
-            if near:
-                bits = np.unpackbits(every[near] ^ row, axis=1).sum(axis=1)
-                shared[np.unique(owner[near][bits <= MAX_BITS])] += 1
-        found.append(replace(clips[index], similarity=round(float(shared.max() / max(len(own), 1)), 4)))
+            near = sorted({other for key in enumerate(row.tolist()) for other in buckets.get(key, ())})
+            bits = np.unpackbits(every[near] ^ row, axis=1).sum(axis=1)
+            shared[np.unique(owner[near][bits <= MAX_BITS])] += 1
+        result.append(replace(clip, similarity=round(float(shared.max() / max(len(own), 1)), 4)))
         for offset, row in enumerate(own):
-            for band in range(BANDS):
-                buckets[band].setdefault(int(row[band]), []).append(start + offset)
+            for key in enumerate(row.tolist()):
+                buckets.setdefault(key, []).append(start + offset)
         start += len(own)
-    return found
+    return result

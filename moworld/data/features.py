@@ -1,20 +1,31 @@
-"""The feature cache (paper 3.4.1): latents, text embeddings and cameras of clips in safetensors shards, with an index beside them.
+"""The feature cache (paper 3.4.1): latents, text embeddings and cameras of clips in safetensors shards, with an index.
 
-A window of latent frames is one byte range of a shard, read without the rest, from a local disk or any fsspec URI.
+A window of latent frames is one byte range per tensor of a shard, read from a local disk or any fsspec URI without the rest.
 """
 
+import hashlib
+import json
 import threading
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from moworld.data.clips import REMOVED, Clip
+from moworld.data.splits import empty_split
 from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_write, open_uri
+from moworld.files import HASHES, Pathlike, atomic_write, open_uri, read_parquet, sha256_file, write_json
+from moworld.model.latent_grid import CODEC_GRID
 from moworld.tensors import FADVISE, Shard
 
 LICENCES = "licences.json"  # beside the index: a sorted list of the licences of the clips
-PARTS = ("latents", "text", "c2w", "intrinsics")
+REWRITE = "write it again with cache_features"
+DTYPES = {"latents": torch.float16, "text": torch.float16, "c2w": torch.float32, "intrinsics": torch.float32}  # of stored tensors
 SHARD_BYTES = 256 * 2**20
 
 
@@ -33,105 +44,146 @@ class FeatureRow:
 
     @property
     def num_latents(self) -> int:
-        return (self.num_frames - 1) // 4 + 1
+        return CODEC_GRID.num_latents(self.num_frames, self.clip_id)
 
 
 class FeatureWriter:
-    """Collects clips and writes shards of about `shard_bytes`, then the index. The folder belongs to the caller (see atomic_folder)."""
+    """Collects clips and writes shards of about `shard_bytes`, then the index. The caller makes the folder (see atomic_folder)."""
 
     def __init__(self, folder: Pathlike, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.shard_bytes = str(folder), shard_bytes
         self.rows: list[FeatureRow] = []
         self.pending: dict[str, Tensor] = {}
-        self.shards = 0
+        self.hashes: dict[str, str] = {}
 
     def add(self, row: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """tensors: latents (C, F, h, w), text (L, D), c2w (T, 4, 4) relative to the first frame in model units, intrinsics (T, 4); T = 4 (F - 1) + 1."""
+        """Adds a clip: index columns and latents (C, F, h, w), text (L, D), c2w (T, 4, 4), intrinsics (T, 4); T = 4 (F - 1) + 1.
+
+        c2w is relative to the first frame and in model units. Raises ValueError if the lengths disagree.
+        """
         latents, frames = tensors["latents"], len(tensors["c2w"])
-        if frames != 4 * (latents.shape[1] - 1) + 1 or len(tensors["intrinsics"]) != frames:
+        if frames != CODEC_GRID.num_frames(latents.shape[1]) or len(tensors["intrinsics"]) != frames:
             found = f"{frames} poses and {len(tensors['intrinsics'])} intrinsics"
-            raise ValueError(f"{latents.shape[1]} latent frames do not go with {found}")
+            raise ValueError(f"{latents.shape[1]} latent frames do not match {found}")
         name = row["clip_id"]
-        self.pending[f"{name}/latents"] = latents.transpose(0, 1).half().contiguous()  # frames outermost: a window is a byte range
-        self.pending[f"{name}/text"] = tensors["text"].half().contiguous()
-        self.pending |= {f"{name}/{part}": tensors[part].float().contiguous() for part in ("c2w", "intrinsics")}
-        self.rows.append(FeatureRow(**row, shard=f"shard-{self.shards:05d}.safetensors"))
+        frames_first = {**tensors, "latents": latents.transpose(0, 1)}  # so that a window is one byte range
+        self.pending |= {f"{name}/{part}": frames_first[part].to(dtype).contiguous() for part, dtype in DTYPES.items()}
+        self.rows.append(FeatureRow(**row, shard=self._shard_name()))
         if sum(tensor.nbytes for tensor in self.pending.values()) >= self.shard_bytes:
             self._flush()
 
     def close(self) -> None:
-        """Write the last shard and index.parquet."""
+        """Writes the last shard, the shards' hashes and index.parquet."""
         import pyarrow
         import pyarrow.parquet
 
         self._flush()
+        write_json(f"{self.folder}/{HASHES}", self.hashes)
         table = pyarrow.Table.from_pylist([asdict(row) for row in self.rows])
         with atomic_write(f"{self.folder}/index.parquet") as stream:
             pyarrow.parquet.write_table(table, stream)
 
     def _flush(self) -> None:
-        from safetensors.torch import save_file
-
         if self.pending:
-            save_file(self.pending, f"{self.folder}/shard-{self.shards:05d}.safetensors")
-            self.shards, self.pending = self.shards + 1, {}
+            path = Path(self.folder, self._shard_name())
+            save_file(self.pending, path)
+            self.hashes[path.name], self.pending = sha256_file(path), {}
+
+    def _shard_name(self) -> str:
+        return f"shard-{len(self.hashes):05d}.safetensors"
+
+
+class EncodedClips:
+    """Cache of encoded clips: one file per clip, named by everything its content depends on, so no clip is encoded twice.
+
+    encoding: JSON-able description of the encoders: codec hash, frame size, text encoder
+    """
+
+    def __init__(self, folder: Pathlike, encoding: dict[str, Any]) -> None:
+        self.folder, self.encoding = Path(folder), encoding
+
+    def path(self, clip: Clip) -> Path:
+        """Returns the path of a clip's tensors, written or not."""
+        own = [clip.video_sha256, clip.camera_sha256, clip.translation_scale, clip.num_frames, clip.caption]
+        name = hashlib.sha256(json.dumps([own, self.encoding], sort_keys=True).encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def read(self, clip: Clip) -> dict[str, Tensor] | None:
+        """Returns the tensors of a clip by `DTYPES`, or None if there is no file or it is damaged."""
+        try:
+            found = load_file(self.path(clip))
+        except (OSError, SafetensorError):
+            return None
+        return found if found.keys() == DTYPES.keys() else None
+
+    def write(self, clip: Clip, tensors: dict[str, Tensor]) -> None:
+        """Writes a clip's tensors atomically."""
+        with atomic_write(self.path(clip)) as stream:
+            stream.write(save({name: tensors[name].to(dtype).contiguous() for name, dtype in DTYPES.items()}))
 
 
 class FeatureStore:
-    """Reads a feature folder, local or an fsspec URI. Raises InputError when it has no index or a shard is damaged."""
+    """Reads a feature folder, local or an fsspec URI; raises InputError if there is no valid index or a shard is damaged."""
 
     def __init__(self, path: Pathlike) -> None:
         import pyarrow
-        import pyarrow.parquet
 
         self.path = str(path).rstrip("/")
         index = f"{self.path}/index.parquet"
         with open_uri(index) as stream:
             try:
-                rows = pyarrow.parquet.read_table(stream).to_pylist()
+                rows = read_parquet(stream).to_pylist()
             except pyarrow.ArrowInvalid as error:
-                raise InputError(index, "", error, "a Parquet file", "write it again with cache_features") from None
+                raise InputError(index, "", error, "a Parquet file", REWRITE) from None
         names = {field.name for field in fields(FeatureRow)}
-        if not rows or set(rows[0]) != names:
+        if not rows or set(rows[0]) - REMOVED != names:
             found = "no rows" if not rows else f"columns {sorted(rows[0])}"
-            raise InputError(index, "columns", found, f"{sorted(names)}", "write it again with cache_features")
-        self.clips = [FeatureRow(**row) for row in rows]
+            raise InputError(index, "columns", found, f"{sorted(names)}", REWRITE)
+        self.clips = [FeatureRow(**{name: row[name] for name in names}) for row in rows]
         self._by_id = {row.clip_id: row for row in self.clips}
         self._shards: dict[str, Shard] = {}
         self._lock = threading.Lock()
 
-    def of_split(self, split: str) -> list[FeatureRow]:
-        return [row for row in self.clips if row.split == split]
+    def of_split(self, split: str, num_latents: int = 1) -> list[FeatureRow]:
+        """Returns the clips of a split with at least `num_latents` latent frames; raises InputError if there is none."""
+        rows = [row for row in self.clips if row.split == split]
+        if not rows:
+            raise empty_split(self.path, split, Counter(row.split for row in self.clips))
+        if not (found := [row for row in rows if row.num_latents >= num_latents]):
+            longest = max(row.num_frames for row in rows)
+            expected, fix = f"{4 * (num_latents - 1) + 1} frames", "shorten the window, or use longer footage"
+            raise InputError(self.path, f"split {split}", f"clips of at most {longest} frames", expected, fix)
+        return found
 
     def read_window(self, clip_id: str, start_latent: int, num_latents: int) -> dict[str, Tensor]:
-        """A window of latent frames: latents (C, n, h, w), text (L, D), c2w (T, 4, 4) and intrinsics (T, 4), all float32.
+        """Returns a window of latent frames: latents (C, n, h, w), text (L, D), c2w (T, 4, 4), intrinsics (T, 4), all float32.
 
-        T = 4 (n - 1) + 1 video frames from frame 4 * start_latent on; poses are relative to the clip's first frame, in model units.
-        Four byte ranges are read and nothing else. Safe to call from several threads.
+        T = 4 (n - 1) + 1 video frames, starting at frame 4 * start_latent. Poses are relative to the clip's first frame, in model units.
+        Reads exactly four byte ranges. Thread-safe. Raises InputError for an unknown clip or a window outside it.
         """
-        shard, wanted = self._ranges(clip_id, start_latent, num_latents)
-        window = {name: tensor.float() for name, tensor in zip(PARTS, shard.rows(wanted), strict=True)}
+        shard, ranges = self._ranges(clip_id, start_latent, num_latents)
+        window = {name: tensor.float() for name, tensor in zip(DTYPES, shard.rows(ranges), strict=True)}
         return {**window, "latents": window["latents"].transpose(0, 1)}
 
     def expect_window(self, clip_id: str, start_latent: int, num_latents: int) -> None:
-        """Have the operating system fetch a window that will be read soon, without waiting for it. Does nothing where `reads_ahead` is false."""
-        shard, wanted = self._ranges(clip_id, start_latent, num_latents)
-        shard.expect(wanted)
+        """Prefetches a window through the operating system without waiting; does nothing if `reads_ahead` is false."""
+        shard, ranges = self._ranges(clip_id, start_latent, num_latents)
+        shard.prefetch(ranges)
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether the operating system fetches what is expected: of a local folder, on Linux."""
+        """Whether the operating system prefetches: true for a local folder on Linux."""
         return FADVISE and "://" not in self.path
 
     def _ranges(self, clip_id: str, start_latent: int, num_latents: int) -> tuple[Shard, list[tuple[str, int, int | None]]]:
-        """The shard of a window and its rows of each of PARTS."""
+        """Returns the shard of a window and the row range of each of `DTYPES`."""
         row = self._by_id.get(clip_id)
         if row is None or start_latent < 0 or start_latent + num_latents > row.num_latents:
             found = "no such clip" if row is None else f"window {start_latent}+{num_latents} of {row.num_latents} latent frames"
-            raise InputError(self.path, clip_id, found, "a clip and window of the index", "read the index for what is there")
-        frames = (4 * start_latent, 4 * (num_latents - 1) + 1)
+            raise InputError(self.path, clip_id, found, "a clip and window of the index", "see index.parquet for clips and lengths")
+        frames = (CODEC_GRID.last_frame(start_latent), CODEC_GRID.num_frames(num_latents))
         places: list[tuple[int, int | None]] = [(start_latent, num_latents), (0, None), frames, frames]
-        return self._shard(row.shard), [(f"{clip_id}/{name}", *place) for name, place in zip(PARTS, places, strict=True)]
+        return self._shard(row.shard), [(f"{clip_id}/{name}", *place) for name, place in zip(DTYPES, places, strict=True)]
 
     def _shard(self, name: str) -> Shard:
         with self._lock:

@@ -1,29 +1,30 @@
-"""Where a game level can be walked and seen, and a player that plans smooth walks on it (paper 2, game-scene data).
+"""Walkable and visible space of a game level, and a planner of smooth walks on it (paper 2, game-scene data).
 
-The engine's sector geometry becomes a grid with heights and clearances; the player strings stretches of one control together
-that stay clear of walls, keep an open view, come back to places seen before, and move at constant speed.
+The engine's sector geometry becomes a grid with heights and clearances. The planner concatenates stretches of one control that keep
+clear of walls and an open view, revisit places, and move at constant speed.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
 CELL = 8.0  # map units
-MAX_STAIR = 24.0  # what the engine's player can step up; walks stay on such floors
+MAX_STAIR = 24.0  # height that the engine's player can step up
 BODY_HEIGHT = 56.0
-FAR = 768.0  # how far the planner looks, map units
+FAR = 768.0  # map units: range of the planner's view
 STRETCHES = {"w": 0.36, "wj": 0.14, "wl": 0.14, "j": 0.1, "l": 0.1, "a": 0.05, "d": 0.05, "s": 0.06}  # control: probability
 TURNABOUTS = (("w", "s"), ("j", "l"), ("l", "j"), ("a", "d"))
 
 
 @dataclass(frozen=True)
 class Line:
-    """A wall or edge of the level: its ends, whether the engine stops a player there, and the sectors (one or two) that it bounds."""
+    """A wall or edge of the level: its ends, whether the engine stops a player there, and the one or two sectors it bounds."""
 
     ends: tuple[float, float, float, float]
     blocking: bool
@@ -35,7 +36,7 @@ class Plan:
     """A planned walk of T frames.
 
     track:   (T, 3) x east and y north in map units, and the angle in degrees, counter-clockwise from east
-    actions: T - 1 key strings, what leads from a frame to the next
+    actions: T - 1 key strings, each leading from a frame to the next
     """
 
     track: Array
@@ -43,11 +44,10 @@ class Plan:
 
 
 class GameMap:
-    """A level as a grid of cells: floor height, clearance to what stops a body, and what stops the eye. Arrays are [row y, column x]."""
+    """A level as a grid of cells: floor height, clearance to body obstacles, and opacity. Arrays are [row y, column x]."""
 
     def __init__(self, sectors: Iterable[Any], obstacles: Iterable[tuple[float, float, float]]) -> None:
         """sectors: the engine's (lines, floor_height, ceiling_height); obstacles: x, y, radius in map units."""
-        import cv2
 
         sectors = list(sectors)
         lines = _lines(sectors)
@@ -78,19 +78,17 @@ class GameMap:
         self.clearance = cv2.distanceTransform(1 - body, cv2.DIST_L2, 5).astype(np.float64) * CELL
 
     def cell(self, x: Any, y: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Column and row of map positions."""
-        return (
-            np.floor((np.asarray(x) - self.origin[0]) / CELL).astype(np.int64),
-            np.floor((np.asarray(y) - self.origin[1]) / CELL).astype(np.int64),
-        )
+        """Returns column and row of map positions."""
+        column, row = (np.floor((np.asarray(at) - start) / CELL).astype(np.int64) for at, start in zip((x, y), self.origin, strict=True))
+        return column, row
 
     def at(self, grid: NDArray[Any], x: Any, y: Any) -> NDArray[Any]:
-        """Values of a grid at map positions; positions outside take the border's."""
+        """Returns values of a grid at map positions; positions outside take the border's value."""
         column, row = self.cell(x, y)
         return grid[row.clip(0, grid.shape[0] - 1), column.clip(0, grid.shape[1] - 1)]
 
     def view(self, x: Any, y: Any, angle: Any) -> Array:
-        """How far one sees on average at directions -30, 0 and 30 degrees off the angle, map units up to FAR: (N,)."""
+        """Returns the mean visible distance in directions -30, 0 and 30 degrees off the angle, in map units up to FAR: (N,)."""
         x, y, angle = (np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in (x, y, angle))
         directions = np.radians(angle[:, None] + np.array([-30.0, 0.0, 30.0]))[..., None]  # (N, 3, 1)
         reach = np.arange(1, int(FAR / CELL) + 1) * CELL
@@ -99,7 +97,7 @@ class GameMap:
         return distance.mean(axis=-1)
 
     def starts(self, rng: np.random.Generator, count: int, body_units: float) -> list[tuple[float, float, float]]:
-        """Open places with an open view: x, y, angle, the widest views of a sample first."""
+        """Returns open places with an open view as (x, y, angle): a random choice among the widest views of a sample."""
         rows, columns = np.nonzero(self.clearance >= 1.5 * body_units)
         if not len(rows):
             return []
@@ -112,7 +110,7 @@ class GameMap:
         return [(float(x[i]), float(y[i]), float(angle[i])) for i in order]
 
     def _inside(self, edges: Array) -> NDArray[np.bool_]:
-        """Cells whose centre lies inside closed loops of edges (N, 4), by the parity of crossings to the left."""
+        """Returns the cells whose centre is inside closed loops of edges (N, 4), by the parity of crossings to the left."""
         mask = np.zeros_like(self.sector, dtype=bool)
         xs = self.origin[0] + (np.arange(mask.shape[1]) + 0.5) * CELL
         for x1, y1, x2, y2 in edges[edges[:, 1] != edges[:, 3]]:
@@ -130,11 +128,11 @@ def _lines(sectors: list[Any]) -> list[Line]:
             ends = (line.x1, line.y1, line.x2, line.y2)
             found.setdefault(ends, (bool(line.is_blocking), []))[1].append(index)
     lines = [Line(ends, blocking, tuple(sorted(set(indices)))) for ends, (blocking, indices) in found.items()]
-    return [line for line in lines if line.blocking or len(line.sectors) == 2]  # an edge inside one sector bounds nothing
+    return [line for line in lines if line.blocking or len(line.sectors) == 2]  # an edge inside one sector is no boundary
 
 
 def _stops(line: Line, floors: Array, ceilings: Array) -> tuple[bool, bool]:
-    """Whether a line stops the body, and whether it stops the eye."""
+    """Returns whether a line stops the body, and whether it stops the view."""
     if len(line.sectors) < 2:
         return True, True
     floor, ceiling = floors[list(line.sectors)], ceilings[list(line.sectors)]
@@ -145,19 +143,19 @@ def _stops(line: Line, floors: Array, ceilings: Array) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class Walker:
-    """The player: constant speeds, stretches of one control, a clear body and an open view. Deterministic in the generator."""
+    """Plans walks: constant speeds, stretches of one control, a clear body and an open view. Deterministic in the generator."""
 
     game_map: GameMap
     units_per_frame: float
     yaw_degrees_per_frame: float
     body_units: float = 32.0
-    stair_units: float = 8.0  # the engine puts the player on the next floor at once: higher stairs would be jumps of the camera
+    stair_units: float = 8.0  # the engine changes the floor at once: higher stairs would be camera jumps
     open_view_units: float = 150.0
-    min_moving_share: float = 0.45  # of the frames; a place where one can only turn is no walk
+    min_moving_share: float = 0.45  # of the frames: walks without movement are rejected
     stretch_frames: tuple[int, int] = (8, 30)
 
     def plan(self, start: tuple[float, float, float], num_frames: int, rng: np.random.Generator) -> Plan | None:
-        """A walk from (x, y, angle), or None when the place is too narrow for one that moves enough."""
+        """Returns a walk from (x, y, angle), or None if the place is too narrow for one that moves enough."""
         poses, actions = [np.array(start, dtype=np.float64)], list[str]()
         visits: dict[tuple[int, int, int], int] = {}
         while len(actions) < num_frames - 1:
@@ -175,7 +173,7 @@ class Walker:
         return Plan(np.stack(poses)[:num_frames], actions) if moving >= self.min_moving_share else None
 
     def move(self, start: Array, keys: list[str]) -> Array:
-        """Poses (N, 3) x, y, angle after every action: turn first, then move along the turned axes."""
+        """Returns poses (N, 3) x, y, angle after every action: turn first, then move along the turned axes."""
         yaw = np.array([("j" in key) - ("l" in key) for key in keys]) * self.yaw_degrees_per_frame
         ahead = np.array([("w" in key) - ("s" in key) for key in keys]) * self.units_per_frame
         right = np.array([("d" in key) - ("a" in key) for key in keys]) * self.units_per_frame
@@ -188,6 +186,7 @@ class Walker:
     def _next(
         self, poses: list[Array], actions: list[str], visits: dict[tuple[int, int, int], int], rng: np.random.Generator
     ) -> tuple[list[str], Array] | None:
+        """Returns keys and poses of the best of some random stretches, or None if none is possible."""
         best, best_score = None, -np.inf
         for trial in range(60):
             keys = self._candidate(actions, rng)
@@ -210,7 +209,7 @@ class Walker:
         return best
 
     def _candidate(self, actions: list[str], rng: np.random.Generator) -> list[str]:
-        """Keys of one stretch; now and then one that ends where it began, so that the episode sees a place again."""
+        """Returns the keys of one random stretch; sometimes one that returns to its start, so that the episode revisits a place."""
         low, high = self.stretch_frames
         length = int(rng.integers(low, high + 1))
         if rng.random() < 0.15 and actions:

@@ -1,41 +1,53 @@
-"""Geometry (paper 2, stage 2): known cameras are verified against the pictures, missing ones recovered; jumps split a clip, measures judge it."""
+"""Camera geometry (paper 2, stage 2): known cameras are verified against the images, missing ones recovered, and clips split at jumps.
+
+Recovered cameras are also checked with tracked corners that no two-view geometry filtered. Matches filtered by one agree with cameras
+that made the same error: a sky that is not at infinity, or a wrong majority motion.
+"""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from moworld.camera.cameras import Cameras, translation_scale
-from moworld.camera.formats import read_cameras, write_realestate10k
-from moworld.data.clips import Clip
-from moworld.data.following import followed_shares
+from moworld.camera.formats import read_cameras
+from moworld.camera.se3 import rotation_angle_degrees, rotation_steps_degrees
+from moworld.data.clips import Clip, with_cameras
 from moworld.data.points import Colours, Points, with_points
-from moworld.data.structure import Backend, Structure, colmap
-from moworld.data.trajectory import measure_trajectory, stretches
-from moworld.data.verification import GeometrySettings, loop_error, verify_cameras
-from moworld.files import sha256_file
+from moworld.data.settings import GeometrySettings
+from moworld.data.tracks import followed
+from moworld.data.verification import camera_distances, loop_error, verify_cameras
+from moworld.files import read_json, sha256_file, write_json
 from moworld.video import iterate_frames, read_frames, write_video
 
-__all__ = ["GeometrySettings", "JumpLimits", "complete_clip"]
+if TYPE_CHECKING:
+    from moworld.data.structure import Backend, Structure
 
+STANDING = 0.01  # of the largest step: smaller steps are jitter of a static camera
+FOLLOWED_PIXELS = 3.0  # largest error of a corner that agrees with the cameras
+FEWEST_CORNERS = 50  # smallest number of corners of a usable frame pair
+Frames = NDArray[np.uint8]
 Found = tuple[Points, Colours]
 
 
 @dataclass(frozen=True)
 class JumpLimits:
-    """A step beyond either is a jump: degrees between neighbouring frames, and multiples of the median step."""
+    """Largest steps that are no jump: degrees between consecutive frames, and multiples of the median translation step."""
 
     rotation_degrees: float
     translation: float
 
 
-def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: JumpLimits, backend: Backend = colmap) -> list[Clip]:
-    """A clip with cameras, its measures and its point cloud; several where its trajectory jumps.
+def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: JumpLimits, backend: "Backend | None" = None) -> list[Clip]:
+    """Returns a clip with cameras, measures and point cloud; several clips if its trajectory jumps.
 
-    New files are written into `folder`. Fields stay None where there is nothing to say; a camera that was not found stays None.
+    New files are written into `folder`. Measures that cannot be computed, and a camera that was not found, stay None.
     """
     cloud = None
     if clip.camera is None:
@@ -70,16 +82,18 @@ def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySett
     )
 
 
-def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backend: Backend = colmap) -> tuple[Clip, Found | None]:
-    """Structure from motion; the clip is cut to its longest run of frames whose cameras were found.
+def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backend: "Backend | None" = None) -> tuple[Clip, Found | None]:
+    """Recovers cameras by structure from motion and cuts the clip to its longest run of frames with cameras.
 
-    `registered_share` is the share of the clip's frames whose cameras were found in that run. Where nothing was found it is 0 and the camera stays None.
-    What is measured here is of the whole reconstruction: of one that went wrong, a part between two jumps may look right.
-    returns: the clip, and the points and colours that were found with its cameras
+    `registered_share` is that run's share of the clip's frames. If nothing is found it is 0 and the camera stays None.
+    Measures describe the whole reconstruction: after a failure, a part between two jumps may look right.
+    returns: the clip, and the points and colours found with its cameras
     """
+    from moworld.data.structure import colmap  # there is no pycolmap for every platform
+
     with tempfile.TemporaryDirectory() as scratch:
-        _write_pictures(clip, folder, Path(scratch) / "images")
-        structures = backend(Path(scratch) / "images", Path(scratch), settings)
+        _write_images(clip, folder, Path(scratch) / "images")
+        structures = (backend or colmap)(Path(scratch) / "images", Path(scratch), settings)
     times = longest_run(sorted(structures[0].poses), 2 * settings.sfm_every) if structures else []
     if len(times) < 3:
         return replace(clip, registered_share=0.0), None
@@ -87,13 +101,11 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
     dense = _dense(found, times, (clip.height, clip.width))
     if len(dense) < clip.num_frames:
         clip = _cut_video(clip, folder, first, last + 1, clip.video)
-    camera = f"cameras/{clip.clip_id}.txt"
-    write_realestate10k(folder / camera, dense, fps=clip.fps)
     share, lowest = followed_shares(clip, folder, dense, settings.gap)
-    recovered = replace(
+    recovered = with_cameras(
         clip,
-        camera=camera,
-        camera_sha256=sha256_file(folder / camera),
+        folder,
+        dense,
         camera_origin="sfm",
         registered_share=round(len(times) / tried, 4),
         reprojection_error_px=round(float(found.errors.mean()), 4),
@@ -106,59 +118,93 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
     return recovered, (found.points, found.colours)
 
 
-def _dense(found: Structure, times: list[int], size_hw: tuple[int, int]) -> Cameras:
-    """Cameras of every frame between those that were found."""
+def _dense(found: "Structure", times: list[int], size_hw: tuple[int, int]) -> Cameras:
+    """Returns cameras of every frame between the found ones, interpolated."""
     lens = found.intrinsics / [size_hw[1], size_hw[0], size_hw[1], size_hw[0]]
     sparse = Cameras(np.tile(lens, (len(times), 1)), np.stack([found.poses[time] for time in times]))
     return sparse.resample(np.interp(np.arange(times[0], times[-1] + 1), times, np.arange(len(times))))
 
 
 def longest_run(times: list[int], largest_gap: int) -> list[int]:
-    """The longest stretch of ascending frame numbers whose neighbours are at most `largest_gap` apart; the first of equals."""
-    runs: list[list[int]] = []
-    for time in times:
-        if not runs or time - runs[-1][-1] > largest_gap:
-            runs.append([])
-        runs[-1].append(time)
-    return max(runs, key=len, default=[])
+    """Returns the longest run of ascending frame numbers with gaps of at most `largest_gap`; the first of equally long ones."""
+    runs = np.split(np.array(times, int), np.flatnonzero(np.diff(times) > largest_gap) + 1)
+    return max(runs, key=len).tolist()
 
 
 def _cut(clip: Clip, folder: Path, cameras: Cameras, start: int, stop: int, name: str) -> Clip:
-    """Frames start to stop of a clip as a clip of their own, with every file that goes by frames."""
+    """Returns frames start to stop of a clip as a new clip, with all per-frame files."""
     part = _cut_video(replace(clip, clip_id=name), folder, start, stop, f"videos/{name}.mp4")
-    camera = f"cameras/{name}.txt"
-    write_realestate10k(folder / camera, cameras.slice(start, stop), fps=clip.fps)
-    keep: dict[str, Any] = {"depth": None, "actions": None}
-    cutters: dict[str, Callable[[Path, Path, int, int], None]] = {"depth": _cut_depth, "actions": _cut_actions}
-    for kind, cut in cutters.items():
-        source = getattr(clip, kind)
-        if source is not None:
-            keep[kind] = f"{Path(source).parent}/{name}{Path(source).suffix}"
-            cut(folder / source, folder / str(keep[kind]), start, stop)
-    return replace(part, camera=camera, camera_sha256=sha256_file(folder / camera), **keep)
+    part = with_cameras(part, folder, cameras.slice(start, stop))
+    if clip.depth is not None:
+        part = replace(part, depth=f"depth/{name}.npz")
+        with np.load(folder / clip.depth) as archive:
+            np.savez_compressed(folder / str(part.depth), depth=archive["depth"][start:stop])
+    if clip.actions is not None:
+        part = replace(part, actions=f"actions/{name}.json")
+        write_json(folder / str(part.actions), read_json(folder / clip.actions)[start : stop - 1])  # one action per pair of frames
+    return part
 
 
 def _cut_video(clip: Clip, folder: Path, start: int, stop: int, target: str) -> Clip:
-    frames = read_frames(folder / clip.video, start, stop)
-    write_video(folder / target, frames, clip.fps)
+    write_video(folder / target, read_frames(folder / clip.video, start, stop), clip.fps)
     return replace(clip, video=target, num_frames=stop - start, video_sha256=sha256_file(folder / target))
 
 
-def _cut_depth(source: Path, target: Path, start: int, stop: int) -> None:
-    with np.load(source) as archive:
-        np.savez_compressed(target, depth=archive["depth"][start:stop])
-
-
-def _cut_actions(source: Path, target: Path, start: int, stop: int) -> None:
-    from moworld.files import read_json, write_json
-
-    write_json(target, read_json(source)[start : stop - 1])  # one lies between two frames
-
-
-def _write_pictures(clip: Clip, folder: Path, images: Path) -> None:
-    """Write every frame as a picture NUMBER.png."""
-    import cv2
-
+def _write_images(clip: Clip, folder: Path, images: Path) -> None:
+    """Writes every frame as NUMBER.png."""
     images.mkdir()
     for index, frame in enumerate(iterate_frames(folder / clip.video)):
         cv2.imwrite(str(images / f"{index:06d}.png"), frame[..., ::-1])
+
+
+def translation_steps(cameras: Cameras) -> NDArray[np.float64]:
+    """Returns (T - 1,) distances of consecutive centres in multiples of the median step of moving frames; zeros if nothing moves."""
+    steps = np.linalg.norm(np.diff(cameras.c2w[:, :3, 3], axis=0), axis=1)
+    moving = steps[steps > STANDING * max(float(steps.max(initial=0.0)), 1e-12)]
+    return np.asarray(steps / np.median(moving) if len(moving) else np.zeros_like(steps))
+
+
+def measure_trajectory(cameras: Cameras) -> dict[str, float]:
+    """Returns measures of T >= 2 cameras: largest steps, jitter in degrees (mean change of consecutive turns), path length in native units."""
+    relative = np.swapaxes(cameras.w2c[:-1, :3, :3], -1, -2)
+    turns = cameras.w2c[1:, :3, :3] @ relative
+    changes = rotation_angle_degrees(turns[1:] @ np.swapaxes(turns[:-1], -1, -2)) if len(turns) > 1 else np.zeros(1)
+    return {
+        "max_rotation_step_degrees": round(float(rotation_steps_degrees(cameras.w2c).max()), 4),
+        "max_translation_step": round(float(translation_steps(cameras).max()), 4),
+        "jitter_degrees": round(float(changes.mean()), 4),
+        "path_length": round(float(np.linalg.norm(np.diff(cameras.c2w[:, :3, 3], axis=0), axis=1).sum()), 4),
+    }
+
+
+def stretches(cameras: Cameras, max_rotation_degrees: float, max_translation: float) -> list[tuple[int, int]]:
+    """Returns runs of frames [start, stop) between jumps: steps above the given rotation (degrees) or translation (median steps)."""
+    jumps = (rotation_steps_degrees(cameras.w2c) > max_rotation_degrees) | (translation_steps(cameras) > max_translation)
+    edges = [0, *(np.flatnonzero(jumps) + 1).tolist(), len(cameras)]
+    return list(pairwise(edges))
+
+
+def followed_shares(clip: Clip, root: Path, cameras: Cameras, gap: int) -> tuple[float | None, float | None]:
+    """Returns the share of tracked corners within 3 pixels of the cameras' prediction: its mean over frame pairs, and the lowest pair's.
+
+    cameras: one per frame of the clip
+    gap:     frames between a pair's first and last; the next pair starts where one ends
+    returns: (None, None) if fewer than two pairs have enough corners
+    """
+    shares = []
+    for start, frames in _stretches(root / clip.video, gap):
+        first, last = (points.astype(np.float64) for points in followed(frames))
+        if len(first) >= FEWEST_CORNERS:
+            distances = camera_distances(first, last, cameras, start, start + gap, (clip.height, clip.width))
+            shares.append(float((distances < FOLLOWED_PIXELS).mean()))
+    return (round(float(np.mean(shares)), 4), round(min(shares), 4)) if len(shares) > 1 else (None, None)
+
+
+def _stretches(video: Path, gap: int) -> Iterator[tuple[int, list[Frames]]]:
+    """Yields stretches of gap + 1 greyscale frames (H, W) with the number of the first; consecutive stretches share one frame."""
+    frames: list[Frames] = []
+    for number, frame in enumerate(iterate_frames(video)):
+        frames.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), dtype=np.uint8))
+        if len(frames) > gap:
+            yield number - gap, frames
+            frames = frames[-1:]

@@ -1,4 +1,4 @@
-"""Work on files from outside, each in a process of its own: a decoder that crashes, hangs or eats memory takes nothing else with it."""
+"""Runs work on untrusted files in separate processes, so that a decoder that crashes, hangs or exhausts memory affects nothing else."""
 
 import multiprocessing
 import resource
@@ -10,17 +10,17 @@ from typing import Any
 from moworld.errors import InputError
 
 STALL_SECONDS = 30.0
-START_SECONDS = 60.0  # a busy machine takes its time to start a process; that says nothing of the file
+START_SECONDS = 60.0  # a busy machine starts a process slowly, whatever the file
 MEMORY_BYTES = 6 * 2**30
 
 
-def isolated(
+def run_isolated(
     work: Callable[..., Any], arguments: list[tuple[Any, ...]], workers: int = 2, stall: float = STALL_SECONDS, memory: int = MEMORY_BYTES
 ) -> Iterator[Any]:
-    """`work(*arguments, alive)` of each entry in its own process, at most `workers` at a time, in order: its value, or an InputError.
+    """Yields `work(*arguments, heartbeat)` for each entry, in order: its value, or an InputError. Runs at most `workers` processes.
 
-    work:   a function of a module; it calls `alive()` as it goes on, and raises InputError for what is wrong with its input
-    stall:  seconds without a sign of life after which the process is killed; memory: bytes of address space it may take
+    work:   a function of a module; it calls `heartbeat()` as it progresses, and raises InputError for invalid input
+    stall:  seconds without a heartbeat after which the process is killed; memory: bytes of address space it may use
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, "av", "cv2"])
@@ -60,13 +60,13 @@ def _answer(ours: Connection, process: Any, name: str, stall: float) -> Any:
 def _child(theirs: Connection, memory: int, work: Callable[..., Any], values: tuple[Any, ...]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    theirs.send(("alive", None))  # the work begins
+    theirs.send(("alive", None))  # started
     try:
         answer = work(*values, lambda: theirs.send(("alive", None)))
     except InputError as error:
         answer = error
     except MemoryError:
-        answer = InputError(values[0], "", f"more than {memory >> 20} MiB of memory", "a video of a sane size", "scale it down")
-    except Exception as error:  # whatever a decoder does with a damaged file is a fact about the file, told in one line
+        answer = InputError(values[0], "", f"more than {memory >> 20} MiB of memory", "a smaller video", "scale it down")
+    except Exception as error:  # any failure of a decoder is a property of the file, reported in one line
         answer = InputError(values[0], "", f"{type(error).__name__}: {error}"[:200], "a readable file", "replace the file")
     theirs.send(("done", answer))

@@ -1,7 +1,8 @@
-"""A clip's point cloud: where its surfaces are, from depth where the source knows it, from structure from motion otherwise."""
+"""Point clouds of clips: from depth maps if the source has them, otherwise from structure from motion."""
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 
 
 def write_ply(path: Pathlike, points: Points, colours: Colours) -> None:
-    """Write points (N, 3) and their colours (N, 3) uint8 as binary PLY, the format that viewers of clouds and splats open."""
+    """Writes points (N, 3) float32 and colours (N, 3) uint8 as binary PLY, the format of cloud and splat viewers."""
     vertices = np.zeros(len(points), VERTEX)
     vertices["xyz"], vertices["rgb"] = points, colours
     properties = [*(f"property float {axis}" for axis in "xyz"), *(f"property uchar {colour}" for colour in ("red", "green", "blue"))]
@@ -28,7 +29,10 @@ def write_ply(path: Pathlike, points: Points, colours: Colours) -> None:
 
 
 def unproject(depth: NDArray[np.floating], intrinsics: NDArray[np.float64], c2w: NDArray[np.float64]) -> NDArray[np.float64]:
-    """World points (h * w, 3) of a map of distances along the view axis (h, w); intrinsics (4,) normalised, pixel centres at + 0.5."""
+    """Returns world points (h * w, 3) of a map (h, w) of distances along the view axis.
+
+    intrinsics: (4,) normalised; c2w: (4, 4); pixel centres are at + 0.5
+    """
     height, width = depth.shape
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
     fx, fy, cx, cy = intrinsics
@@ -37,9 +41,7 @@ def unproject(depth: NDArray[np.floating], intrinsics: NDArray[np.float64], c2w:
 
 
 def points_from_depth(clip: Clip, root: Path) -> tuple[Points, Colours]:
-    """Points and colours of some frames of a clip with depth maps, thinned to a cube's first point each, in the camera file's world."""
-    import cv2
-
+    """Returns points and colours of some frames of a clip with depth maps, thinned, in the world of the camera file."""
     cameras: Cameras = read_cameras(root / str(clip.camera))
     with np.load(root / str(clip.depth)) as archive:
         depth = archive["depth"]
@@ -54,7 +56,7 @@ def points_from_depth(clip: Clip, root: Path) -> tuple[Points, Colours]:
 
 
 def thinned(points: Points, colours: Colours, limit: int = LIMIT) -> tuple[Points, Colours]:
-    """At most `limit` of the points: the first one in each cell of the finest grid that leaves so few."""
+    """Returns at most `limit` points and their colours: the first in each cell of the finest grid that leaves so few."""
     if len(points) <= limit:
         return points, colours
     low, extent = points.min(axis=0), float(np.ptp(points, axis=0).max()) or 1.0
@@ -69,7 +71,7 @@ def thinned(points: Points, colours: Colours, limit: int = LIMIT) -> tuple[Point
 
 
 def with_points(clip: Clip, root: Path, found: tuple[Points, Colours] | None = None) -> Clip:
-    """The clip with its cloud written: the one that was found with its cameras, or one from its depth maps; as it is without either."""
+    """Returns the clip with its point cloud written: the given one, or one from depth maps; unchanged if there is neither."""
     if found is None and clip.depth is not None and clip.camera is not None:
         found = points_from_depth(clip, root)
     if found is None or not len(found[0]):

@@ -1,19 +1,20 @@
-"""Reconstructions of one scene in worlds of their own: brought into one by Sim(3), from the pictures that they share."""
+"""Joins reconstructions of one scene into one world by Sim(3), estimated from the images that they share."""
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from moworld.camera.se3 import rotation_angle_degrees
+from moworld.camera.se3 import invert, rigid, rotation_angle_degrees
 
 Array = NDArray[np.float64]
-MIN_SHARED = 3  # pictures that two reconstructions must share to be joined
+MIN_SHARED = 3  # images that two reconstructions must share to be joined
 
 
 def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]:
-    """Groups of models in one world each: model's index -> its scale and rigid motion (4, 4) into the group's first model's world.
+    """Returns groups of models in one world each: model index -> scale and rigid motion (4, 4) into the world of the group's first model.
 
-    Greedy, the largest first; two models are joined where shared pictures agree on one Sim(3) (`similarity`), and only where that adds pictures:
-    a small model inside a large one is what was given up before the large one began, and its lens and points are often wrong.
+    Greedy, largest first. Two models are joined if their shared images agree on one Sim(3) (`similarity`) and this adds images:
+    a small model inside a large one is usually what was abandoned before, often with wrong intrinsics and points.
     """
     order, groups, placed = sorted(range(len(models)), key=lambda i: -len(models[i])), list[dict[int, tuple[float, Array]]](), set[int]()
     for first in order:
@@ -29,23 +30,23 @@ def join(models: list[dict[int, Array]]) -> list[dict[int, tuple[float, Array]]]
                 if found is not None:
                     group[other] = found
                     placed.add(other)
-                    world = {number: moved(pose, *found) for number, pose in models[other].items()} | world
+                    world = {number: transform_pose(pose, *found) for number, pose in models[other].items()} | world
                     grown = True
         groups.append(group)
     return groups
 
 
 def similarity(source: dict[int, Array], target: dict[int, Array]) -> tuple[float, Array] | None:
-    """Scale and rigid motion that bring a model's poses (w2c by picture) into another's world, from the pictures both hold; None without.
+    """Returns scale and rigid motion (4, 4) from the source's world to the target's, or None if the shared images do not determine it.
 
-    Rotations are averaged, so a straight walk, whose centres leave the rotation about it open, is determined as well.
+    source, target: w2c (4, 4) by image number. Rotations are averaged, so a straight path, whose centres leave the rotation about it
+    undetermined, is handled as well.
     """
     shared = sorted(set(source) & set(target))
     if len(shared) < MIN_SHARED:
         return None
     theirs, ours = (np.linalg.inv(np.stack([poses[n] for n in shared])) for poses in (source, target))
-    u, _, vt = np.linalg.svd((ours[:, :3, :3] @ np.swapaxes(theirs[:, :3, :3], 1, 2)).sum(axis=0))
-    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    rotation = Rotation.from_matrix(ours[:, :3, :3] @ np.swapaxes(theirs[:, :3, :3], 1, 2)).mean().as_matrix()
     apart, goal = (poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0) for poses in (theirs, ours))
     spread = float((apart**2).sum())
     scale = float(((apart @ rotation.T) * goal).sum()) / spread if spread > 1e-12 else 0.0
@@ -55,14 +56,10 @@ def similarity(source: dict[int, Array], target: dict[int, Array]) -> tuple[floa
     missed = np.linalg.norm(scale * apart @ rotation.T - goal, axis=1)
     if np.median(turned) > 3 or np.median(missed) > 0.2 * np.sqrt((goal**2).sum(axis=1).mean()):
         return None
-    motion = np.eye(4)
-    motion[:3, :3], motion[:3, 3] = rotation, ours[:, :3, 3].mean(axis=0) - scale * rotation @ theirs[:, :3, 3].mean(axis=0)
-    return scale, motion
+    return scale, rigid(rotation, ours[:, :3, 3].mean(axis=0) - scale * rotation @ theirs[:, :3, 3].mean(axis=0))
 
 
-def moved(w2c: Array, scale: float, motion: Array) -> Array:
-    """A pose (w2c) of a model in the world into which scale and rigid motion bring that model."""
+def transform_pose(w2c: Array, scale: float, motion: Array) -> Array:
+    """Returns a w2c pose after its world is transformed by a scale and a rigid motion (4, 4)."""
     c2w = np.linalg.inv(w2c)
-    made = np.eye(4)
-    made[:3, :3], made[:3, 3] = motion[:3, :3] @ c2w[:3, :3], scale * motion[:3, :3] @ c2w[:3, 3] + motion[:3, 3]
-    return np.asarray(np.linalg.inv(made))
+    return invert(rigid(motion[:3, :3] @ c2w[:3, :3], scale * motion[:3, :3] @ c2w[:3, 3] + motion[:3, 3]))

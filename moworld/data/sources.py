@@ -1,67 +1,55 @@
-"""Videos from files, folders and URIs as clips (paper 2): cut at shot changes, scaled down, transcoded, with their camera file.
+"""Imports videos from files, folders and URIs as clips (paper 2): cut into shots, scaled down, transcoded, with their cameras.
 
-A camera file has the video's stem (.txt, .npz) or stands in a folder of that name (poses.npy). A wrong one is an error; a video
-that cannot be read is an error when it was named alone, and listed as rejected when it was found in a folder.
+A camera file has the video's stem (.txt, .npz) or is in a folder of that name (poses.npy). An invalid camera file is an error.
+An unreadable video is an error if it was named itself, and listed as rejected if it was found in a folder.
 """
 
-import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import cv2
 import numpy as np
-from pydantic import Field
 from tqdm import tqdm
 
 from moworld.camera import Cameras, read_cameras, translation_scale
-from moworld.camera.formats import write_realestate10k
-from moworld.data.clips import Clip, write_manifest
-from moworld.data.game import GameSettings, record_game
-from moworld.data.isolation import isolated
+from moworld.data.clips import Clip, with_cameras, write_manifest
+from moworld.data.game import record_game
+from moworld.data.isolation import run_isolated
+from moworld.data.settings import DataSettings
 from moworld.data.shots import Dropped, content_box, shots
+from moworld.data.splits import assign_splits, require_splits, source_of
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_folder, open_uri, sha256_file, write_json
-from moworld.settings import Settings
 from moworld.video import Frames, VideoInfo, iterate_frames, video_info, write_video
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v")
-MAX_PIXELS = 8192 * 8192  # of a frame: more is a damaged header, or takes the memory
-MAX_FRAMES = 24 * 60 * 60 * 60  # a day at 60 frames a second
+MAX_PIXELS = 8192 * 8192  # of a frame: a larger size is a damaged header or exhausts memory
+MAX_FRAMES = 24 * 60 * 60 * 60  # a day at 60 frames per second
 
-Box = tuple[int, int, int, int]  # top, bottom, left, right of the picture in a frame, ends exclusive
-
-
-class DataSettings(Settings):
-    """The profile's section `data`: the size that is trained on, and the two sources of clips."""
-
-    height: int = Field(64, ge=16, multiple_of=16)
-    width: int = Field(96, ge=16, multiple_of=16)
-    game: GameSettings | None = None
-    videos: str | None = None  # a video, a folder, a .txt list of either, or an fsspec URI of one of them
-    min_frames: int = Field(33, ge=5)  # shorter shots are rejected
-    max_frames: int = Field(2001, ge=5)  # longer shots are cut into clips of this length
-    max_height: int = Field(240, ge=32)  # videos are scaled down to it
-    cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
-    still_seconds: float = Field(1.0, gt=0)  # a picture that stands for longer is cut out
-    workers: int = Field(2, ge=1)  # videos that are decoded at a time, each in a process of its own
-    validation_share: float = Field(0.0, ge=0, lt=1)  # of imported videos, by a hash of their name
-    crf: int = Field(18, ge=0, le=51)
-    licences: dict[Literal["game", "video"], str] = Field(
-        default={}, description="SPDX identifier of each source's footage; gates may ask for it"
-    )
+Box = tuple[int, int, int, int]  # top, bottom, left, right of the image in a frame, ends exclusive
 
 
-def collect_clips(out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None) -> dict[str, Any]:
-    """Make a clips folder from the sources of the settings: manifest, files and summary.json, complete or not at all.
+def collect_clips(
+    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Makes a clips folder from the sources of the settings: manifest, files and summary.json, atomically; returns the summary.
 
-    Raises InputError when no source is named, a source is bad, or no clip came of it.
+    kept:     folder of game episodes recorded before (see `record_game`)
+    required: splits that must have a clip; an empty one is refused before videos are decoded, and without videos before anything else
+    Raises InputError if no source is named, a source is invalid, no clip results, or a required split is empty.
     """
     if settings.game is None and settings.videos is None:
-        raise InputError("data", "game, videos", "neither", "a source of clips", "give data.game or data.videos in the profile")
+        raise InputError("data", "game, videos", "neither", "a source of clips", "set data.game or data.videos in the profile")
+    levels = Counter(split for split, _, _ in settings.game.episodes()) if settings.game is not None else Counter[str]()
+    required = tuple(required)
+    if settings.videos is None:
+        require_splits("data", levels, required)
     with atomic_folder(out) as folder:
         clips: list[Clip] = []
         summary: dict[str, Any] = {"seed": seed, "rejected": []}
@@ -69,41 +57,49 @@ def collect_clips(out: Pathlike, settings: DataSettings, seed: int, kept: Pathli
             rows, summary["game"] = record_game(folder, settings.game, seed, Path(kept) if kept else None)
             clips += rows
         if settings.videos is not None:
-            rows, summary["rejected"] = import_videos(settings.videos, folder, settings)
+            rows, summary["rejected"] = import_videos(settings.videos, folder, settings, [name for name in required if not levels[name]])
             clips += rows
         if not clips:
-            raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see why: {summary['rejected'][:3]}")
+            raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see the reasons: {summary['rejected'][:3]}")
+        counts = Counter(clip.split for clip in clips)
+        require_splits(settings.videos or "data", counts, required)
         write_manifest(folder, clips)
-        summary |= {"clips": len(clips), "frames": sum(clip.num_frames for clip in clips)}
-        summary["splits"] = {split: sum(clip.split == split for clip in clips) for split in sorted({clip.split for clip in clips})}
+        summary |= {"clips": len(clips), "frames": sum(clip.num_frames for clip in clips), "splits": dict(sorted(counts.items()))}
         write_json(folder / "summary.json", summary)
     return summary
 
 
-def import_videos(source: str, folder: Path, settings: DataSettings) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Clips of every shot of a video, a folder or list of videos, or an fsspec URI, written into a clips folder; what was rejected and why.
+def import_videos(
+    source: str, folder: Path, settings: DataSettings, required: Iterable[str] = ()
+) -> tuple[list[Clip], list[dict[str, str]]]:
+    """Returns clips of every shot of a video, folder or list of videos, or fsspec URI, written into a clips folder; and rejections with reasons.
 
-    Raises InputError for a source that holds no video, a named video that cannot be read, and a wrong camera file.
+    required: splits that must have a source
+    Raises InputError for a source without video, a named video that cannot be read, an invalid camera file, and a required split
+    without a source.
     """
     clips: list[Clip] = []
     rejected: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
         paths, alone = _local_videos(source, Path(scratch))
+        sources = [source_of(path, settings.source_pattern) for path in paths]
+        splits = assign_splits(sources, settings)
+        require_splits(source, Counter(splits.values()), required)
         stems = [path.stem for path in paths]
         names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if stems.count(path.stem) == 1 else path.name)[:80] for path in paths]
         names = [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
         parts = [Path(scratch) / f".part-{number}" for number in range(len(paths))]
-        answers = isolated(_import_video, list(zip(paths, names, parts, [settings] * len(paths), strict=True)), settings.workers)
-        for path, part, answer in zip(
-            paths, parts, tqdm(answers, total=len(paths), desc="videos", unit="video", disable=None), strict=True
-        ):
-            if isinstance(answer, InputError):
+        tasks = zip(paths, names, [splits[name] for name in sources], parts, [settings] * len(paths), strict=True)
+        results = run_isolated(_import_video, list(tasks), settings.workers)
+        shown = tqdm(results, total=len(paths), desc="videos", unit="video", disable=None)
+        for path, part, result in zip(paths, parts, shown, strict=True):
+            if isinstance(result, InputError):
                 if alone:
-                    raise answer
-                rule = "readable" if answer.file == str(path) else "camera"
-                rejected.append({"video": path.name, "rule": rule, "value": str(answer)})
+                    raise result
+                rule = "readable" if result.file == str(path) else "camera"
+                rejected.append({"video": path.name, "rule": rule, "value": str(result)})
             else:
-                rows, short = answer
+                rows, short = result
                 for file in sorted(path for row in rows for path in row.files()):
                     (folder / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.move(part / file, folder / file)
@@ -114,24 +110,22 @@ def import_videos(source: str, folder: Path, settings: DataSettings) -> tuple[li
 
 
 def find_camera(video: Path) -> Path | None:
-    """The camera file or folder that belongs to a video: same stem, or alone beside it under its well-known name."""
-    for candidate in (video.with_suffix(".txt"), video.with_suffix(".npz"), video.with_suffix("") / "poses.npy"):
-        if candidate.exists():
-            return candidate
-    only = sum(path.suffix.lower() in SUFFIXES for path in video.parent.iterdir()) == 1
-    known = [video.parent / name for name in ("poses.npy", "camera.npz") if only and (video.parent / name).exists()]
-    return known[0] if known else None
+    """Returns the camera file or folder of a video: same stem, or a well-known name beside the only video of its folder."""
+    candidates = [video.with_suffix(".txt"), video.with_suffix(".npz"), video.with_suffix("") / "poses.npy"]
+    if sum(path.suffix.lower() in SUFFIXES for path in video.parent.iterdir()) == 1:
+        candidates += [video.parent / "poses.npy", video.parent / "camera.npz"]
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _import_video(
-    path: Path, name: str, folder: Path, settings: DataSettings, alive: Callable[[], None]
+    path: Path, name: str, split: str, folder: Path, settings: DataSettings, heartbeat: Callable[[], None]
 ) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Clips of one video, written into `folder`; what of it was rejected and why."""
-    info = _sane(path)
-    split, caption = _split(name, settings), _sidecar_caption(path)
+    """Returns the clips of one video, written into `folder`, and its rejected parts with reasons."""
+    info = _check_header(path)
+    caption = _sidecar_caption(path)
     clips, rejected, seen = list[tuple[int, Clip, Box, tuple[int, int]]](), list[dict[str, str]](), 0
     still = max(2, round(settings.still_seconds * info.fps))
-    for part in shots(_alive(path, alive), settings.cut_threshold, settings.max_frames, still):
+    for part in shots(_with_heartbeat(path, heartbeat), settings.cut_threshold, settings.max_frames, still):
         if isinstance(part, Dropped):
             rejected.append({"video": path.name, "rule": part.rule, "value": f"frames {part.start} to {part.stop - 1}"})
             seen = part.stop
@@ -147,68 +141,55 @@ def _import_video(
         clip = Clip(clip_id, "video", name, split, len(part.frames), info.fps, *size_hw, f"videos/{clip_id}.mp4", "", caption=caption)
         write_video(folder / clip.video, (_resized(frame, box, size_hw) for frame in part.frames), info.fps, settings.crf)
         clips.append((part.start, replace(clip, video_sha256=sha256_file(folder / clip.video)), box, part.frames[0].shape[:2]))
-        alive()
+        heartbeat()
     if seen == 0:
         raise InputError(path, "", "no frame", "a readable video", "replace the file")
     camera_path = find_camera(path)
     if camera_path is None:
         return [clip for _, clip, _, _ in clips], rejected
-    cameras = _cameras(camera_path, seen)
+    cameras = read_cameras(camera_path)
+    if len(cameras) != seen:
+        expected = f"{seen}, one for each frame of the video"
+        raise InputError(camera_path, "rows", f"{len(cameras)} cameras", expected, "use the camera file of this video")
     return [_with_cameras(clip, cameras.slice(first, first + clip.num_frames), box, hw, folder) for first, clip, box, hw in clips], rejected
 
 
-def _sane(path: Path) -> VideoInfo:
-    """What the header says. Raises InputError for a size or a rate that no camera has: such a header is damaged, or hostile."""
+def _check_header(path: Path) -> VideoInfo:
+    """Returns the header's facts; raises InputError for an implausible size or rate, which a damaged or malicious header has."""
     info = video_info(path)
     if not min(info.height, info.width) >= 16 or info.height * info.width > MAX_PIXELS:
-        raise InputError(path, "size", f"{info.width}x{info.height}", "16 to 8192 pixels a side", "replace the file, or scale it down")
+        raise InputError(path, "size", f"{info.width}x{info.height}", "16 to 8192 pixels per side", "replace the file, or scale it down")
     if not 0.5 <= info.fps <= 1000 or info.num_frames > MAX_FRAMES:
-        raise InputError(path, "rate", f"{info.fps:g} frames a second, {info.num_frames} frames", "a camera's", "replace the file")
+        found = f"{info.fps:g} frames per second, {info.num_frames} frames"
+        raise InputError(path, "rate", found, "a plausible rate and length", "replace the file")
     return info
 
 
-def _alive(path: Path, alive: Callable[[], None]) -> Iterator[Frames]:
+def _with_heartbeat(path: Path, heartbeat: Callable[[], None]) -> Iterator[Frames]:
+    """Yields the frames of a video and reports progress."""
     for number, frame in enumerate(iterate_frames(path)):
         if number % 16 == 0:
-            alive()
+            heartbeat()
         yield frame
 
 
 def _with_cameras(clip: Clip, cameras: Cameras, box: Box, size_hw: tuple[int, int], folder: Path) -> Clip:
-    relative = f"cameras/{clip.clip_id}.txt"
     (top, bottom, left, right), (height, width) = box, size_hw
-    write_realestate10k(folder / relative, cameras.cropped(left / width, top / height, right / width, bottom / height), fps=clip.fps)
-    scale, digest = translation_scale(cameras.w2c), sha256_file(folder / relative)
-    return replace(clip, camera=relative, camera_sha256=digest, camera_origin="file", translation_scale=scale)
-
-
-def _cameras(path: Path, num_frames: int) -> Cameras:
-    cameras = read_cameras(path)
-    if len(cameras) != num_frames:
-        raise InputError(
-            path, "rows", f"{len(cameras)} cameras", f"{num_frames}, one for each frame of the video", "take the video's own camera"
-        )
-    return cameras
+    cropped = cameras.cropped(left / width, top / height, right / width, bottom / height)
+    return with_cameras(clip, folder, cropped, camera_origin="file", translation_scale=translation_scale(cameras.w2c))
 
 
 def _resized(frame: Frames, box: Box, size_hw: tuple[int, int]) -> Frames:
-    import cv2
-
     inside = frame[box[0] : box[1], box[2] : box[3]]
     same = inside.shape[:2] == size_hw
     return inside if same else np.asarray(cv2.resize(inside, size_hw[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _scaled(image_hw: tuple[int, int], max_height: int) -> tuple[int, int]:
-    """The size with the same aspect, at most max_height high, both even."""
+    """Returns the size with the same aspect ratio, at most max_height high, both sides even."""
     factor = min(1.0, max_height / image_hw[0])
     height, width = (max(2, round(side * factor / 2) * 2) for side in image_hw)
     return height, width
-
-
-def _split(name: str, settings: DataSettings) -> str:
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
-    return "validation" if share < settings.validation_share else "train"
 
 
 def _sidecar_caption(path: Path) -> str | None:
@@ -217,7 +198,7 @@ def _sidecar_caption(path: Path) -> str | None:
 
 
 def _local_videos(source: str, scratch: Path) -> tuple[list[Path], bool]:
-    """Videos of the source on the local disk, and whether it named a single one. Remote ones are fetched with their camera files."""
+    """Returns videos of the source on the local disk, and whether it named a single one. Remote ones are fetched with their camera files."""
     if "://" in source:
         return _fetched(source, scratch)
     path = Path(source)
@@ -234,7 +215,7 @@ def _local_videos(source: str, scratch: Path) -> tuple[list[Path], bool]:
 
 
 def _listed(listing: Path, scratch: Path) -> list[Path]:
-    """Videos of a list: one path or URI a line, relative ones beside the list; empty lines and those after # do not count."""
+    """Returns the videos of a list: one path or URI per line, relative to the list; empty lines and lines that start with # are ignored."""
     lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
     videos: list[Path] = []
     for number, line in enumerate(lines, start=1):
@@ -243,9 +224,9 @@ def _listed(listing: Path, scratch: Path) -> list[Path]:
             try:
                 videos += _local_videos(source, scratch / str(number))[0]
             except InputError as error:
-                raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.wanted, "mend the line") from None
+                raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.expected, "fix the line") from None
     if not videos:
-        raise InputError(listing, "", "no video", "one path or URI a line", "fill the list")
+        raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
     return videos
 
 
@@ -262,12 +243,13 @@ def _fetched(uri: str, scratch: Path) -> tuple[list[Path], bool]:
         stem = root.rsplit(".", 1)[0]
         names = [name for name in names if name == root or name.startswith((stem + ".", stem + "/"))]
     base = system._parent(root) if alone else root
+    place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
+    place.mkdir(parents=True, exist_ok=True)
     for name in names:
         if Path(name).suffix.lower() not in (*SUFFIXES, ".txt", ".npz", ".npy"):
             continue
-        target = scratch / name[len(base) :].lstrip("/")
+        target = place / name[len(base) :].lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_uri(system.unstrip_protocol(name)) as stream:
             target.write_bytes(stream.read())
-    videos, _ = _local_videos(str(scratch), scratch)
-    return videos, alone
+    return _local_videos(str(place), scratch)[0], alone

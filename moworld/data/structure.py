@@ -1,6 +1,6 @@
-"""Structure from motion on the CPU (COLMAP): poses, one lens and points from a video alone, in windows that are joined by Sim(3).
+"""Structure from motion on the CPU (COLMAP): poses, shared intrinsics and points from a video alone, in windows that are joined by Sim(3).
 
-A heavier backend (a feed-forward one of VGGT's class) has its place behind `Backend`: pictures in, reconstructions out.
+A heavier backend (a feed-forward model such as VGGT) can implement `Backend`: images in, reconstructions out.
 """
 
 from dataclasses import dataclass, replace
@@ -8,30 +8,32 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
 from moworld.data.agreement import SHARP, SMALLEST, SURE, adjuster, agreement, known_points, places_of, poses_of, registered, trusted
-from moworld.data.similarity import join, moved
-from moworld.data.tracks import Sight, follow
-from moworld.data.turns import turned_on
+from moworld.data.similarity import join, transform_pose
+from moworld.data.tracks import Observations, follow
+from moworld.data.turns import extend_turns
 from moworld.data.verification import MIN_MATCHES, GeometrySettings
 
 Array = NDArray[np.float64]
-LENS = 1.2  # widths of the picture: the focal length that is assumed before one is found
-REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframes ahead that each one is matched with, where tracks last that long
-ATTEMPTS = 4  # from other random starts, while pictures are missing or doubted
+LENS = 1.2  # image widths: initial focal length
+REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframe distances that are matched
+ATTEMPTS = 4  # random starts, while images are missing or doubtful
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What pictures of one scene gave.
+    """A reconstruction of images of one scene.
 
-    poses:      picture's number -> w2c (4, 4), OpenCV axes, arbitrary scale
+    poses:      image number -> w2c (4, 4), OpenCV axes, arbitrary scale
     intrinsics: (4,) fx, fy, cx, cy in pixels
-    points:     (N, 3) float32 with colours (N, 3) uint8; errors in pixels (N,), track_lengths (N,) pictures that see each point
+    points:     (N, 3) float32 with colours (N, 3) uint8; errors in pixels (N,), track_lengths (N,) images per point
     parallax:   (N,) degrees between the outermost rays to a point
-    lens_error: standard error of the focal length, as a share of it; what joined models disagree by counts, too
+    lens_error: standard error of the focal length, relative to it; includes the disagreement of joined models
     """
 
     poses: dict[int, Array]
@@ -45,48 +47,43 @@ class Structure:
 
 
 class Backend(Protocol):
-    """Consecutive pictures NUMBER.png of a folder -> the structures they show, the one with most pictures first; empty where nothing was found."""
+    """Maps a folder of consecutive images NUMBER.png to reconstructions, the one with most images first; empty if nothing was found."""
 
     def __call__(self, images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]: ...
 
 
 def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]:
-    """COLMAP over windows of every nth picture, joined where they share pictures. One thread and fixed seeds: the same each time.
+    """Runs COLMAP over windows of every n-th image and joins them where they share images. One thread and fixed seeds: deterministic.
 
-    What it matches are points that were followed through all pictures (`tracks`). Places seen again are not matched: on levels whose textures
-    repeat, most matches between pictures far apart were of two places, those with most inliers first. Models are kept where the tracks agree
-    with them, or where another attempt found the same (`agreement`); of several attempts the one that places most pictures counts.
+    Matches are points tracked through all images (`tracks`). Revisited places are not matched: in levels with repeating textures most
+    matches between distant images joined two different places. Models are kept if the tracks agree with them or another attempt
+    found the same (`agreement`). Of several attempts the one that places most images is returned.
     """
-    import cv2
-    import pycolmap
-
     pycolmap.logging.minloglevel = 3
     pycolmap.set_random_seed(0)
     numbers = sorted(int(path.stem) for path in images.glob("*.png"))
     chosen = sorted({*numbers[:: settings.sfm_every], *numbers[-1:]})
     pictures = ((number, cv2.cvtColor(cv2.imread(str(images / _name(number))), cv2.COLOR_BGR2RGB)) for number in numbers)
-    sights = follow(pictures, set(chosen), settings.sfm_features)
+    observations = follow(pictures, set(chosen), settings.sfm_features)
     database = scratch / "database.db"
     size_hw = np.asarray(cv2.imread(str(images / _name(numbers[0])))).shape[:2]
-    _matched(database, {number: sights[number] for number in chosen}, size_hw, scratch)
+    _matched(database, {number: observations[number] for number in chosen}, size_hw, scratch)
     attempts: list[list[Any]] = []
     for seed in range(ATTEMPTS):
         attempts.append(_models(database, images, chosen, settings, seed))
-        if {number for model in attempts[-1] for number, share in agreement(model, sights).items() if share >= SURE} >= set(chosen):
+        if {number for model in attempts[-1] for number, share in agreement(model, observations).items() if share >= SURE} >= set(chosen):
             break
     best: list[Structure] = []
     for models in attempts:
         others = [poses_of(model) for other in attempts if other is not models for model in other]
-        found = _structures([part for model in models for part in trusted(model, sights, others)], sights, chosen, settings)
+        found = _structures([part for model in models for part in trusted(model, observations, others)], observations, chosen, settings)
         if found and (not best or len(found[0].poses) > len(best[0].poses)):
             best = found
     return best
 
 
 def _models(database: Path, images: Path, chosen: list[int], settings: GeometrySettings, seed: int) -> list[Any]:
-    """COLMAP's models of all windows, from one random start."""
-    import pycolmap
-
+    """Returns COLMAP's models of all windows, from one random start."""
     models: list[Any] = []
     for start in range(0, max(1, len(chosen) - settings.sfm_overlap), settings.sfm_window - settings.sfm_overlap):
         folder = database.parent / f"window-{seed}-{start}"
@@ -96,30 +93,28 @@ def _models(database: Path, images: Path, chosen: list[int], settings: GeometryS
     return models
 
 
-def _structures(models: list[Any], sights: dict[int, Sight], chosen: list[int], settings: GeometrySettings) -> list[Structure]:
-    """Models with the pictures between theirs, joined, and with the turns at their ends; that with most pictures first."""
-    poses = [_between(model, sights, 2 * settings.sfm_every) | poses_of(model) for model in models]
+def _structures(models: list[Any], observations: dict[int, Observations], chosen: list[int], settings: GeometrySettings) -> list[Structure]:
+    """Returns joined models with the images between theirs and the turns at their ends, the one with most images first."""
+    poses = [_between(model, observations, 2 * settings.sfm_every) | poses_of(model) for model in models]
     found = [_structure(models, poses, group) for group in join(poses)]
-    found = [replace(one, poses=turned_on(one.poses, sights, one.intrinsics, chosen)) for one in found]
+    found = [replace(one, poses=extend_turns(one.poses, observations, one.intrinsics, chosen)) for one in found]
     return sorted(found, key=lambda one: -len(one.poses))
 
 
-def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int], scratch: Path) -> None:
-    """A database of the tracks: one lens, a keypoint a sight, verified matches wherever two pictures share enough of them."""
-    import pycolmap
-
+def _matched(database: Path, observations: dict[int, Observations], size_hw: tuple[int, int], scratch: Path) -> None:
+    """Writes a database of the tracks: one camera, one keypoint per observation, verified matches of image pairs that share enough tracks."""
     with pycolmap.Database.open(database) as opened:
-        # a lens that our camera files can say; on level ground two focal lengths cannot be told apart
+        # the model of our camera files; on level ground two focal lengths cannot be distinguished
         lens = pycolmap.Camera.create(1, pycolmap.CameraModelId.SIMPLE_PINHOLE, LENS * size_hw[1], size_hw[1], size_hw[0])
         camera = opened.write_camera(lens)
         entries = {}
-        for number, sight in sights.items():
+        for number, observed in observations.items():
             entries[number] = opened.write_image(pycolmap.Image(name=_name(number), camera_id=camera))
-            opened.write_keypoints(entries[number], sight.points + np.float32(0.5))
-        order, pairs = sorted(sights), list[str]()
+            opened.write_keypoints(entries[number], observed.points + np.float32(0.5))
+        order, pairs = sorted(observations), list[str]()
         for index, number in enumerate(order):
             for other in (order[index + reach] for reach in REACHES if index + reach < len(order)):
-                _, mine, theirs = np.intersect1d(sights[number].ids, sights[other].ids, assume_unique=True, return_indices=True)
+                _, mine, theirs = np.intersect1d(observations[number].ids, observations[other].ids, assume_unique=True, return_indices=True)
                 if len(mine) >= MIN_MATCHES:
                     opened.write_matches(entries[number], entries[other], np.column_stack([mine, theirs]).astype(np.uint32))
                     pairs.append(f"{_name(number)} {_name(other)}")
@@ -129,23 +124,21 @@ def _matched(database: Path, sights: dict[int, Sight], size_hw: tuple[int, int],
     pycolmap.verify_matches(database, scratch / "pairs.txt", options=options)
     calibration = pycolmap.ViewGraphCalibrationOptions()
     calibration.random_seed, calibration.cross_validate_prior_focal_lengths = 0, False
-    pycolmap.calibrate_view_graph(database, calibration)  # where it fails the first guess stays, and is refined as well
+    pycolmap.calibrate_view_graph(database, calibration)  # on failure the initial focal length stays, and is refined too
 
 
-def _between(model: Any, sights: dict[int, Sight], largest_gap: int) -> dict[int, Array]:
-    """Poses of the pictures between a model's own, from the points of the model that were followed through them.
+def _between(model: Any, observations: dict[int, Observations], largest_gap: int) -> dict[int, Array]:
+    """Returns poses of the images between a model's own, from the model's points that were tracked through them.
 
-    Left out where fewer than half of the points agree with one pose.
+    Images are omitted if fewer than half of the points agree with one pose.
     """
-    import pycolmap
-
-    camera, places = next(iter(model.cameras.values())), places_of(model, sights)
+    camera, places = next(iter(model.cameras.values())), places_of(model, observations)
     estimation = pycolmap.AbsolutePoseEstimationOptions()
     estimation.ransac.max_error, estimation.ransac.random_seed = 4.0, 0
     found: dict[int, Array] = {}
     for first, last in pairwise(sorted(registered(model))):
         for number in range(first + 1, last) if last - first <= largest_gap else ():
-            seen, there = known_points(sights[number], places)
+            seen, there = known_points(observations[number], places)
             pose = pycolmap.estimate_and_refine_absolute_pose(seen, there, camera, estimation) if len(seen) >= MIN_MATCHES else None
             if pose is not None and pose["num_inliers"] >= max(MIN_MATCHES, len(seen) / 2):
                 found[number] = np.vstack([pose["cam_from_world"].matrix(), [0, 0, 0, 1]])
@@ -157,8 +150,6 @@ def _name(number: int) -> str:
 
 
 def _mapping(window: list[str], seed: int) -> Any:
-    import pycolmap
-
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.min_model_size, options.random_seed, options.image_names = 1, SMALLEST, seed, window
     options.mapper.filter_max_reproj_error = SHARP
@@ -167,37 +158,28 @@ def _mapping(window: list[str], seed: int) -> Any:
 
 
 def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict[int, tuple[float, Array]]) -> Structure:
-    """Models that were joined, as one: where two hold a picture or a place, the one that came first counts."""
+    """Merges joined models into one; where two have the same image, the first counts."""
     poses: dict[int, Array] = {}
     parts = []
     for index, (scale, motion) in group.items():
-        poses = {n: moved(pose, scale, motion) for n, pose in all_poses[index].items()} | poses
+        poses = {n: transform_pose(pose, scale, motion) for n, pose in all_poses[index].items()} | poses
         parts.append(_cloud(models[index], scale, motion))
     weights = np.array([models[index].num_reg_images() for index in group], float)
     lenses = np.stack([next(iter(models[index].cameras.values())).calibration_matrix() for index in group])
     k = np.average(lenses, axis=0, weights=weights)
     own, apart = (np.array([_lens_error(models[index]) for index in group]) * lenses[:, 0, 0], lenses[:, 0, 0] - k[0, 0])
     points, colours, errors, lengths, parallax = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Structure(
-        poses,
-        np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
-        points.astype(np.float32),
-        colours.astype(np.uint8),
-        errors,
-        lengths,
-        parallax,
-        float(np.sqrt(np.average(own**2 + apart**2, weights=weights)) / k[0, 0]),
-    )
+    lens_error = float(np.sqrt(np.average(own**2 + apart**2, weights=weights)) / k[0, 0])
+    intrinsics = np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]])
+    return Structure(poses, intrinsics, points.astype(np.float32), colours.astype(np.uint8), errors, lengths, parallax, lens_error)
 
 
 def _lens_error(model: Any) -> float:
-    """Standard error of a model's focal length, as a share of it, from how far points are seen from where they should be; at most 1.
+    """Returns the standard error of a model's focal length relative to it, from reprojection errors; at most 1.
 
-    The sights of a track err together, for each was followed from the one before: a track counts once, however long it is. A plain and a sky, or
-    a slide without a turn, fit many focal lengths: reprojection errors are small with each of them, and this one is large.
+    Observations of a track err together, because each was tracked from the previous one, so a track counts once. A plain with a sky, or a
+    slide without a turn, fits many focal lengths: reprojection errors are small for each of them, but this error is large.
     """
-    import pycolmap
-
     options, camera = pycolmap.BACovarianceOptions(), next(iter(model.cameras.values()))
     options.params = pycolmap.BACovarianceOptionsParams.ALL
     covariance = pycolmap.estimate_ba_covariance(options, model, adjuster(model))
@@ -207,9 +189,9 @@ def _lens_error(model: Any) -> float:
 
 
 def _cloud(model: Any, scale: float, motion: Array) -> tuple[Array, ...]:
-    """Points, colours, errors, track lengths and parallax of a model, its points in the group's world."""
-    centres = {image.image_id: np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]]))[:3, 3]
-               for image in model.images.values() if image.has_pose}  # fmt: skip
+    """Returns points, colours, errors, track lengths and parallax of a model, with points in the group's world."""
+    poses = poses_of(model)
+    centres = {image.image_id: np.linalg.inv(poses[number])[:3, 3] for number, image in registered(model).items()}
     entries = list(model.points3D.values())
     points = np.array([point.xyz for point in entries]).reshape(-1, 3)
     seen = [[centres[element.image_id] for element in point.track.elements] for point in entries]
@@ -223,6 +205,6 @@ def _cloud(model: Any, scale: float, motion: Array) -> tuple[Array, ...]:
 
 
 def _widest(rays: Array) -> float:
-    """Largest angle in degrees between the first of some rays (N, 3) and the others: a bound of their spread within a factor of two."""
+    """Returns the largest angle in degrees between the first ray (N, 3) and the others; the true spread is at most twice as large."""
     unit = rays / np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-12)
     return float(np.degrees(np.arccos(np.clip(unit @ unit[0], -1, 1)).max()))

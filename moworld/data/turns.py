@@ -1,7 +1,7 @@
-"""Turns on the spot at the ends of a reconstruction: nothing can be triangulated there, but a rotation needs no points.
+"""Extends reconstructions by turns on the spot at their ends, where nothing can be triangulated but a rotation needs no points.
 
-Structure from motion stops where what it triangulated has left the view. The camera that only turns stays where it is, and every sight moves as
-the rotation says, near or far.
+Structure from motion stops when its triangulated points leave the view. A camera that only turns keeps its centre, and every observation
+moves as the rotation predicts, at any depth.
 """
 
 from itertools import pairwise
@@ -10,43 +10,46 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from moworld.data.tracks import Sight
+from moworld.camera.se3 import rigid
+from moworld.data.tracks import Observations
 from moworld.data.verification import MIN_MATCHES
 
 Array = NDArray[np.float64]
-NEAR, AGREE = 2.0, 0.85  # pixels, and the share of the shared tracks that must be so near to where a rotation takes them
+NEAR, AGREE = 2.0, 0.85  # pixels; the share of shared tracks that must be this near to their rotated position
 
 
-def turned_on(poses: dict[int, Array], sights: dict[int, Sight], intrinsics: Array, keyframes: list[int]) -> dict[int, Array]:
-    """The poses (w2c by picture), with those of the turns on the spot that begin or end them: as far as the tracks say that the camera only turns.
+def extend_turns(
+    poses: dict[int, Array], observations: dict[int, Observations], intrinsics: Array, keyframes: list[int]
+) -> dict[int, Array]:
+    """Returns the poses (w2c by image number), extended by turns on the spot at both ends as far as the tracks show a pure rotation.
 
-    Where the reconstruction goes into such a turn, its poses there, from the last points in view, give way to those of the rotation.
+    Where the reconstruction already reaches into such a turn, its poses there are replaced by those of the rotation.
 
-    sights: of all pictures; intrinsics: (4,) fx, fy, cx, cy in pixels; keyframes: pictures in ascending order, with poses or without
+    observations: of all images; intrinsics: (4,) fx, fy, cx, cy in pixels; keyframes: ascending image numbers, with or without poses
     """
-    made = dict(poses)
+
+    def turn(before: int, after: int) -> Array | None:
+        return rotation_between(observations[before], observations[after], intrinsics)
+
+    extended = dict(poses)
     for order in (keyframes, keyframes[::-1]):
         start = max(index for index, number in enumerate(order) if number in poses)
-        while start and order[start - 1] in poses and _rotation(sights, order[start - 1], order[start], intrinsics) is not None:
+        while start and order[start - 1] in poses and turn(order[start - 1], order[start]) is not None:
             start -= 1
         for before, after in pairwise(order[start:]):
-            rotation = _rotation(sights, before, after, intrinsics)
+            rotation = turn(before, after)
             if rotation is None:
                 break
-            made[after] = rotation @ made[before]
+            extended[after] = rotation @ extended[before]
             for number in range(min(before, after) + 1, max(before, after)):
-                rotation = _rotation(sights, before, number, intrinsics)
+                rotation = turn(before, number)
                 if rotation is not None:
-                    made[number] = rotation @ made[before]
-    return made
+                    extended[number] = rotation @ extended[before]
+    return extended
 
 
-def _rotation(sights: dict[int, Sight], first: int, second: int, intrinsics: Array) -> Array | None:
-    return rotation_between(sights[first], sights[second], intrinsics)
-
-
-def rotation_between(first: Sight, second: Sight, intrinsics: Array) -> Array | None:
-    """The rigid motion (4, 4) from one camera's axes to another's at the same place; None where tracks in both pictures say that it moved.
+def rotation_between(first: Observations, second: Observations, intrinsics: Array) -> Array | None:
+    """Returns the rigid motion (4, 4) between two cameras with the same centre; None if shared tracks show a translation or are too few.
 
     intrinsics: (4,) fx, fy, cx, cy in pixels, of both
     """
@@ -66,12 +69,10 @@ def rotation_between(first: Sight, second: Sight, intrinsics: Array) -> Array | 
     expected = np.column_stack([x, y]) / z[:, None] * intrinsics[:2] + intrinsics[2:] - 0.5
     if (np.linalg.norm(expected - there, axis=1) < NEAR).mean() < AGREE:
         return None
-    motion = np.eye(4)
-    motion[:3, :3] = rotation
-    return motion
+    return rigid(rotation, np.zeros(3))
 
 
 def _rays(points: Array, intrinsics: Array) -> Array:
-    """Unit directions (n, 3) of places in pixels (n, 2), the first pixel's centre at 0."""
+    """Returns unit directions (n, 3) of pixel positions (n, 2), with 0 at the first pixel's centre."""
     rays = np.column_stack([(points + 0.5 - intrinsics[2:]) / intrinsics[:2], np.ones(len(points))])
     return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))

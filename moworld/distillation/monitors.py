@@ -1,31 +1,17 @@
-"""Signs that a student collapses while it distils: its rollouts freeze, wash out or burn. The last weights before them are kept."""
+"""Detection of a collapsing student: its rollouts freeze, lose contrast or saturate. The last weights before the collapse are kept."""
 
 from collections import deque
 
 import torch
 from torch import Tensor, nn
 
-from moworld.settings import Settings
-
-
-class MonitorSettings(Settings):
-    """Bounds for rollouts beside the recorded latents of the same clips, each as a mean over `window` student steps.
-
-    least_motion:            difference of neighbouring latent frames, as a share of the recorded one's
-    contrast, chunk_drift:   lowest and highest standard deviation of the latents: of the rollout as a share of the recorded one's, and of
-                             the last chunk as a share of the first one's
-    """
-
-    window: int = 8
-    least_motion: float = 0.15
-    contrast: tuple[float, float] = (0.4, 2.0)
-    chunk_drift: tuple[float, float] = (0.4, 2.5)
+from moworld.distillation.settings import MonitorSettings
 
 
 def measures(rollout: Tensor, recorded: Tensor, chunk_latents: int) -> dict[str, float]:
-    """`motion`, `contrast` and `chunk_drift` of a rollout (B, C, F, h, w) beside the recorded latents of the same clips and shape.
+    """Returns `motion`, `contrast` and `chunk_drift` of a rollout (B, C, F, h, w) relative to recorded latents of the same clips and shape.
 
-    Each is taken by sample, then the mean over samples: so it does not matter how they lie on ranks.
+    Each is a mean over per-sample values, so it does not depend on how samples are distributed over ranks.
     """
     motion, real_motion = ((latents[:, :, 1:] - latents[:, :, :-1]).abs().flatten(1).mean(1) for latents in (rollout, recorded))
     parts = (rollout[:, :, 1:], recorded[:, :, 1:], rollout[:, :, 1 : 1 + chunk_latents], rollout[:, :, -chunk_latents:])
@@ -35,7 +21,7 @@ def measures(rollout: Tensor, recorded: Tensor, chunk_latents: int) -> dict[str,
 
 
 class CollapseMonitor:
-    """Watches `measures` of step after step. `weights` are those of the student when all was last in bounds."""
+    """Compares `measures` of consecutive steps with bounds. `weights` are the student's when all measures were last in bounds."""
 
     def __init__(self, settings: MonitorSettings, student: nn.Module) -> None:
         self.settings, self.student = settings, student
@@ -43,34 +29,34 @@ class CollapseMonitor:
         self.weights = self._copy()
 
     def watch(self, values: dict[str, float]) -> str:
-        """Take the measures of a step. Returns why the student has collapsed, "" while it has not."""
+        """Adds the measures of a step; returns the reason if the student has collapsed, else ""."""
         for name, value in values.items():
             self.seen.setdefault(name, deque(maxlen=self.settings.window)).append(value)
+        if len(next(iter(self.seen.values()))) < self.settings.window:
+            return ""
         bounds = {
             "motion": (self.settings.least_motion, float("inf")),
             "contrast": self.settings.contrast,
             "chunk_drift": self.settings.chunk_drift,
         }
-        if len(next(iter(self.seen.values()))) < self.settings.window:
-            return ""
         for name, (low, high) in bounds.items():
             mean = sum(self.seen[name]) / len(self.seen[name])
-            if not low <= mean <= high:  # what is not a number is out of bounds, too
-                return f"{name} {mean:.3g} over {self.settings.window} steps, wanted {low:g} to {high:g}"
+            if not low <= mean <= high:  # NaN is out of bounds, too
+                return f"{name} {mean:.3g} over {self.settings.window} steps, expected {low:g} to {high:g}"
         self.weights = self._copy()
         return ""
 
     def memory(self) -> dict[str, list[float]]:
-        """The measures that are remembered, as a checkpoint keeps them."""
+        """Returns the remembered measures, as a checkpoint stores them."""
         return {name: list(values) for name, values in self.seen.items()}
 
     def recall(self, memory: dict[str, list[float]]) -> None:
-        """Take up what `memory` gave."""
+        """Restores the measures that `memory` returned."""
         self.seen = {name: deque(values, maxlen=self.settings.window) for name, values in memory.items()}
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give the student its last good weights back."""
+        """Resets the student to its last weights within bounds."""
         for name, parameter in self.student.named_parameters():
             parameter.copy_(self.weights[name])
 

@@ -1,4 +1,4 @@
-"""Gates: what a candidate must reach, by how much it may fall behind the champion, what must be true of its origin. Pure: evidence in, a verdict out."""
+"""Release gates: bounds on a candidate's metrics, margins to the champion, and conditions on its origin. Pure functions of evidence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from moworld.evaluation.metrics import METRICS
 from moworld.settings import Settings
 
 FACTS = {
-    "signature": "holds, or how model, evidence and registry disagree",
-    "contract": "passed, where every clip behind the model has passed the data contracts; else unknown",
-    "licences": "licences of the clips behind the model, with commas between; 'not stated' for a source without one",
+    "signature": "'holds', or the disagreement of model, evidence and registry",
+    "contract": "'passed' if every clip behind the model passed the data contracts, else 'unknown'",
+    "licences": "licences of the clips and base weights behind the model, comma separated; 'not stated' for a source without one",
 }
 
 
 class Gate(Settings):
-    """Conditions on one metric, or on one fact of the model's origin; every one that is set must hold. What was not measured, or is not known, fails.
+    """Conditions on one metric or one fact of the model's origin; all conditions that are set must hold. A missing value fails.
 
     Example: {metric: student_next_chunk_psnr, at_least: 14.0, above: last_frame_psnr, champion_margin: 0.5}
              {fact: licences, among: [BSD-3-Clause, CC-BY-4.0]}
@@ -25,26 +25,26 @@ class Gate(Settings):
 
     metric: str = Field(default="", description="a name of moworld/evaluation/metrics.py")
     fact: str = Field(default="", description="signature, contract or licences, instead of a metric")
-    among: list[str] = Field(default=[], description="what a fact may be; of several values each one must be among them")
+    among: list[str] = Field(default=[], description="allowed values of a fact; if it has several values, all must be allowed")
     at_least: float | None = Field(default=None, description="smallest value that passes")
     at_most: float | None = Field(default=None, description="largest value that passes")
     above: str | None = Field(default=None, description="another metric of the candidate (a baseline) that the value must be above")
-    champion_margin: float | None = Field(default=None, ge=0, description="how much worse than the champion's value still passes")
+    champion_margin: float | None = Field(default=None, ge=0, description="largest passing difference to a better champion")
 
     @model_validator(mode="after")
-    def _sensible(self) -> "Gate":
+    def _check(self) -> "Gate":
         numbers = [self.at_least, self.at_most, self.above, self.champion_margin]
         if bool(self.metric) == bool(self.fact):
-            raise ValueError("a gate is on a metric or on a fact; give one of them")
+            raise ValueError("a gate has either a metric or a fact; set one of them")
         if self.fact:
             if self.fact not in FACTS:
-                raise ValueError(f"{self.fact!r} is no fact; known: {', '.join(FACTS)}")
+                raise ValueError(f"{self.fact!r} is not a fact; known: {', '.join(FACTS)}")
             if not self.among or any(value is not None for value in numbers):
-                raise ValueError(f"the gate on {self.fact} takes `among`, a list of what it may be, and nothing else")
+                raise ValueError(f"the gate on {self.fact} takes only `among`, a list of allowed values")
             return self
         for name in (self.metric, *([self.above] if self.above else [])):
             if name not in METRICS:
-                raise ValueError(f"{name!r} is no metric; known: {', '.join(METRICS)}")
+                raise ValueError(f"{name!r} is not a metric; known: {', '.join(METRICS)}")
         if all(value is None for value in numbers) or self.among:
             raise ValueError(f"the gate on {self.metric} needs at_least, at_most, above or champion_margin, and no `among`")
         return self
@@ -53,12 +53,12 @@ class Gate(Settings):
 def verdict(
     candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, gates: Sequence[Gate], facts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Hold a candidate's metrics, and the facts of its origin, against the gates.
+    """Compares a candidate's metrics, and the facts of its origin, with the gates.
 
-    candidate: the values of metrics.json; champion: those of the champion, None when there is none (its conditions then do not apply)
+    candidate: the values of metrics.json; champion: those of the champion; None omits the conditions on it
     facts:     values of FACTS
-    returns:   a row for each condition: gate (in words), metric, value, threshold, margin (how far inside; negative = failed by), passed.
-               A value at the threshold passes. What was not measured is None, and fails.
+    returns:   a row for each condition: gate (in words), metric, value, threshold, margin (negative: failed by), passed.
+               A value at the threshold passes. A missing value is None and fails.
     """
     rows = []
     for gate in gates:
@@ -80,9 +80,9 @@ def verdict(
 
 
 def failures(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a verdict that failed, in one line: gate, what was found, what is wanted, and by how much it fell short; "" when none did."""
+    """Returns the failed rows of a verdict in one line: gate, found, expected and difference; "" if none failed."""
     return "; ".join(
-        f"gate {row['gate']}: found {_short(row['value'])}, wanted {_short(row['threshold'])}"
+        f"gate {row['gate']}: found {_short(row['value'])}, expected {_short(row['threshold'])}"
         + (f" (short by {-row['margin']:.4g})" if row["margin"] is not None else "")
         for row in rows
         if not row["passed"]
@@ -110,7 +110,7 @@ def _fact_row(gate: Gate, value: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """A measured number, or None for one that is missing or not a number."""
+    """Returns a measured number, or None if it is missing or NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
     return float(value)

@@ -1,17 +1,18 @@
-"""The study's answers: a table of means and spreads over seeds, what was wanted beside what was found, and a page with curves and videos."""
+"""Results of the study: a table of means and standard deviations over seeds, targets, and a page with curves and videos."""
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from moworld.evaluation.report import data_uri, svg_of
+from moworld.evaluation.report import data_uri, new_axes, svg_of, write_page
 from moworld.evaluation.study import SHEET, WALK_SHEET, stem_of
-from moworld.files import Pathlike, atomic_write
+from moworld.files import Pathlike
 
-TEMPLATE = Path(__file__).with_name("study.html")
 Results = dict[str, list[dict[str, Any]]]
+CURVE_SIZE = (6.4, 3.6)  # inches
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,23 @@ class Spread:
 
 
 def spread_of(values: list[Any]) -> Spread | None:
-    """None where a seed has no number."""
+    """Returns mean and standard deviation, or None if a seed has no value."""
     if not values or any(value is None for value in values):
         return None
     return Spread(statistics.fmean(values), statistics.pstdev(values))
 
 
-# Column of the table -> what a seed's measurements say.
+# Column of the table -> its value in the measurements of a seed.
 COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "first chunk, dB": lambda m: float(m["first_psnr"]),
     "over still, dB": lambda m: float(m["first_psnr"] - m["still_psnr"][0]),
     "last chunk, dB": lambda m: float(m["chunk_psnr"][-1]) if len(m["chunk_psnr"]) > 1 else None,
-    "turning": lambda m: m.get("turning_correlation"),
-    "walking": lambda m: m.get("walking_correlation"),
-    "swapped turns": lambda m: m.get("swapped_turns"),
-    "turning, share of recorded": lambda m: m.get("turning_gain"),
-    "walking, share of recorded": lambda m: m.get("walking_gain"),
-    "turn error, degrees": lambda m: m.get("turning_error"),
-    "walk error, units": lambda m: m.get("walking_error"),
-    "seen again, dB": lambda m: m.get("revisit_psnr"),
-    "as before, dB": lambda m: m.get("revisit_self_psnr"),
+    **{column: methodcaller("get", key) for column, key in {
+        "turning": "turning_correlation", "walking": "walking_correlation", "swapped turns": "swapped_turns",
+        "turning, share of recorded": "turning_gain", "walking, share of recorded": "walking_gain",
+        "turn error, degrees": "turning_error", "walk error, units": "walking_error",
+        "seen again, dB": "revisit_psnr", "as before, dB": "revisit_self_psnr",
+    }.items()},
     **{f"{look} at {at}": lambda m, look=look, at=at: m.get("looks", {}).get(at, {}).get(look)  # type: ignore[misc]
        for at in ("100", "500", "1000") for look in ("contrast", "saturation", "sharpness", "motion")},
     "ms a frame": lambda m: 1000 * float(m["seconds_per_frame"]),
@@ -53,20 +51,20 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
 
 
 def table(results: Results) -> dict[str, dict[str, Spread | None]]:
-    """Variant -> column -> mean and spread over seeds."""
+    """Returns variant -> column -> mean and standard deviation over seeds."""
     return {name: {column: spread_of([of(seed) for seed in seeds]) for column, of in COLUMNS.items()} for name, seeds in results.items()}
 
 
-def targets(results: Results, codec_psnr: float | None, decode_ms: float, teacher_asked: float | None = None) -> list[dict[str, Any]]:
-    """What is wanted of a distilled model beside what was found: rows of name, wanted, found, met (None: not measured).
+def targets(results: Results, codec_psnr: float | None, decode_ms: float, teacher_evaluations: float | None = None) -> list[dict[str, Any]]:
+    """Returns the targets of a distilled model: rows of name, wanted, found, met (None: not measured).
 
-    decode_ms:     of 12 frames of 96x160
-    teacher_asked: how often the teacher was evaluated before the first student phase
+    decode_ms:           milliseconds for 12 frames of 96x160
+    teacher_evaluations: forward passes of the teacher before the first student phase
     """
     found = table(results)
     student, zeroed = (found.get(name, {}) for name in ("student", "student, camera zeroed"))
     single = lambda value: None if value is None else Spread(float(value), 0.0)  # noqa: E731
-    rows = [
+    return [
         _row("turning follows the command, correlation", "at least 0.9", student.get("turning"), lambda s: s.mean >= 0.9),
         _row("walking follows the command, correlation", "at least 0.8", student.get("walking"), lambda s: s.mean >= 0.8),
         _row("clear turns seen to the other side", "0", student.get("swapped turns"), lambda s: s.mean == 0),
@@ -83,85 +81,72 @@ def targets(results: Results, codec_psnr: float | None, decode_ms: float, teache
         _row("motion at frame 1,000, share of recorded", "at least 0.5", student.get("motion at 1000"), lambda s: s.mean >= 0.5),
         _row("a place seen again, camera-similar over recent history, dB", "above the spread",
              _gap(results, "student", "student, recent history", "seen again, dB"), lambda s: s.mean > s.spread),
-        _row("teacher evaluations before the first student phase", "0", single(teacher_asked), lambda s: s.mean == 0),
+        _row("teacher evaluations before the first student phase", "0", single(teacher_evaluations), lambda s: s.mean == 0),
     ]  # fmt: skip
-    return rows
 
 
 def _gap(results: Results, one: str, other: str, column: str) -> Spread | None:
-    """By how much a variant is above another, seed by seed: both saw the same episodes and the same noise."""
+    """Returns the difference of two variants, seed by seed, since both had the same episodes and noise."""
     if one not in results or other not in results:
         return None
     pairs = [(COLUMNS[column](a), COLUMNS[column](b)) for a, b in zip(results[one], results[other], strict=True)]
     return spread_of([None if a is None or b is None else a - b for a, b in pairs])
 
 
-def _row(name: str, wanted: str, found: Spread | None, met: Callable[[Spread], bool]) -> dict[str, Any]:
-    return {"name": name, "wanted": wanted, "found": found, "met": None if found is None else met(found)}
+def _row(name: str, target: str, found: Spread | None, met: Callable[[Spread], bool]) -> dict[str, Any]:
+    return {"name": name, "wanted": target, "found": found, "met": None if found is None else met(found)}
 
 
 def write_study(path: Pathlike, results: Results, rows: list[dict[str, Any]], videos: Path, facts: dict[str, Any]) -> None:
-    """One self-contained page. videos: the folder that `run_study` filled; facts: what was studied, shown as they are."""
-    import jinja2
-
+    """Writes one self-contained page; videos: folder that `run_study` filled; facts: shown unchanged."""
     found = table(results)
     columns = [name for name in COLUMNS if any(row[name] is not None for row in found.values())]
     shown = {name: {key: str(row[key]) if row[key] is not None else "" for key in columns} for name, row in found.items()}
     names = {"recorded": "recorded", **{name: f"{stem_of(name)}-0" for name in results}}
+    files = {"video": (".mp4", "video/mp4"), "sheet": (".png", "image/png"), "walk": ("-walk.png", "image/png")}
     films = [
-        {
-            "name": name,
-            "video": data_uri(videos / f"{stem}.mp4", "video/mp4"),
-            "sheet": data_uri(videos / f"{stem}.png", "image/png"),
-            "walk": data_uri(videos / f"{stem}-walk.png", "image/png"),
-        }
+        {"name": name, **{key: data_uri(videos / f"{stem}{end}", kind) for key, (end, kind) in files.items()}}
         for name, stem in names.items()
     ]
     curves = [error_svg(results), *(drift_svg(results, look) for look in ("sharpness", "contrast", "motion"))]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        facts=facts, columns=columns, table=shown, targets=rows, curves=curves, films=films, sheet=SHEET, walk=WALK_SHEET
+    write_page(
+        path,
+        "study.html",
+        facts=facts,
+        columns=columns,
+        table=shown,
+        targets=rows,
+        curves=curves,
+        films=films,
+        sheet=SHEET,
+        walk=WALK_SHEET,
     )
-    with atomic_write(path, "w") as stream:
-        stream.write(page)
 
 
 def error_svg(results: Results) -> str:
-    """PSNR by chunk of each variant that rolls out, mean and spread over seeds, above the repeated first frame."""
-    figure, axes = _figure("chunk", "PSNR to the recording, dB")
+    """Returns the PSNR by chunk of each variant with a rollout, mean and range over seeds, and of the repeated first frame."""
+    axes = new_axes(CURVE_SIZE, "chunk", "PSNR to the recording, dB")
     rolled = {name: [seed["chunk_psnr"] for seed in seeds] for name, seeds in results.items() if len(seeds[0]["chunk_psnr"]) > 1}
     if rolled:
         rolled["first frame repeated"] = [seed["still_psnr"] for seed in results[next(iter(rolled))]]
     for name, series in rolled.items():
         _band(axes, range(1, 1 + len(series[0])), series, name)
-    return svg_of(figure, axes)
+    return svg_of(axes)
 
 
 def drift_svg(results: Results, look: str) -> str:
-    """One of LOOKS over frames of each variant that walked, as a share of the recorded one."""
-    figure, axes = _figure("frame", f"{look}, share of recorded")
+    """Returns one of LOOKS over the frames of each variant with a walk, as a share of the recorded value."""
+    axes = new_axes(CURVE_SIZE, "frame", f"{look}, share of recorded")
     for name, seeds in results.items():
         if seeds[0].get("looks"):
             at = sorted(int(frame) for frame in seeds[0]["looks"])
             _band(axes, at, [[seed["looks"][str(frame)][look] for frame in at] for seed in seeds], name)
-    return svg_of(figure, axes)
-
-
-def _figure(x: str, y: str) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes
+    return svg_of(axes)
 
 
 def _band(axes: Any, x: Any, series: list[list[float]], name: str) -> None:
     import numpy as np
 
     values = np.array(series)
-    (line,) = axes.plot(list(x), values.mean(0), label=name, linewidth=1, marker=".", markersize=3)  # a single reading is a point
+    (line,) = axes.plot(list(x), values.mean(0), label=name, linewidth=1, marker=".", markersize=3)  # a single value is a point
     axes.fill_between(list(x), values.min(0), values.max(0), alpha=0.15, color=line.get_color(), linewidth=0)

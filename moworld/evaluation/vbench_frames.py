@@ -1,7 +1,7 @@
-"""What VBench does to frames before each network sees them: resizing, cropping, scaling, padding.
+"""VBench's preprocessing of frames for each network: resizing, cropping, scaling, padding.
 
-Three ways of resizing meet, as in VBench's release: the quality scores sample float tensors without antialiasing; the scores against the
-picture sample them with it (torchvision's default from 0.17 on); the picture itself is resized by Pillow in 8 bits. None of them clamps.
+VBench's release has three kinds of resizing: float tensors without antialiasing for quality scores; with antialiasing (torchvision's default
+from 0.17 on) for scores against the first image; Pillow in 8 bits for the first image itself. None of them clamps.
 """
 
 import numpy as np
@@ -15,40 +15,37 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 
 def for_dino(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, h, w): the shorter side 224, bilinear, nothing cropped (SC)."""
-    images = _tensor(frames)
-    return _normalized(_resized(images, _shorter(images.shape[-2:], 224), "bilinear", antialias=False) / 255, IMAGENET)
+    """Converts (T, H, W, 3) uint8 to (T, 3, h, w): shorter side 224, bilinear, not cropped (SC)."""
+    return _normalized(_resized(_tensor(frames), 224, "bilinear", antialias=False) / 255, IMAGENET)
 
 
 def for_dino_centre(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, 224, 224): the shorter side 256, bicubic, then the centre (I2V-S)."""
-    images = _tensor(frames)
-    return _normalized(_centre(_resized(images, _shorter(images.shape[-2:], 256), "bicubic", antialias=True), 224) / 255, IMAGENET)
+    """Converts (T, H, W, 3) uint8 to (T, 3, 224, 224): shorter side 256, bicubic, centre crop (I2V-S)."""
+    return _normalized(_centre(_resized(_tensor(frames), 256, "bicubic", antialias=True), 224) / 255, IMAGENET)
 
 
 def picture_for_dino_centre(picture: Frames) -> Tensor:
-    """The same for the picture (H, W, 3) that a video started from: (1, 3, 224, 224)."""
+    """Converts the first image (H, W, 3) of a video to (1, 3, 224, 224), as `for_dino_centre`."""
     return _normalized(_centre(_pillow_resized(picture, _shorter(picture.shape[:2], 256)), 224), IMAGENET)
 
 
 def for_clip(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, 224, 224): the shorter side 224, bicubic, then the centre (BC, AQ)."""
-    images = _tensor(frames)
-    return _normalized(_centre(_resized(images, _shorter(images.shape[-2:], 224), "bicubic", antialias=False), 224) / 255, CLIP)
+    """Converts (T, H, W, 3) uint8 to (T, 3, 224, 224): shorter side 224, bicubic, centre crop (BC, AQ)."""
+    return _normalized(_centre(_resized(_tensor(frames), 224, "bicubic", antialias=False), 224) / 255, CLIP)
 
 
 def for_dreamsim(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, 224, 224) in 0 to 1, squeezed to a square, bicubic (I2V-B)."""
+    """Converts (T, H, W, 3) uint8 to (T, 3, 224, 224) in 0 to 1, resized to a square, bicubic (I2V-B)."""
     return _resized(_tensor(frames), (224, 224), "bicubic", antialias=True) / 255
 
 
 def picture_for_dreamsim(picture: Frames) -> Tensor:
-    """The same for the picture (H, W, 3): (1, 3, 224, 224)."""
+    """Converts the first image (H, W, 3) to (1, 3, 224, 224), as `for_dreamsim`."""
     return _pillow_resized(picture, (224, 224))
 
 
 def for_musiq(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, h, w) in 0 to 1, the longer side at most 512, bilinear (IQ)."""
+    """Converts (T, H, W, 3) uint8 to (T, 3, h, w) in 0 to 1, longer side at most 512, bilinear (IQ)."""
     images = _tensor(frames)
     height, width = images.shape[-2:]
     if (longer := max(height, width)) > 512:
@@ -58,13 +55,13 @@ def for_musiq(frames: Frames) -> Tensor:
 
 
 def for_raft(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, h, w) in -1 to 1, sides a multiple of 8 by repeating the border on both sides (DD)."""
+    """Converts (T, H, W, 3) uint8 to (T, 3, h, w) in -1 to 1, padded to sides that are multiples of 8 (DD)."""
     images, _ = padded(_tensor(frames), 8)
     return 2 * (images / 255) - 1
 
 
 def padded(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
-    """Images (T, C, H, W) with sides a multiple of `multiple`, border repeated, half on each side; and where the images stand in them."""
+    """Returns images (T, C, H, W) padded to multiples of `multiple` by repeating the border on both sides, and the slices of the originals."""
     height, width = images.shape[-2:]
     down, across = -height % multiple, -width % multiple
     top, left = down // 2, across // 2
@@ -77,19 +74,21 @@ def _tensor(frames: Frames) -> Tensor:
 
 
 def _shorter(size: "tuple[int, ...] | torch.Size", side: int) -> tuple[int, int]:
-    """Height and width with the shorter one `side`, the longer one cut to whole pixels."""
+    """Returns height and width with shorter side `side`, the longer one rounded down."""
     height, width = size
     return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
 
 
-def _resized(images: Tensor, size: tuple[int, int], mode: str, antialias: bool) -> Tensor:
+def _resized(images: Tensor, size: int | tuple[int, int], mode: str, antialias: bool) -> Tensor:
+    """Returns images (T, C, H, W) at a height and width, or with a shorter side of `size`."""
+    size = _shorter(images.shape[-2:], size) if isinstance(size, int) else size
     if tuple(images.shape[-2:]) == size:
         return images
     return torch.nn.functional.interpolate(images, size, mode=mode, align_corners=False, antialias=antialias)
 
 
 def _pillow_resized(picture: Frames, size: tuple[int, int]) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, *size) in 0 to 1."""
+    """Converts (H, W, 3) uint8 to (1, 3, *size) in 0 to 1."""
     from PIL import Image
 
     resized = Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC)

@@ -1,10 +1,11 @@
-"""The VBench-I2V protocol on a folder of videos (paper 6.1): each score on the videos that the suite lists for it, or the reason it is absent.
+"""The VBench-I2V protocol on a folder of videos (paper 6.1): each score on the videos of its list, or the reason of its absence.
 
-One network is in memory at a time. A score is absent when its network is, and when no video of its list could be scored; a video that cannot
-be read or scored is a failure with its reason. What was scored stands beside what the suite asks for.
+One network is in memory at a time. A score is absent if its network is, or if no video of its list could be scored. A video that cannot be
+read or scored is a failure with a reason. The result has the numbers of scored and of expected videos.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from moworld.evaluation.vbench_suite import Case, Found
 from moworld.video import read_frames, video_info
 
 Frames = NDArray[np.uint8]
-Score = Callable[[Case, Frames], list[float]]  # of a video: a value a frame (SC, BC), or one
-Scorer = Callable[[Path, str], Score]  # from the weights' folder and a device; raises Absent
-POOLED = ("SC", "BC")  # the mean over all videos' frames; the others are the mean over videos
+Score = Callable[[Case, Frames], list[float]]  # values of a video: one per frame (SC, BC), or one
+Scorer = Callable[[Path, str], Score]  # (folder of weights, device) -> score; raises Absent
+POOLED = ("SC", "BC")  # mean over all frames of all videos; others: mean over videos
 
 
 def evaluate_videos(
@@ -33,13 +34,13 @@ def evaluate_videos(
     progress: Callable[[list[Case], str], Iterable[Case]] = lambda cases, _: cases,
     scorers: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
-    """Scores of the videos found.
+    """Scores the videos of a folder.
 
     weights:  VBench's cache folder
-    progress: called with a score's videos and its name, and goes through them
-    scorers:  what makes each score; None takes VBench's
-    returns:  scores {short name: {score in percent, videos, expected}}, absent {short name: reason}, aggregates (those whose scores are all
-              there), absent_aggregates {name: reason}, failures [{score, video, reason}], missing, unknown, per_video {video: {score: value}}
+    progress: wraps the iteration over a score's videos; arguments: videos, name of the score
+    scorers:  scorer by short name; None takes VBench's
+    returns:  scores {short name: {score in percent, videos, expected}}, absent {short name: reason}, aggregates (those with all scores),
+              absent_aggregates {name: reason}, failures [{score, video, reason}], missing, unknown, per_video {video: {score: value}}
     """
     record: dict[str, Any] = {"scores": {}, "absent": {}, "failures": [], "missing": found.missing, "unknown": found.unknown}
     per_video: dict[str, dict[str, float]] = {case.video.name: {} for case in found.cases}
@@ -47,7 +48,7 @@ def evaluate_videos(
         cases = [case for case in found.cases if name in case.dimensions]
         try:
             if not cases:
-                raise Absent(f"none of the suite's {found.expected[name]} videos for it is there")
+                raise Absent(f"none of the suite's {found.expected[name]} videos for it exists")
             values = _scored(name, (scorers or SCORERS)[name](weights, device), progress(cases, name), record["failures"])
             if not values:
                 raise Absent(f"none of its {len(cases)} videos could be scored, first: {record['failures'][-len(cases)]['reason']}")
@@ -63,10 +64,10 @@ def evaluate_videos(
 
 
 def aggregates(raw: dict[str, float]) -> dict[str, Any]:
-    """aggregates, those that can be computed, and absent_aggregates, the others with the scores that they lack."""
-    there = available_aggregates(raw)
-    lacking = {name: [need for need in needs if need not in raw] for name, needs in NEEDS.items() if name not in there}
-    return {"aggregates": there, "absent_aggregates": {name: f"needs {', '.join(needs)}" for name, needs in lacking.items()}}
+    """Returns `aggregates`, those with all scores, and `absent_aggregates`, the others with their missing scores."""
+    found = available_aggregates(raw)
+    lacking = {name: [need for need in needs if need not in raw] for name, needs in NEEDS.items() if name not in found}
+    return {"aggregates": found, "absent_aggregates": {name: f"needs {', '.join(needs)}" for name, needs in lacking.items()}}
 
 
 def _scored(name: str, score: Score, cases: Iterable[Case], failures: list[dict[str, str]]) -> dict[str, list[float]]:
@@ -82,82 +83,40 @@ def _scored(name: str, score: Score, cases: Iterable[Case], failures: list[dict[
     return values
 
 
-def _subject_consistency(weights: Path, device: str) -> Score:
-    dino = networks.load_dino(weights, device)
-    return lambda _, frames: list(scores.consistency(dino(frames_for.for_dino(frames))))
+def _dynamic_degree(flow: Any, case: Case, frames: Frames) -> list[float]:
+    images = frames_for.for_raft(frames[scores.sampled_for_flow(len(frames), video_info(case.video).fps)])
+    speeds = [scores.flow_speed(flow(images[at : at + 1], images[at + 1 : at + 2])) for at in range(len(images) - 1)]
+    return [float(scores.is_dynamic(speeds, *frames.shape[1:3]))]
 
 
-def _background_consistency(weights: Path, device: str) -> Score:
-    clip = networks.load_clip_b(weights, device)
-    return lambda _, frames: list(scores.consistency(clip(frames_for.for_clip(frames))))
+def _first_frame_kept(prepare_image: Any, prepare: Any, network: Any, case: Case, frames: Frames) -> list[float]:
+    return [scores.first_frame_kept(network(prepare_image(read_image(case)))[0], network(prepare(frames)))]
 
 
-def _motion_smoothness(weights: Path, device: str) -> Score:
-    between = networks.load_amt(weights, device)
-    return lambda _, frames: [scores.smoothness(frames, between(frames[::2]))]
-
-
-def _dynamic_degree(weights: Path, device: str) -> Score:
-    flow = networks.load_raft(weights, device)
-
-    def score(case: Case, frames: Frames) -> list[float]:
-        sampled = frames[scores.sampled_for_flow(len(frames), video_info(case.video).fps)]
-        images = frames_for.for_raft(sampled)
-        speeds = [scores.flow_speed(flow(images[at : at + 1], images[at + 1 : at + 2])) for at in range(len(images) - 1)]
-        return [float(scores.is_dynamic(speeds, *frames.shape[1:3]))]
-
-    return score
-
-
-def _aesthetic_quality(weights: Path, device: str) -> Score:
-    head = networks.load_aesthetics(weights, device)
-    return lambda _, frames: [float(head(frames_for.for_clip(frames)).mean()) / 10]
-
-
-def _imaging_quality(weights: Path, device: str) -> Score:
-    musiq = networks.load_musiq(weights, device)
-    return lambda _, frames: [float(musiq(frames_for.for_musiq(frames)).mean()) / 100]
-
-
-def _subject_kept(weights: Path, device: str) -> Score:
-    dino = networks.load_dino(weights, device)
-
-    def score(case: Case, frames: Frames) -> list[float]:
-        picture = dino(frames_for.picture_for_dino_centre(read_picture(case)))[0]
-        return [scores.first_frame_kept(picture, dino(frames_for.for_dino_centre(frames)))]
-
-    return score
-
-
-def _background_kept(weights: Path, device: str) -> Score:
-    dreamsim = networks.load_dreamsim(weights, device)
-
-    def score(case: Case, frames: Frames) -> list[float]:
-        picture = dreamsim(frames_for.picture_for_dreamsim(read_picture(case)))[0]
-        return [scores.first_frame_kept(picture, dreamsim(frames_for.for_dreamsim(frames)))]
-
-    return score
+def _scorer(load: Callable[[Path, str], Any], score: Callable[[Any, Case, Frames], list[float]]) -> Scorer:
+    """Returns a scorer that loads a network and passes it to `score` with each video."""
+    return lambda weights, device: partial(score, load(weights, device))
 
 
 SCORERS: dict[str, Scorer] = {
-    "SC": _subject_consistency,
-    "BC": _background_consistency,
-    "MS": _motion_smoothness,
-    "DD": _dynamic_degree,
-    "AQ": _aesthetic_quality,
-    "IQ": _imaging_quality,
-    "I2V-S": _subject_kept,
-    "I2V-B": _background_kept,
+    "SC": _scorer(networks.load_dino, lambda dino, _, frames: list(scores.consistency(dino(frames_for.for_dino(frames))))),
+    "BC": _scorer(networks.load_clip_b, lambda clip, _, frames: list(scores.consistency(clip(frames_for.for_clip(frames))))),
+    "MS": _scorer(networks.load_amt, lambda between, _, frames: [scores.smoothness(frames, between(frames[::2]))]),
+    "DD": _scorer(networks.load_raft, _dynamic_degree),
+    "AQ": _scorer(networks.load_aesthetics, lambda head, _, frames: [float(head(frames_for.for_clip(frames)).mean()) / 10]),
+    "IQ": _scorer(networks.load_musiq, lambda musiq, _, frames: [float(musiq(frames_for.for_musiq(frames)).mean()) / 100]),
+    "I2V-S": _scorer(networks.load_dino, partial(_first_frame_kept, frames_for.picture_for_dino_centre, frames_for.for_dino_centre)),
+    "I2V-B": _scorer(networks.load_dreamsim, partial(_first_frame_kept, frames_for.picture_for_dreamsim, frames_for.for_dreamsim)),
 }
 
 
-def read_picture(case: Case) -> Frames:
-    """The picture (H, W, 3) uint8 RGB that a video started from. Raises InputError when it is not there or cannot be read."""
+def read_image(case: Case) -> Frames:
+    """Returns the first image (H, W, 3) uint8 RGB of a video; raises InputError if it is missing or unreadable."""
     from PIL import Image, UnidentifiedImageError
 
     if case.image is None:
-        raise InputError(case.video, "picture", "none", "the picture the video started from", "give the suite's pictures with --images")
+        raise InputError(case.video, "picture", "none", "the first image of the video", "give the suite's images with --images")
     try:
         return np.array(Image.open(case.image).convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(case.image, "", f"{type(error).__name__}: {error}", "a readable picture", "replace the file") from None
+        raise InputError(case.image, "", f"{type(error).__name__}: {error}", "a readable image", "replace the file") from None

@@ -1,73 +1,74 @@
-"""Several sessions on one model (paper 5.2): admitted up to a limit, served in turn, the DiT of one chunk beside the decoding of another.
+"""Serves several sessions on one model (paper 5.2): admission up to a limit, chunks in the order of requests.
 
-One thread denoises and one decodes. Each session has at most one chunk under way, and the first queue is served in order: sessions that
-ask all the time get chunk for chunk the same share.
+One thread denoises and one decodes, so a chunk is denoised while another is decoded, unless both would use several threads of the same CPU:
+then one thread does both (see `decodes_beside`). A session has at most one chunk in progress: sessions
+that request without pause get the same number of chunks.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from moworld.devices import use_device
 from moworld.errors import InputError
-from moworld.inference.session import WorldSession
+from moworld.inference.session import Controls, LazyTextEncoder, WorldSession
+from moworld.inference.threads import decodes_beside
 from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
-
-Frames = NDArray[np.uint8]
+from moworld.video import Frames
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames (T, H, W, 3) uint8 and the seconds from the request to them, and of the two halves of the work."""
+    """Frames (T, H, W, 3) uint8, and the seconds from the request to them."""
 
     frames: Frames
     seconds: float
-    denoise_seconds: float
-    decode_seconds: float
 
 
 class Engine:
-    """Shares a model's experts, codec and text encoder among sessions. Thread-safe; `close` ends the threads."""
+    """Shares a model's experts, codec and text encoder among sessions. Thread-safe; `close` stops the threads.
+
+    chunk_latents: see `WorldSession`
+    text_encoder:  None loads the model's encoder at the first prompt
+    """
 
     def __init__(
         self, model: WorldModel, max_sessions: int = 4, chunk_latents: int | None = None, text_encoder: TextEncoder | None = None
     ) -> None:
         self.model, self.max_sessions, self.chunk_latents = model, max_sessions, chunk_latents
-        self.codec, self.text_encoder = model.codec, text_encoder or model.text_encoder
-        self._seats, self._lock = set["Seat"](), threading.Lock()
-        self._denoiser = ThreadPoolExecutor(1, thread_name_prefix="denoise")
-        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self.codec, self.text_encoder = model.codec, text_encoder or LazyTextEncoder(model)
+        self._slots, self._lock = set["Slot"](), threading.Lock()
+        self._denoiser = ThreadPoolExecutor(1, "denoise", use_device, (model.device,))
+        self._decoder = ThreadPoolExecutor(1, "decode", use_device, (model.device,))
 
     @property
     def sessions(self) -> int:
-        """How many are admitted now."""
-        return len(self._seats)
+        """Number of sessions now."""
+        return len(self._slots)
 
-    def admit(self) -> "Seat":
-        """A place for one session. Raises InputError where all are taken; `Seat.leave` gives it back."""
+    def admit(self) -> "Slot":
+        """Returns a slot for one session, to be freed by `Slot.release`. Raises InputError if all are taken."""
         with self._lock:
-            if len(self._seats) >= self.max_sessions:
-                found = f"{len(self._seats)} sessions"
+            if len(self._slots) >= self.max_sessions:
+                found = f"{len(self._slots)} sessions"
                 raise InputError("engine", "sessions", found, f"fewer than {self.max_sessions}", "try again when one has ended")
-            seat = Seat(self)
-            self._seats.add(seat)
-            return seat
+            slot = Slot(self)
+            self._slots.add(slot)
+            return slot
 
     def close(self) -> None:
-        """Cancel what waits and end both threads."""
+        """Cancels waiting chunks and stops both threads."""
         for executor in (self._denoiser, self._decoder):
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-class Seat:
-    """One session's place in an engine. `open` and `step` give futures; a second request before the first is answered is refused."""
+class Slot:
+    """One session of an engine. `open` and `step` return futures; they raise RuntimeError while a chunk is in progress."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -75,51 +76,48 @@ class Seat:
         self._pending: Future[Chunk] | None = None
 
     def open(self, first_frame: Frames, prompt: str = "", seed: int = 0) -> "Future[Chunk]":
-        """Start a world anew: its first frame (see `WorldSession.open`)."""
-        return self._request(lambda: self.session.open(first_frame, prompt, seed), None)
+        """Starts a new world: its first frame (see `WorldSession.open`)."""
+        return self._request(lambda: self.session.open(first_frame, prompt, seed), lambda frames: frames)
 
-    def step(self, controls: str | Iterable[Iterable[str]]) -> "Future[Chunk]":
-        """The next chunk (see `WorldSession.step`)."""
+    def step(self, controls: Controls) -> "Future[Chunk]":
+        """Requests the next chunk (see `WorldSession.step`)."""
         return self._request(lambda: self.session.denoise(controls), self.session.decode)
 
-    async def settled(self) -> None:
-        """Wait until no chunk of this session is under way; one that has not begun is cancelled."""
+    async def wait_until_idle(self) -> None:
+        """Waits until no chunk is in progress; cancels one that has not started."""
         if self._pending is not None and not self._pending.cancel():
             await asyncio.wait([asyncio.wrap_future(self._pending)])
 
-    def leave(self) -> None:
-        """Give the place back. A chunk that waits is cancelled, one that is being made is dropped."""
+    def release(self) -> None:
+        """Frees the slot. A waiting chunk is cancelled; the result of a running one is discarded."""
         if self._pending is not None:
             self._pending.cancel()
         with self.engine._lock:
-            self.engine._seats.discard(self)
+            self.engine._slots.discard(self)
 
-    def _request(self, first: Callable[[], Any], second: Callable[[Any], Frames] | None) -> "Future[Chunk]":
+    def _request(self, first: Callable[[], Any], second: Callable[[Any], Frames]) -> "Future[Chunk]":
         if self._pending is not None and not self._pending.done():
-            raise RuntimeError("a chunk of this session is under way: wait for it")
+            raise RuntimeError("a chunk of this session is in progress: wait for it")
         result: Future[Chunk] = Future()
-        self._pending, asked = result, time.perf_counter()
-
-        def decode(made: Any, denoise_seconds: float) -> None:
-            begun = time.perf_counter()
-            frames = made if second is None else second(made)
-            now = time.perf_counter()
-            result.set_result(Chunk(frames, now - asked, denoise_seconds, now - begun))
+        self._pending, requested = result, time.perf_counter()
 
         def denoise() -> None:
-            if not result.set_running_or_notify_cancel():
-                return
-            begun = time.perf_counter()
-            made = first()
-            seconds = time.perf_counter() - begun
-            self.engine._decoder.submit(_forward_error, result, decode, made, seconds)
+            if result.set_running_or_notify_cancel():
+                output = first()
+                if decodes_beside(self.engine.codec):
+                    self.engine._decoder.submit(_forward_error, result, decode, output)
+                else:
+                    decode(output)
+
+        def decode(output: Any) -> None:
+            result.set_result(Chunk(second(output), time.perf_counter() - requested))
 
         self.engine._denoiser.submit(_forward_error, result, denoise)
         return result
 
 
 def _forward_error(result: "Future[Chunk]", work: Callable[..., None], *arguments: Any) -> None:
-    """Do the work; what it raises becomes the result, so that whoever waits hears of it."""
+    """Runs `work`; an exception becomes the result's, so that the waiting thread receives it."""
     try:
         work(*arguments)
     except BaseException as error:

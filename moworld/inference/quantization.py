@@ -1,115 +1,133 @@
-"""W8A8 dynamic quantization of the experts (paper 5.4), with an error report per layer. It fails when it replaced nothing."""
+"""W8A8 dynamic quantization of the experts (paper 5.4), with the error of every layer; fails if no layer was replaced."""
 
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moworld.devices import ACCELERATORS
 from moworld.errors import InputError
 from moworld.files import Pathlike
+from moworld.inference.calibration import run_on_walk
+from moworld.inference.settings import QuantizeSettings
 from moworld.model.experts import Experts
-from moworld.model.int8 import Int8Linear, replace_module, replaceable_linears
-from moworld.model.weights import load_weights, release_memory
+from moworld.model.int8 import Int8Linear, join_projections, replaceable_linears
+from moworld.model.weights import cast_parameters, load_weights, release_memory
 from moworld.model.world import WorldConfig, WorldModel, open_expert, read_config
-from moworld.settings import Settings
+
+Report = dict[str, Any]
+FIX = "quantize the distilled model, once"
 
 
-class QuantizeSettings(Settings):
-    """`max_layer_error`: the relative error of a layer's output above which the conversion is refused."""
-
-    max_layer_error: float = 0.1
-
-
-def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 0) -> dict[str, Any]:
-    """Replace the linears of both experts' blocks in place, round what stays to bfloat16, and set `config.quantization`.
-
-    returns: {"replaced", "bytes_before", "bytes_after", "layers": [{"expert", "layer", "error"}]}; the error is
-             ||y_int8 - y|| / ||y|| on activations of one forward pass on noise
-    Raises InputError when the model is quantized already, nothing was replaced or a layer's error is above the limit.
-    """
-    _once("quantize", world.config)
-    before, layers = _stored_bytes(world, low=False), []
-    for name, expert in world.experts.named_experts():
-        layers += _convert(name, expert, world.config, seed)
-    _judge(layers, settings)
+def quantize_experts(world: WorldModel, settings: QuantizeSettings, seed: int = 0) -> Report:
+    """Converts both experts of a world in place and sets `config.quantization`; returns the report of `convert`."""
+    _require_full_precision("quantize", world.config)
+    _, report = convert(world.experts.named_experts(), world.config, settings, seed)
     world.config = world.config.model_copy(update={"quantization": "w8a8"})
-    return {"replaced": len(layers), "bytes_before": before, "bytes_after": _stored_bytes(world, low=True), "layers": layers}
+    return report
 
 
-def load_quantized(folder: Pathlike, settings: QuantizeSettings | None = None) -> WorldModel:
-    """Load a model in full precision and convert it expert by expert, before the next one is read: the warm-up of paper 5.4.
+def convert(experts: Iterable[tuple[str, Any]], config: WorldConfig, settings: QuantizeSettings, seed: int = 0) -> tuple[list[Any], Report]:
+    """Replaces the linears of experts' blocks in place, one expert after the other, and rounds other weights to bfloat16.
 
-    At most one expert is in its stored precision, beside what is INT8 already. The result is that of `quantize_experts`, saved and loaded.
-    Raises InputError as `quantize_experts` does.
+    experts: by name; an iterator may load each when the one before is converted
+    returns: the experts, and {"replaced", "bytes_before", "bytes_after", "layers": [{"expert", "layer", "error"}]}; the error is
+             ||y_int8 - y|| / ||y|| on the activations of a walk, at the noise levels that the expert serves (see `calibration`)
+    Raises InputError if no layer was replaced, and if a layer's error exceeds the limit.
     """
-    config, codec, made, layers = read_config(folder), Path(folder) / "vae", [], list[dict[str, Any]]()
-    _once(folder, config)
+    before, converted, layers = 0, [], list[dict[str, Any]]()
+    for name, expert in experts:
+        before += stored_bytes(expert, low=False)
+        layers += _convert(name, expert, config, seed)
+        converted.append(expert)
+    _check(layers, settings)
+    after = sum(stored_bytes(expert, low=True) for expert in converted)
+    return converted, {"replaced": len(layers), "bytes_before": before, "bytes_after": after, "layers": layers}
+
+
+def load_quantized(
+    folder: Pathlike, settings: QuantizeSettings | None = None, device: torch.device | str = "cpu", served_on: torch.device | str = ""
+) -> tuple[WorldModel, Report]:
+    """Loads a full-precision model to a device and converts each expert before the next one is read: the warm-up of paper 5.4.
+
+    served_on: where converted experts go, so that `device` holds one expert at a time; "" leaves them
+    At most one expert is in its stored precision at a time. Returns the world, which equals that of `quantize_experts`, saved and loaded,
+    and the report of `convert`. Raises InputError like both.
+    """
+    config, codec = read_config(folder), Path(folder) / "vae"
+    _require_full_precision(folder, config)
+    experts, report = convert(_loaded(folder, config, device, served_on or device), config, settings or QuantizeSettings())
+    pair = Experts(experts[0], experts[1] if len(experts) > 1 else None, config.model.boundary)
+    return WorldModel(config.model_copy(update={"quantization": "w8a8"}), pair, codec if codec.is_dir() else None, served_on or device), report
+
+
+def _loaded(folder: Pathlike, config: WorldConfig, device: torch.device | str, served_on: torch.device | str) -> Iterator[tuple[str, Any]]:
+    """Yields each expert in its stored precision; then gives what is left of its weights the dtype in which `open_expert` reads them."""
+    served = torch.bfloat16 if torch.device(served_on).type in ACCELERATORS else torch.float32
     for name in config.experts:
-        expert, weights = open_expert(folder, name, config)
-        if set(weights.dtypes.values()) == {torch.bfloat16}:
-            expert.bfloat16()
-        load_weights(expert, weights, {key: key for key in weights.shapes})
-        layers += _convert(name, expert, config, seed=0)
-        made.append(expert.float().eval())
+        expert, weights = open_expert(folder, name, config, device)
+        if all(entry.dtype == torch.bfloat16 for entry in weights.entries.values()):
+            cast_parameters(expert, torch.bfloat16)
+        load_weights(expert, weights, {key: key for key in weights.entries}, device)
+        yield name, expert.eval()
+        cast_parameters(expert.to(served_on), served)
         release_memory()
-    _judge(layers, settings or QuantizeSettings())
-    experts = Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary)
-    return WorldModel(config.model_copy(update={"quantization": "w8a8"}), experts, codec if codec.is_dir() else None)
 
 
-def _once(file: object, config: WorldConfig) -> None:
+def _require_full_precision(file: object, config: WorldConfig) -> None:
     if config.quantization != "none":
         found = f"{config.quantization} weights, which would be quantized twice"
-        raise InputError(file, "quantization", found, "a transformer in full precision", "quantize the distilled model, once")
+        raise InputError(file, "quantization", found, "a transformer in full precision", FIX)
 
 
-def _judge(layers: list[dict[str, Any]], settings: QuantizeSettings) -> None:
+def _check(layers: list[dict[str, Any]], settings: QuantizeSettings) -> None:
     if not layers:
-        raise InputError(
-            "quantize", "blocks", "no linear to replace", "a transformer in full precision", "quantize the distilled model, once"
-        )
-    worst = max(layers, key=lambda entry: entry["error"])
-    if worst["error"] > settings.max_layer_error:
-        wanted = f"at most {settings.max_layer_error}"
-        raise InputError(
-            "quantize",
-            f"{worst['expert']}.{worst['layer']}",
-            f"error {worst['error']}",
-            wanted,
-            "train longer or raise quantize.max_layer_error",
-        )
+        raise InputError("quantize", "blocks", "no linear to replace", "a transformer in full precision", FIX)
+    worst, limit = max(layers, key=lambda entry: entry["error"]), settings.max_layer_error
+    if worst["error"] > limit:
+        field, fix = f"{worst['expert']}.{worst['layer']}", "train longer or raise quantize.max_layer_error"
+        raise InputError("quantize", field, f"error {worst['error']}", f"at most {limit}", fix)
 
 
-def _stored_bytes(world: WorldModel, low: bool) -> int:
-    parameters = dict(world.experts.named_parameters())
-    of = {key: 2 * value.numel() if low and key in parameters else value.nbytes for key, value in world.experts.state_dict().items()}
-    return sum(of.values())
+def stored_bytes(module: nn.Module, low: bool) -> int:
+    """Returns the bytes of a module's state on disk, with parameters in bfloat16 if `low`."""
+    parameters = {name for name, _ in module.named_parameters()}
+    return sum(2 * value.numel() if low and key in parameters else value.nbytes for key, value in module.state_dict().items())
 
 
 @torch.no_grad()
 def _convert(expert_name: str, expert: Any, config: WorldConfig, seed: int) -> list[dict[str, Any]]:
-    """One forward pass on noise, in which each replaceable layer gives way to its INT8 copy once it was compared; its weights are freed."""
-    errors, names = dict[str, float](), list(replaceable_linears(expert))
-
-    def give_way(name: str, linear: nn.Linear, inputs: tuple[Tensor, ...], exact: Tensor) -> None:
-        layer = Int8Linear.from_linear(linear)
-        difference = torch.linalg.vector_norm((layer(inputs[0]) - exact).float())
-        errors[name] = round((difference / torch.linalg.vector_norm(exact.float()).clamp_min(1e-12)).item(), 6)
-        replace_module(expert, name, layer)
-        linear.register_parameter("weight", None)  # freed now, not when the layer is collected
-
-    for name in names:
-        expert.get_submodule(name).register_forward_hook(partial(give_way, name))
-    generator, low = torch.Generator().manual_seed(seed), expert.patch_embedding.weight.dtype
-    frames, height, width = config.model.chunk_latents + 1, config.height, config.width
-    expert(
-        torch.randn(1, 2 * config.model.latent_channels + 4, frames, height // 8, width // 8, generator=generator).to(low),
-        torch.full((1, frames), 800.0),
-        torch.randn(1, config.text.length, config.model.text_dim, generator=generator).to(low),
-        torch.randn(1, 24, frames, height, width, generator=generator).to(low),
-    )
-    for parameter in expert.parameters():  # so it is stored, at half the size
+    """Compares each linear with its INT8 copy while the expert runs on a walk, then replaces the linears one by one."""
+    linears = replaceable_linears(expert)
+    comparisons = {name: _Comparison(linear.weight.device) for name, linear in linears.items()}
+    hooks = [linear.register_forward_hook(comparisons[name]) for name, linear in linears.items()]
+    run_on_walk(expert_name, expert, config, seed)
+    for hook in hooks:
+        hook.remove()
+    for name in comparisons:
+        expert.set_submodule(name, Int8Linear.from_linear(linears.pop(name)))
+        release_memory()  # small tensors that stay would keep the copies of every layer's weight between them
+    for parameter in expert.parameters():  # stored in bfloat16
         parameter.copy_(parameter.bfloat16())
-    return [{"expert": expert_name, "layer": name, "error": errors[name]} for name in names]
+    join_projections(expert)
+    return [{"expert": expert_name, "layer": name, "error": comparison.error} for name, comparison in comparisons.items()]
+
+
+class _Comparison:
+    """Forward hook of a linear: compares its outputs with those of its INT8 copy, which is freed after each call."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.squares = torch.zeros(2, device=device)  # sums over the differences, and over the exact outputs
+
+    def __call__(self, linear: nn.Module, inputs: tuple[Tensor, ...], exact: Tensor) -> None:
+        assert isinstance(linear, nn.Linear)
+        difference = Int8Linear.from_linear(linear)(inputs[0]) - exact
+        self.squares += torch.stack([difference.float().square().sum(), exact.float().square().sum()])
+
+    @property
+    def error(self) -> float:
+        """||y_int8 - y|| / ||y|| over all calls."""
+        difference, exact = self.squares.clamp_min(1e-24).sqrt().tolist()
+        return float(round(difference / exact, 6))

@@ -1,18 +1,17 @@
-"""Many devices (paper 5.3): ranks that share the denoising of each chunk, and one that decodes, behind the interface of `WorldModel`.
+"""Serving on several devices (paper 5.3): ranks that share the denoising of each chunk, and one that decodes, behind `WorldModel`.
 
-Rank 0 holds the sessions, encodes, and denoises together with the others; the last rank decodes. Helpers keep nothing between chunks but
-the decoder's caches: rank 0 sends a chunk's window and the state of its noise, all denoise it in step, and all hold the same latents.
-Messages are safetensors. A rank that is gone ends the session with one line, on whichever rank notices.
+Rank 0 holds the sessions, encodes, and denoises with its helpers; the last rank decodes. Helpers keep no state between chunks except the
+decoder's caches: rank 0 sends a chunk's window and the state of its noise generator, all denoise it together and hold the same latents.
+Messages are safetensors. If a rank is gone, every rank that notices raises an InputError of one line.
 
-Hierarchical sequence parallelism: heads are partitioned over `ulysses` groups of neighbouring ranks; inside a group, tokens are split over
-a `ring`. Rank g * ring + i has the heads of group g and the i-th stretch of tokens, so the ring, which speaks in every layer for as long as
-keys and values travel, runs between neighbours, and the all-to-all crosses groups. Training's mesh (ring, ulysses) is the same product
-with the two in the other order: there, the all-to-all runs between neighbours.
+Hierarchical sequence parallelism: heads are partitioned over `ulysses` groups of neighbouring ranks; within a group, tokens are split over
+a `ring`. Rank g * ring + i has the heads of group g and token shard i. So the ring, which exchanges keys and values in every layer, connects
+neighbours, and the all-to-all crosses groups. Training's mesh (ring, ulysses) has the opposite order.
 """
 
+import math
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,19 +22,20 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from moworld.errors import InputError
+from moworld.inference.failures import peer_errors
 from moworld.inference.session import to_bytes
 from moworld.model.latent_cameras import Rays
-from moworld.model.rollout import Noise
+from moworld.model.rollout import Denoiser, Noise
 from moworld.model.sequence import Group, SequenceMesh, rank_device
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
 
-IDLE = timedelta(days=30)  # how long a helper waits for the next chunk
+IDLE = timedelta(days=30)  # timeout of helpers that wait for the next chunk
 
 
 @dataclass(frozen=True)
 class ServingRanks:
-    """This rank's place. `sequence` is None where one rank denoises alone, and on the rank that decodes."""
+    """Process groups of this rank. `sequence` is None if one rank denoises alone, and on the rank that decodes."""
 
     rank: int
     decoder: int
@@ -45,26 +45,29 @@ class ServingRanks:
     decoding: Group
 
 
-def share(heads: int, ranks: int) -> tuple[int, int]:
-    """(ulysses, ring) for `ranks` that denoise: as many groups of heads as divide both, tokens for the rest."""
-    ulysses = max(degree for degree in range(1, ranks + 1) if ranks % degree == 0 and heads % degree == 0)
+def split_ranks(heads: int, ranks: int) -> tuple[int, int]:
+    """Returns (ulysses, ring) for `ranks` that denoise: ulysses is the greatest common divisor of ranks and heads."""
+    ulysses = math.gcd(heads, ranks)
     return ulysses, ranks // ulysses
 
 
-def join_serving_ranks(world: int, rank: int, heads: int, seconds: float = 60.0, ulysses: int | None = None) -> ServingRanks:
-    """This process's place among those that torchrun started: all but the last denoise. All ranks must call it.
+def join_serving_ranks(
+    world: int, rank: int, heads: int, seconds: float = 60.0, ulysses: int | None = None, device: str = ""
+) -> ServingRanks:
+    """Creates the process groups of this rank among the `world` ranks of torchrun; all ranks must call it. The last one decodes.
 
-    seconds: how long a rank at work waits for another
-    ulysses: groups of heads; None takes what `share` gives
-    Raises InputError where there is none to decode apart, or the ranks cannot be dealt out.
+    seconds: timeout of a rank at work that waits for another
+    ulysses: groups of heads; None uses `split_ranks`
+    device:  see `rank_device`
+    Raises InputError for fewer than two ranks, and if `ulysses` does not divide ranks and heads.
     """
     count = world - 1
     if count < 1:
-        raise InputError("ranks", "", world, "at least 2: one that denoises and one that decodes", "start more, or none")
-    groups = share(heads, count)[0] if ulysses is None else ulysses
+        raise InputError("ranks", "", world, "at least 2: one that denoises and one that decodes", "start more ranks, or none")
+    groups = split_ranks(heads, count)[0] if ulysses is None else ulysses
     if count % groups or heads % groups:
         raise InputError("ranks", "ulysses", f"{groups} for {count} ranks and {heads} heads", "a divisor of both", "choose another")
-    device, backend = rank_device()
+    place, backend = rank_device(device)
     if not dist.is_initialized():
         dist.init_process_group(backend, timeout=timedelta(seconds=max(seconds, 300)))
     ring, at_work = count // groups, timedelta(seconds=seconds)
@@ -76,123 +79,127 @@ def join_serving_ranks(world: int, rank: int, heads: int, seconds: float = 60.0,
     sequence = None
     if rank < count and count > 1:
         group, i = divmod(rank, ring)
-        order = tuple(place % groups * ring + place // groups for place in range(count))
+        order = tuple(index % groups * ring + index // groups for index in range(count))
         sequence = SequenceMesh(across[i], inside[group], whole, groups, ring, i * groups + group, order)
-    return ServingRanks(rank, count, device, sequence, denoising, decoding)
+    return ServingRanks(rank, count, place, sequence, denoising, decoding)
 
 
-class SharedWorld(WorldModel):
-    """Rank 0's view: a world whose chunks are denoised by several ranks and decoded by another. `close` sends the helpers home."""
+@dataclass(frozen=True)
+class SharedDenoiser:
+    """Denoises on rank 0 with the helpers, whose experts share the tokens with `own`."""
 
-    def __init__(self, world: WorldModel, ranks: ServingRanks) -> None:
-        super().__init__(world.config, world.experts, world.codec_folder)
-        self.ranks, self._codec = ranks, RemoteCodec(world.codec, ranks)
-        share_experts(self, ranks)
-
-    @property
-    def codec(self) -> "RemoteCodec":
-        return self._codec
+    own: Denoiser
+    ranks: ServingRanks
 
     def denoise(self, window: Window, schedule: Tensor, generator: Noise) -> Tensor:
         assert isinstance(generator, torch.Generator)
-        with others_present("denoising"):
+        with peer_errors("denoising"):
             if self.ranks.sequence is not None:
-                rays = {"motion": window.camera.motion, "directions": window.camera.directions}
-                fields = {name: getattr(window, name) for name in ("condition", "history", "frame_ids", "text")}
-                tell(self.ranks.denoising, 0, {**fields, **rays, "schedule": schedule, "noise": generator.get_state()})
-            return super().denoise(window, schedule, generator)
+                send(self.ranks.denoising, 0, pack_window(window, schedule, generator))
+            return self.own.denoise(window, schedule, generator)
 
-    def close(self) -> None:
-        """End the helpers' loops; nothing to do where they are gone."""
-        for group in (self.ranks.denoising, self.ranks.decoding):
-            with others_present("closing"):
-                tell(group, 0, {})
+
+def share_world(world: WorldModel, ranks: ServingRanks) -> WorldModel:
+    """Returns the model of rank 0: the helpers denoise its chunks, too, and the last rank decodes them. See `end_helpers`."""
+    share_experts(world, ranks)
+    denoiser, codec = SharedDenoiser(world.denoiser, ranks), RemoteCodec(world.codec, ranks)
+    return WorldModel(world.config, world.experts, world.codec_folder, world.device, denoiser, codec)
+
+
+def end_helpers(ranks: ServingRanks) -> None:
+    """Ends the loops of all helpers. Raises InputError if one is gone."""
+    for group in (ranks.denoising, ranks.decoding):
+        with peer_errors("closing"):
+            send(group, 0, {})
 
 
 def share_experts(world: WorldModel, ranks: ServingRanks) -> None:
-    """Let the experts share each chunk's tokens with the other ranks."""
+    """Makes the experts share the tokens of each chunk with the other ranks."""
     for _, expert in world.experts.named_experts():
         expert.share_sequence(ranks.sequence)
 
 
+def pack_window(window: Window, schedule: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Returns the arguments of `Denoiser.denoise` as named tensors."""
+    fields = {name: getattr(window, name) for name in ("condition", "history", "frame_ids", "text")}
+    rays = {"motion": window.camera.motion, "directions": window.camera.directions}
+    return {**fields, **rays, "schedule": schedule, "noise": generator.get_state()}
+
+
+def unpack_window(message: dict[str, Tensor], device: torch.device | str) -> tuple[Window, Tensor, torch.Generator]:
+    """Inverse of `pack_window`. The window is on `device`; schedule and generator stay on the CPU, where rank 0 has them."""
+    noise = torch.Generator()
+    noise.set_state(message.pop("noise"))
+    schedule, on_device = message.pop("schedule"), {name: value.to(device) for name, value in message.items()}
+    rays = Rays(on_device.pop("motion"), on_device.pop("directions"))
+    return Window(camera=rays, **on_device), schedule, noise
+
+
 class RemoteCodec:
-    """Encodes here and decodes on the last rank. A cache stays there; what the caller holds is its number."""
+    """Encodes here and decodes on the last rank. Decoder caches stay there; callers hold their numbers."""
 
     def __init__(self, codec: Any, ranks: ServingRanks) -> None:
-        self.codec, self.ranks, self._made, self._forgotten = codec, ranks, 0, list[int]()
+        self.codec, self.ranks, self._count, self._freed = codec, ranks, 0, list[int]()
 
     def encode(self, video: Tensor) -> Tensor:
         return self.codec.encode(video)  # type: ignore[no-any-return]
 
     def decode_chunk(self, latents: Tensor, cache: "RemoteCache | None") -> tuple[Tensor, "RemoteCache"]:
-        """As `StreamingCodec.decode_chunk`, but the video comes as uint8."""
-        self._made += 1
-        following = RemoteCache(self._made)
-        weakref.finalize(following, self._forgotten.append, self._made)
-        forget = [self._forgotten.pop() for _ in range(len(self._forgotten))]
-        numbers = torch.tensor([0 if cache is None else cache.number, following.number, *forget])
-        with others_present("decoding"):
-            tell(self.ranks.decoding, 0, {"latents": latents, "numbers": numbers})
-            return hear(self.ranks.decoding, self.ranks.decoder)["video"].to(latents.device), following
+        """Like `StreamingCodec.decode_chunk`, but returns uint8 video on the CPU."""
+        self._count += 1
+        following = RemoteCache(self._count)
+        weakref.finalize(following, self._freed.append, self._count)
+        freed = [self._freed.pop() for _ in range(len(self._freed))]
+        numbers = torch.tensor([0 if cache is None else cache.number, following.number, *freed])
+        with peer_errors("decoding"):
+            send(self.ranks.decoding, 0, {"latents": latents, "numbers": numbers})
+            return receive(self.ranks.decoding, self.ranks.decoder)["video"], following
 
 
+@dataclass(frozen=True, eq=False)
 class RemoteCache:
-    """The number of a decoder's cache; it is freed there when this is freed here."""
+    """The number of a decoder cache, which the decoder frees after this object is freed."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    number: int
 
 
 @torch.inference_mode()
 def help_denoising(world: WorldModel, ranks: ServingRanks) -> Iterator[Tensor]:
-    """A helper's work: chunk after chunk with the others, until rank 0 says that it is over. Yields the latents of each window."""
+    """Denoises chunks together with rank 0 until it sends the end; yields the latents of each window."""
     share_experts(world, ranks)
-    with others_present("rank 0"):
-        while told := hear(ranks.denoising, 0, ranks.device):
-            rays = Rays(told["motion"], told["directions"])
-            window = Window(told["condition"], told["history"], rays, told["frame_ids"], told["text"])
-            noise = torch.Generator()
-            noise.set_state(told["noise"].cpu())
-            yield world.denoise(window, told["schedule"], noise)
+    with peer_errors("rank 0"):
+        while message := receive(ranks.denoising, 0):
+            yield world.denoiser.denoise(*unpack_window(message, ranks.device))
 
 
 @torch.inference_mode()
 def help_decoding(codec: Any, ranks: ServingRanks) -> None:
-    """The last rank's work: chunks of all sessions as they come, until rank 0 says that it is over."""
+    """Decodes the chunks of all sessions until rank 0 sends the end."""
     caches = dict[int, Any]()
-    with others_present("rank 0"):
-        while told := hear(ranks.decoding, 0, ranks.device):
-            before, after, *forgotten = told["numbers"].tolist()
-            video, caches[after] = codec.decode_chunk(told["latents"], caches[before] if before else None)
-            for number in forgotten:
+    with peer_errors("rank 0"):
+        while message := receive(ranks.decoding, 0):
+            before, after, *freed = message["numbers"].tolist()
+            latents = message["latents"].to(ranks.device)
+            video, caches[after] = codec.decode_chunk(latents, caches[before] if before else None)
+            for number in freed:
                 del caches[number]
-            tell(ranks.decoding, ranks.decoder, {"video": to_bytes(video)})
+            send(ranks.decoding, ranks.decoder, {"video": to_bytes(video)})
 
 
-def tell(group: Group, source: int, tensors: dict[str, Tensor]) -> None:
-    """Send tensors by name to the ranks of a group; none at all means that it is over."""
+def send(group: Group, source: int, tensors: dict[str, Tensor]) -> None:
+    """Broadcasts named tensors from rank `source` to a group; an empty dict is the end."""
     data = save({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}) if tensors else b""
     dist.broadcast(torch.tensor([len(data)]), source, group=group)
     if data:
         dist.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8), source, group=group)
 
 
-def hear(group: Group, source: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """What `tell` sent."""
+def receive(group: Group, source: int) -> dict[str, Tensor]:
+    """Returns the tensors that `send` broadcasts, on the CPU."""
     size = torch.zeros(1, dtype=torch.long)
     dist.broadcast(size, source, group=group)
     if not size:
         return {}
     data = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(data, source, group=group)
-    return {key: value.to(device) for key, value in load(data.numpy().tobytes()).items()}
-
-
-@contextmanager
-def others_present(what: str) -> Iterator[None]:
-    """Raises InputError, one line, where another rank is gone or does not answer in time."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = str(error).splitlines()[0]
-        raise InputError("ranks", what, found, "all ranks at work", "start the ranks and the session again") from error
+    return load(data.numpy().tobytes())

@@ -1,10 +1,11 @@
-"""One interactive session (paper 5.2): first frame, text and controls in, frames out, chunk by chunk.
+"""One interactive session (paper 5.2): first frame, prompt and controls in, frames out, chunk by chunk.
 
-A step is two halves, `denoise` and `decode`: an engine runs the denoising of a chunk beside the decoding of the one before.
+A step has two halves, `denoise` and `decode`, so that a chunk can be denoised while the one before is decoded.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,131 +15,143 @@ from torch import Tensor
 
 from moworld.camera.cameras import resize_to_cover
 from moworld.camera.controls import Walk, parse_controls
+from moworld.devices import use_device
 from moworld.errors import InputError
+from moworld.inference.failures import memory_errors
+from moworld.inference.threads import decodes_beside
 from moworld.model.codec import Cache
+from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.rollout import Rollout
 from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
+from moworld.video import Frames
 
-Frames = NDArray[np.uint8]
+Controls = str | Iterable[Iterable[str]] | NDArray[np.float64]  # see `WorldSession.step`
 
 
 class WorldSession:
-    """A world that is open: `open` encodes the first frame and the prompt once, `step` generates the next chunk.
+    """One world: `open` encodes the first frame and the prompt once, `step` generates the next chunk.
 
-    text_encoder:  reused between sessions when given; otherwise it is loaded at `open` and released after it (on-demand loading)
-    codec:         reused between sessions when given
-    chunk_latents: new latent frames a step; None takes the number that the model was trained with. Fewer answer controls sooner.
+    text_encoder:  None loads the model's encoder for each prompt and frees it afterwards
+    codec:         None loads the model's codec
+    chunk_latents: new latent frames of a step, 4 frames each; None is the trained number. Shorter chunks react sooner to controls.
+    Raises InputError if chunk_latents is larger than the trained number.
     """
 
     def __init__(
         self, model: WorldModel, text_encoder: TextEncoder | None = None, codec: Any = None, chunk_latents: int | None = None
     ) -> None:
+        longest = model.config.model.chunk_latents
         self.model, self.text_encoder, self.codec = model, text_encoder, model.codec if codec is None else codec
-        self.chunk_latents = chunk_latents or model.config.model.chunk_latents
-        if not 1 <= self.chunk_latents <= model.config.model.chunk_latents:
-            wanted = f"1 to {model.config.model.chunk_latents}, the model's own"
-            raise InputError("session", "chunk_latents", self.chunk_latents, wanted, "choose a length the model has learned")
+        self.chunk_latents = chunk_latents or longest
+        if not 1 <= self.chunk_latents <= longest:
+            raise InputError("session", "chunk_latents", self.chunk_latents, f"1 to {longest}, as trained", "choose a shorter chunk")
         self.rollout: Rollout | None = None
         self.cache: Cache | None = None
         self.walk = Walk()
 
     @property
     def chunk_frames(self) -> int:
-        """Video frames that a step gives: 4 per latent frame."""
-        return 4 * self.chunk_latents
+        """Video frames of a step."""
+        return CODEC_GRID.frames_after_first(self.chunk_latents)
 
+    @memory_errors("opening a world")
     @torch.inference_mode()
-    def open(self, first_frame: Frames, prompt: str = "", seed: int = 0, intrinsics: tuple[float, ...] | None = None) -> Frames:
-        """Start a world.
+    def open(self, first_frame: Frames, prompt: str = "", seed: int = 0) -> Frames:
+        """Starts a world and returns (1, height, width, 3) uint8, the first frame after the codec.
 
         first_frame: (H, W, 3) uint8 of any size; its central crop with the model's aspect is used
-        intrinsics:  normalised fx, fy, cx, cy of that crop; None takes the footage's
-        returns:     (1, height, width, 3) uint8, the first frame as the codec gives it back
-        Raises InputError for a frame of another shape or dtype.
+        prompt:      "" means no text condition: zeros, as text dropout in training, and no text encoder is loaded
+        Raises InputError for a first frame of another shape or dtype, and for a prompt if the extra `text` is not installed.
         """
-        config = self.model.config
+        config, device = self.model.config, self.model.device
         if first_frame.ndim != 3 or first_frame.shape[2] != 3 or first_frame.dtype != np.uint8:
-            raise InputError(
-                "first_frame", "shape", f"{first_frame.shape} {first_frame.dtype}", "(H, W, 3) uint8", "convert the image to RGB"
-            )
-        frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)).copy())
-        latent = self.codec.encode(frame.permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
-        encoder = self.text_encoder or self.model.text_encoder
+            found = f"{first_frame.shape} {first_frame.dtype}"
+            raise InputError("first_frame", "shape", found, "(H, W, 3) uint8", "convert the image to RGB")
+        frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)))
+        latent = self.codec.encode(frame.to(device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
+        if prompt:
+            text = (self.text_encoder or self.model.text_encoder).encode([prompt]).to(device)
+        else:
+            text = torch.zeros(1, config.text.length, config.model.text_dim, device=device)
         self.rollout = Rollout(
             self.model.experts,
             latent,
-            encoder.encode([prompt]),
-            torch.tensor([intrinsics or config.intrinsics], dtype=torch.float32),
+            text,
+            torch.tensor([config.intrinsics], device=device),
             schedule=config.schedule,
             policy=config.model.history,
             chunk_latents=self.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
-            denoise=self.model.denoise,
+            denoise=self.model.denoiser.denoise,
         )
         self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
         return self.decode(latent)
 
-    def step(self, controls: str | Iterable[Iterable[str]]) -> Frames:
-        """The next chunk under keyboard controls, one entry a frame ("w*12", or an iterable of key sets); too few are filled with rest.
+    def step(self, controls: Controls) -> Frames:
+        """Returns the next chunk, (chunk_frames, height, width, 3) uint8, under keys or along poses.
 
-        returns: (chunk_frames, height, width, 3) uint8
-        Raises InputError for controls that cannot be read or are longer than a chunk.
+        controls: "w*12", or one set of keys per frame (missing frames get no key), or poses c2w (chunk_frames, 4, 4) in model units and
+                  in the world of the first frame
+        Raises InputError for invalid controls and for more frames than a chunk has.
         """
         return self.decode(self.denoise(controls))
 
-    def step_poses(self, c2w: NDArray[np.float64]) -> Frames:
-        """The next chunk along poses (chunk_frames, 4, 4) in the world of the first frame, model units -> (chunk_frames, H, W, 3) uint8."""
-        return self.decode(self.denoise_poses(c2w))
+    @memory_errors("denoising")
+    @torch.inference_mode()
+    def denoise(self, controls: Controls) -> Tensor:
+        """First half of `step`: returns latents (1, C, chunk_latents, h, w) and appends them to the history bank."""
+        if self.rollout is None:
+            raise InputError("session", "", "no open world", "an open world", "call open(first_frame, prompt) first")
+        if isinstance(controls, np.ndarray):
+            if controls.shape != (self.chunk_frames, 4, 4):
+                found, expected = controls.shape, f"({self.chunk_frames}, 4, 4)"
+                raise InputError("c2w", "shape", found, expected, "pass one pose for each frame of a chunk")
+            self.walk.set_pose(controls[-1])
+            c2w = controls
+        else:
+            actions = parse_controls(controls) if isinstance(controls, str) else [frozenset(keys) for keys in controls]
+            if len(actions) > self.chunk_frames:
+                raise InputError("controls", "", f"{len(actions)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
+            c2w = self.walk.go(actions + [frozenset()] * (self.chunk_frames - len(actions)))
+        return self.rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])
 
-    def denoise_poses(self, c2w: NDArray[np.float64]) -> Tensor:
-        """The first half of `step_poses`: latents, as `denoise` gives them."""
-        rollout = self._opened()
-        if c2w.shape != (self.chunk_frames, 4, 4):
-            raise InputError("c2w", "shape", c2w.shape, f"({self.chunk_frames}, 4, 4)", "give one pose for each frame of a chunk")
-        self.walk.stand_at(c2w[-1])
-        return _next_chunk(rollout, c2w)
-
-    def denoise(self, controls: str | Iterable[Iterable[str]]) -> Tensor:
-        """The first half of `step`: latents (1, C, chunk_latents, h, w), written back to the history bank."""
-        rollout = self._opened()
-        actions = parse_controls(controls) if isinstance(controls, str) else [frozenset(keys) for keys in controls]
-        if len(actions) > self.chunk_frames:
-            raise InputError("controls", "", f"{len(actions)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
-        actions += [frozenset()] * (self.chunk_frames - len(actions))
-        return _next_chunk(rollout, self.walk.go(actions))
-
+    @memory_errors("decoding")
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Frames:
-        """The second half: frames (T, height, width, 3) uint8 of latents that follow those decoded before."""
+        """Second half: returns frames (T, height, width, 3) uint8 of the latents that follow those decoded before."""
         video, self.cache = self.codec.decode_chunk(latents, self.cache)
-        return to_bytes(video)[0].permute(1, 2, 3, 0).contiguous().numpy()  # type: ignore[no-any-return]
-
-    def _opened(self) -> Rollout:
-        if self.rollout is None:
-            raise InputError("session", "", "no open world", "open(first_frame, prompt) first", "call open")
-        return self.rollout
+        return to_bytes(video)[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
 
-@torch.inference_mode()
-def _next_chunk(rollout: Rollout, c2w: NDArray[np.float64]) -> Tensor:
-    return rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])
+class LazyTextEncoder:
+    """Loads the text encoder of a model on first use and keeps it."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self.model = model
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return self.model.text_encoder
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        return self._encoder.encode(prompts)
 
 
 def to_bytes(video: Tensor) -> Tensor:
-    """Video in [-1, 1] to uint8 in [0, 255]; what is uint8 already stays as it is."""
+    """Returns video in [-1, 1] as uint8 in [0, 255]; uint8 is returned unchanged."""
     return video if video.dtype == torch.uint8 else ((video + 1) * 127.5).round().clamp(0, 255).byte()
 
 
-def stream(session: WorldSession, chunks: Iterable[tuple[Callable[[Any], Tensor], Any]]) -> Iterator[Frames]:
-    """Frames of chunk after chunk, each denoised while the one before is decoded.
-
-    chunks: the session's `denoise` or `denoise_poses`, with its argument, for each chunk
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoder:
+def stream(session: WorldSession, chunks: Iterable[Controls]) -> Iterator[Frames]:
+    """Yields the frames of each chunk, given its controls; a chunk is denoised while the one before is decoded (see `decodes_beside`)."""
+    if not decodes_beside(session.codec):
+        yield from map(session.step, chunks)
+        return
+    with ThreadPoolExecutor(1, "decode", use_device, (session.model.device,)) as decoder:
         decoding: Future[Frames] | None = None
-        for denoise, controls in chunks:
-            latents = denoise(controls)
+        for controls in chunks:
+            latents = session.denoise(controls)
             if decoding is not None:
                 yield decoding.result()
             decoding = decoder.submit(session.decode, latents)

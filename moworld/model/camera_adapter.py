@@ -1,16 +1,15 @@
-"""The camera adapter (eq. 5): Plücker ray maps to patch tokens, in the published layout, behind an output gate."""
+"""The camera adapter (eq. 5): Plücker rays -> patch tokens, in the published layout, times an output gate."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moworld.model.latent_cameras import Rays
-
-RAYS_PER_TOKEN = 24 * 64 * 4  # ray channels times the pixels of a patch of 2 x 2 latents
+from moworld.model.latent_grid import CODEC_GRID
 
 
 class ResidualBlock(nn.Module):
-    """conv3x3, ReLU, conv3x3, plus the input."""
+    """x + conv3x3(ReLU(conv3x3(x)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -24,11 +23,11 @@ class ResidualBlock(nn.Module):
 class CameraAdapter(nn.Module):
     """C_cam = gate * A(R_cam), added to the patch embedding (eq. 5).
 
-    The gate is one number, shape (1,), for FSDP shards no scalars. At 0 the transformer equals its base model bit for bit, which is where a pretrained base has to start;
-    a model that learns from scratch, or published adapter weights, which carry no gate, use 1.
+    The gate has shape (1,), because FSDP cannot shard scalars. At 0 the transformer equals its base model bit for bit: the start for a
+    pretrained base. Models that learn from scratch, and published adapters, which have no gate, use 1.
     """
 
-    def __init__(self, width: int, patch_size: int, downsample: int = 8, gate: float = 0.0) -> None:
+    def __init__(self, width: int, patch_size: int, downsample: int = CODEC_GRID.spatial, gate: float = 0.0) -> None:
         super().__init__()
         self.unshuffle = nn.PixelUnshuffle(downsample)
         self.conv = nn.Conv2d(24 * downsample**2, width, kernel_size=patch_size, stride=patch_size)
@@ -36,40 +35,40 @@ class CameraAdapter(nn.Module):
         self.gate = nn.Parameter(torch.tensor([float(gate)]))
 
     def forward(self, rays: Rays | Tensor) -> Tensor:
-        """rays: grouped Plücker rays, or their maps (B, 24, F, H, W) at pixel resolution -> (B, N, D), time outermost."""
-        if isinstance(rays, Rays) and (rays.lenses is None or not factors_are_smaller(self.conv.out_channels)):
+        """Returns camera tokens (B, N, D), time outermost, of grouped rays or of their maps (B, 24, F, H, W) at pixel resolution."""
+        rays_per_token = self.conv.in_channels * self.conv.kernel_size[0] * self.conv.kernel_size[1]
+        if isinstance(rays, Rays) and (rays.num_lenses is None or not factors_are_smaller(self.conv.out_channels, rays_per_token)):
             rays = rays.maps()
-        batch, frames = (len(rays.motion), len(rays)) if isinstance(rays, Rays) else (rays.shape[0], rays.shape[2])
-        x = self._embed(rays) if isinstance(rays, Rays) else self.conv(self.unshuffle(rays.transpose(1, 2).flatten(0, 1)))
-        for block in self.residual_blocks:  # (B F, D, H/16, W/16)
+        if isinstance(rays, Rays):
+            x, batch = self._embed(rays), len(rays.motion)
+        else:
+            x, batch = self.conv(self.unshuffle(rays.transpose(1, 2).flatten(0, 1))), len(rays)
+        for block in self.residual_blocks:  # (B F, D, h / p, w / p)
             x = block(x)
-        return self.gate * x.flatten(2).transpose(1, 2).reshape(batch, frames * x.shape[2] * x.shape[3], -1)
+        return self.gate * x.flatten(2).transpose(1, 2).reshape(batch, -1, x.shape[1])
 
     def _embed(self, rays: Rays) -> Tensor:
-        """The first convolution without the maps: it is linear, so the directions pass through it once, for all poses -> (B F, D, H/16, W/16)."""
+        """Applies the convolution without the maps -> (B F, D, h / p, w / p). It is linear: directions pass through it once for all poses."""
         height, width = (size // (self.unshuffle.downscale_factor * self.conv.kernel_size[0]) for size in rays.directions.shape[-2:])
-        if torch.is_grad_enabled():
-            basis = self._basis(rays)
-        elif self in rays.products:
-            basis = rays.products[self]
-        else:
-            basis = rays.products[self] = self._basis(rays)
+        cached = rays.cache is not None and not torch.is_grad_enabled()
+        basis = rays.cache.product(self, lambda: self._basis(rays.directions)) if cached else self._basis(rays.directions)  # type: ignore[union-attr]
         tokens = torch.matmul(rays.motion.transpose(2, 3).flatten(2), basis)  # (B, F, D h w)
         assert self.conv.bias is not None
         return tokens.flatten(0, 1).unflatten(1, (-1, height, width)) + self.conv.bias[:, None, None]
 
-    def _basis(self, rays: Rays) -> Tensor:
-        """The directions through the convolution, one row for each number of a pose: (lenses, 3 24, D h w)."""
+    def _basis(self, directions: Tensor) -> Tensor:
+        """Returns the convolution of the directions, one row for each number of a pose: (lenses, 3 24, D h w)."""
         weight, (patch, _) = self.conv.weight, self.conv.kernel_size
-        pixels = self.unshuffle(rays.directions[:, 0, 0].flatten(0, 1)[:, None]).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+        pixels = self.unshuffle(directions[:, 0, 0].flatten(0, 1)[:, None]).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (lenses 3, h, w, 64 p p), in the order of the weights
-        basis = functional.linear(pixels, weight.reshape(len(weight) * 24, -1))  # the convolution as a product: no copy of the weights
+        basis = functional.linear(pixels, weight.reshape(len(weight) * 24, -1))  # as a product: no copy of the weights
         return basis.unflatten(0, (-1, 3)).unflatten(-1, (-1, 24)).permute(0, 1, 5, 4, 2, 3).flatten(3).flatten(1, 2)
 
 
-def factors_are_smaller(width: int) -> bool:
-    """Whether directions, convolved once for 24 channels of 3 numbers, take no more than the ray maps of the four latent frames of a window.
+def factors_are_smaller(width: int, rays_per_token: int) -> bool:
+    """Returns whether convolved directions (24 channels of 3 numbers) need no more memory than the ray maps of a window of 8 latent frames.
 
-    It goes by the width alone, so that all ranks that share a sample take the same way.
+    A window of serving has 9: a chunk of 3, its anchor, and 5 of history. Depends on the model's sizes alone, so that all ranks that share
+    a sample take the same path.
     """
-    return 24 * 3 * width <= 4 * RAYS_PER_TOKEN
+    return 24 * 3 * width <= 8 * rays_per_token

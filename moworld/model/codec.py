@@ -1,8 +1,8 @@
-"""A small causal video autoencoder with the interface of Wan's VAE: 4x in time, 8x8 in space, 16 channels; the first frame stands alone.
+"""A small causal video autoencoder with the interface of Wan's VAE: 4x in time, 8x8 in space, 16 channels; the first frame is a group alone.
 
-Frames are grouped as cameras are: the first one four times, then fours. A group becomes a token grid by pixel unshuffling; a linear map,
-which training starts from the principal components of patches, carries most of it, and causal convolutions add what a linear map cannot.
-The same network is evaluated on a whole clip or chunk by chunk with a carried cache, with one result.
+Frames are grouped like cameras: the first one four times, then four at a time. A group becomes a token grid by pixel unshuffling. A linear
+map, initialised with the principal components of patches, codes most of it, and causal convolutions add a residual. A whole clip and its
+chunks, decoded one by one with a cache, give the same result.
 """
 
 from pathlib import Path
@@ -14,47 +14,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moworld.errors import InputError
-from moworld.files import Pathlike, read_json, write_json
-from moworld.settings import Settings
+from moworld.files import Pathlike, read_json_object, write_json
+from moworld.model.latent_grid import CODEC_GRID
 
-TIME, SPACE = 4, 8
-PATCH = TIME * 3 * SPACE * SPACE  # values that one latent position stands for
+TIME, SPACE = CODEC_GRID.temporal, CODEC_GRID.spatial
+PATCH = TIME * 3 * SPACE * SPACE  # values of one latent position
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Cache = list[Tensor]
 
 
-class CodecSettings(Settings):
-    """Sizes of the codec and its training: `steps` of `batch` windows of `groups` latent frames."""
-
-    latent_channels: int = 16
-    hidden: int = 48
-    blocks: int = 2
-    steps: int = 300
-    batch: int = 8
-    groups: int = 3
-    lr: float = 2e-3
-    latent_noise: float = 0.05
-    pca_patches: int = 20000
-
-
 def group_frames(video: Tensor) -> Tensor:
-    """(B, 3, T, H, W), T = 4 k + 1 -> patches (B, F, 768, h, w), F = k + 1: the first frame four times, then groups of four."""
-    if video.shape[2] % TIME != 1:
-        raise ValueError(f"{video.shape[2]} frames are not 4k + 1")
+    """Returns patches (B, F, 768, h, w) of video (B, 3, 4 k + 1, H, W), F = k + 1: the first frame four times, then groups of four.
+
+    Raises InputError for another number of frames.
+    """
+    CODEC_GRID.num_latents(video.shape[2])  # raises unless 4 k + 1
     video = torch.cat([video[:, :, :1].expand(-1, -1, TIME - 1, -1, -1), video], dim=2)
     groups = video.unflatten(2, (-1, TIME)).permute(0, 2, 3, 1, 4, 5)  # (B, F, 4, 3, H, W)
     return functional.pixel_unshuffle(groups.flatten(2, 3), SPACE)
 
 
 def ungroup_frames(patches: Tensor) -> Tensor:
-    """(B, F, 768, h, w) -> frames (B, 3, 4 F, H, W)."""
+    """Inverse of `group_frames`: (B, F, 768, h, w) -> (B, 3, 4 F, H, W), with the first frame four times."""
     frames = functional.pixel_shuffle(patches, SPACE).unflatten(2, (TIME, 3))
     return frames.flatten(1, 2).transpose(1, 2)
 
 
 class CausalBlock(nn.Module):
-    """A residual block over a latent frame and the one before it."""
+    """A residual block over each latent frame and the previous one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -62,14 +50,14 @@ class CausalBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x: (B, F, D, h, w); before: (B, 1, D, h, w) last frame of the chunk before, None at the start -> output, and the next `before`."""
+        """Returns the output for x (B, F, D, h, w), and its last input frame (B, 1, D, h, w): `before` of the next chunk. None at the start."""
         past = torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
         joined = torch.cat([x, past], dim=2).flatten(0, 1)
         return x + self.conv2(functional.relu(self.conv1(joined))).view_as(x), x[:, -1:]
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-    """Run causal blocks in turn, each with its own entry of the cache."""
+    """Runs causal blocks in turn, each with its own entry of the cache; returns the output and the next cache."""
     following = []
     for index, block in enumerate(blocks):
         x, last = block(x, None if cache is None else cache[index])
@@ -77,8 +65,13 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[T
     return x, following
 
 
+def per_channel(values: Tensor) -> Tensor:
+    """(C,) -> (1, C, 1, 1, 1)."""
+    return values.view(1, -1, 1, 1, 1)
+
+
 class StreamingCodec(nn.Module):
-    """Video (B, 3, T, H, W) in [-1, 1] to latents (B, 16, F, H/8, W/8) of zero mean and unit variance a channel, and back."""
+    """Video (B, 3, T, H, W) in [-1, 1] <-> latents (B, 16, F, H/8, W/8) with zero mean and unit variance per channel."""
 
     latents_mean: Tensor
     latents_std: Tensor
@@ -95,16 +88,16 @@ class StreamingCodec(nn.Module):
         self.decoder_out = nn.Conv2d(hidden // 2, TIME * 3 * 4, 3, padding=1)
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
-        for residual_end in (self.encoder_out, self.decoder_out):  # the start is the linear codec alone
+        for residual_end in (self.encoder_out, self.decoder_out):  # at first the residuals are zero
             nn.init.zeros_(residual_end.weight)
             nn.init.zeros_(residual_end.bias)  # type: ignore[arg-type]
 
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, T, H, W), T = 4 k + 1 -> (B, C, k + 1, h, w). Causal: a latent frame sees no later video frame."""
-        return (self.encode_raw(group_frames(video)) - self._shape(self.latents_mean)) / self._shape(self.latents_std)
+        """Encodes (B, 3, T, H, W), T = 4 k + 1 -> (B, C, k + 1, h, w). Causal: a latent frame does not depend on later video frames."""
+        return (self.encode_raw(group_frames(video)) - per_channel(self.latents_mean)) / per_channel(self.latents_std)
 
     def encode_raw(self, patches: Tensor) -> Tensor:
-        """Patches (B, F, 768, h, w) -> latents before normalisation (B, C, F, h, w)."""
+        """Encodes patches (B, F, 768, h, w) -> latents before normalisation (B, C, F, h, w)."""
         batch, frames = patches.shape[:2]
         hidden = functional.relu(self.encoder_in(patches.flatten(0, 1))).unflatten(0, (batch, frames))
         hidden, _ = run_blocks(self.encoder_blocks, hidden, None)
@@ -113,22 +106,22 @@ class StreamingCodec(nn.Module):
         return (linear + residual).transpose(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, F, h, w) from the first latent frame on -> (B, 3, 4 (F - 1) + 1, H, W)."""
+        """Decodes a whole video: (B, C, F, h, w) -> (B, 3, 4 (F - 1) + 1, H, W)."""
         return self.decode_chunk(latents, None)[0]
 
     def decode_chunk(self, latents: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """Decode the latent frames that follow those the cache stands for.
+        """Decodes the latent frames after those already decoded with the cache.
 
         cache:   None at the start of a video, whose first latent frame is one video frame
         returns: (B, 3, T, H, W) in [-1, 1] with T = 4 F, or 4 (F - 1) + 1 at the start; and the cache for the next chunk
         """
-        raw = latents * self._shape(self.latents_std) + self._shape(self.latents_mean)
+        raw = latents * per_channel(self.latents_std) + per_channel(self.latents_mean)
         patches, following = self.decode_raw(raw, cache)
         frames = ungroup_frames(patches).clamp(-1, 1)
         return (frames[:, :, TIME - 1 :] if cache is None else frames), following
 
     def decode_raw(self, raw: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Unnormalised latents (B, C, F, h, w) -> patches (B, F, 768, h, w) and the next cache."""
+        """Decodes unnormalised latents (B, C, F, h, w) -> patches (B, F, 768, h, w) and the next cache."""
         batch, frames = raw.shape[0], raw.shape[2]
         x = raw.transpose(1, 2)  # (B, F, C, h, w)
         hidden = functional.relu(self.decoder_in(x.flatten(0, 1))).unflatten(0, (batch, frames))
@@ -140,49 +133,41 @@ class StreamingCodec(nn.Module):
         linear = self.linear_out(x.movedim(2, -1)).movedim(-1, 2)
         return linear + residual, following
 
-    @staticmethod
-    def _shape(values: Tensor) -> Tensor:
-        return values.view(1, -1, 1, 1, 1)
-
     def save_pretrained(self, folder: Pathlike) -> None:
-        """Write config.json and the weights into a folder that exists or is made."""
+        """Writes config.json and the weights into a folder, which is created if missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_json(Path(folder) / "config.json", {"_class_name": "StreamingCodec", **self.config})
         save_file({key: value.contiguous() for key, value in self.state_dict().items()}, Path(folder) / WEIGHTS)
 
     @staticmethod
     def from_pretrained(folder: Pathlike) -> "StreamingCodec":
-        """Read what `save_pretrained` wrote. Raises InputError when it is not there, or the folder holds another autoencoder."""
+        """Reads what `save_pretrained` wrote. Raises InputError if it is missing, or the folder holds another autoencoder."""
         root = Path(folder)
         if not (root / WEIGHTS).is_file():
             raise InputError(root, WEIGHTS, "no such file", "a codec folder", "pass the folder that train_codec wrote")
-        config, mend = read_json(root / "config.json"), "use the codec of the model's run"
+        config, fix = read_json_object(root / "config.json"), "use the codec of the model's run"
         if (name := config.pop("_class_name", "")) != "StreamingCodec":
-            raise InputError(root / "config.json", "_class_name", f"{name!r}, another autoencoder", "StreamingCodec", mend)
+            raise InputError(root / "config.json", "_class_name", f"{name!r}, another autoencoder", "StreamingCodec", fix)
         try:
             codec = StreamingCodec(**config)
             codec.load_state_dict(load_file(root / WEIGHTS))
-        except (
-            TypeError,
-            SafetensorError,
-            RuntimeError,
-        ) as error:  # sizes that do not exist, a damaged file, sizes that are not the file's
-            raise InputError(root, WEIGHTS, str(error)[:200], "the weights of the codec that config.json describes", mend) from None
+        except (TypeError, SafetensorError, RuntimeError) as error:  # unknown sizes, a damaged file, sizes that differ from the file's
+            raise InputError(root, WEIGHTS, str(error)[:200], "the weights of the codec that config.json describes", fix) from None
         return codec.eval()
 
 
 @torch.no_grad()
 def initialize_from_patches(codec: StreamingCodec, patches: Tensor) -> None:
-    """Set the linear maps to the principal components of patches (n, 768), in place.
+    """Sets the linear maps to the principal components of patches (n, 768), in place.
 
-    The components are rotated by a Hadamard matrix and share one scale: all channels have the same variance, and the squared error of
-    latents is, up to that scale, the squared error of pixels. Whitened components would weigh noise like structure.
+    The components are rotated by a Hadamard matrix and have one common scale. All channels then have the same variance, and the squared
+    error of latents is proportional to that of pixels. Whitening would weight noise like structure.
     """
     channels = codec.config["latent_channels"]
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(patches.T.double()))
     components, scale = vectors[:, -channels:].flip(1), values[-channels:].mean().sqrt()
-    components = components * components.sum(0).sign()  # eigh leaves the signs open
+    components = components * components.sum(0).sign()  # eigh does not fix the signs
     rotated = components @ hadamard(channels).double() / channels**0.5
     codec.linear_in.weight.copy_((rotated / scale).T)
     codec.linear_in.bias.copy_(-(rotated / scale).T @ mean.double())
@@ -191,7 +176,7 @@ def initialize_from_patches(codec: StreamingCodec, patches: Tensor) -> None:
 
 
 def hadamard(size: int) -> Tensor:
-    """Sylvester's Hadamard matrix (size, size) of +1 and -1; size is a power of two."""
+    """Returns Sylvester's Hadamard matrix (size, size) of +1 and -1; size is a power of two."""
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])

@@ -1,29 +1,16 @@
-"""What an expert costs, by arithmetic that training's and serving's plans share: parameters, operations, and the device they meet."""
+"""The cost of an expert in parameters and operations, for the plans of training and serving."""
 
 from functools import cache
 
 import torch
 
-from moworld.model.camera_adapter import RAYS_PER_TOKEN, factors_are_smaller
-from moworld.model.world import ModelSettings
-from moworld.settings import Settings
-
-
-class Device(Settings):
-    """One accelerator and its links. `utilization` is the share of the peak that training reaches: an assumption until it is measured."""
-
-    memory_bytes: float
-    flops: float
-    utilization: float
-    link_bytes_per_second: float = 0.0
-    network_bytes_per_second: float = 0.0
-    price_per_hour: float = 0.0
-    runtime_bytes: float = 0.0
+from moworld.model.camera_adapter import factors_are_smaller
+from moworld.model.settings import ModelSettings
 
 
 @cache
 def parameter_counts(model: ModelSettings) -> tuple[int, int]:
-    """Parameters of one expert, and of one of its blocks; counted on the meta device."""
+    """Returns the number of parameters of one expert and of one of its blocks."""
     from moworld.model.transformer import MoWorldTransformer3DModel
 
     with torch.device("meta"):
@@ -32,12 +19,12 @@ def parameter_counts(model: ModelSettings) -> tuple[int, int]:
 
 
 def forward_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> float:
-    """Multiplications and additions of one forward pass over one sample of `tokens` in `frames` latent frames, one timestep for all."""
+    """Returns the multiplications plus additions of a forward pass over `tokens` in `frames` latent frames of one sample, at one timestep."""
     width = model.num_attention_heads * model.attention_head_dim
-    of_tokens = 8 * width**2 + 4 * width**2 + 4 * width * model.ffn_dim  # q, k, v, out; q, out of cross-attention; two of the MLP
-    of_text = 4 * width**2  # its keys and values
+    per_token = 8 * width**2 + 4 * width**2 + 4 * width * model.ffn_dim  # q, k, v, out; q, out of cross-attention; two of the MLP
+    per_text_token = 4 * width**2  # keys and values
     attention = 4 * width * (tokens + text)
-    blocks = model.num_layers * (tokens * (of_tokens + attention) + text * of_text)
+    blocks = model.num_layers * (tokens * (per_token + attention) + text * per_text_token)
     patch = model.patch_size[1] * model.patch_size[2]
     embedding = 2 * (2 * model.latent_channels + 4) * patch * width
     head = 2 * width * model.latent_channels * patch
@@ -46,10 +33,9 @@ def forward_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> 
 
 
 def prepare_flops(model: ModelSettings, frames: int, tokens: int, text: int) -> float:
-    """The part of a forward pass that stays fixed through the steps of a window: cameras and text."""
+    """Returns the operations of the part of a forward pass that is constant over a window's steps: cameras and text."""
     width = model.num_attention_heads * model.attention_head_dim
-    adapter = 2 * 2 * 9 * width**2 + 2 * (24 * 3 if factors_are_smaller(width) else RAYS_PER_TOKEN) * width
-    basis = (
-        2 * 3 * RAYS_PER_TOKEN * width * tokens / frames if factors_are_smaller(width) else 0.0
-    )  # of the directions of one frame's pixels
+    factors, rays = factors_are_smaller(width, model.rays_per_token), model.rays_per_token
+    adapter = 2 * 2 * 9 * width**2 + 2 * (24 * 3 if factors else rays) * width
+    basis = 2 * 3 * rays * width * tokens / frames if factors else 0.0  # convolution of the directions of one frame's pixels
     return float(tokens * adapter + basis + 2 * text * (model.text_dim * width + width**2))

@@ -1,49 +1,21 @@
-"""History context selection (paper 4.2): a bank of latent frames, never of keys and values, and the policy that picks what a chunk sees.
+"""History context selection (paper 4.2): a bank of latent frames, not of keys and values, and the selection of frames for a chunk.
 
-The policy is a small pure function. It is the only place that decides which latent frames enter the context.
+`select_history` is a pure function and the only place that decides which latent frames enter the context.
 """
 
-from typing import Literal, Self
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from moworld.model.latent_cameras import LatentCameras, fields_of_view_overlap
-from moworld.settings import Settings
-
-
-class HistoryPolicy(Settings):
-    """How many latent frames a chunk sees besides its anchor: the first one, `recent` latest ones and `camera` ones from similar views.
-
-    similarity: `camera_latent`, the paper's: distance of camera latents; `field_of_view`: share of the chunk's views that a frame saw.
-                `camera: 0` with a higher `recent` is the policy that knows no places, only times.
-    capacity:   how many latent frames the bank holds at most, so that a session's memory ends somewhere; 0 holds all. Of views that are
-                alike the oldest stays, which has drifted least.
-    """
-
-    recent: int = 2
-    camera: int = 2
-    similarity: Literal["camera_latent", "field_of_view"] = "camera_latent"
-    capacity: int = Field(default=512, ge=0)
-
-    @model_validator(mode="after")
-    def _room_for_a_choice(self) -> Self:
-        if 0 < self.capacity < 8 * self.num_frames:
-            raise ValueError(f"capacity {self.capacity} leaves no choice: at least {8 * self.num_frames}, or 0 for all")
-        return self
-
-    @property
-    def num_frames(self) -> int:
-        return 1 + self.recent + self.camera
+from moworld.model.settings import HistoryPolicy
 
 
 def select_history(distance: Tensor, policy: HistoryPolicy) -> Tensor:
-    """Which latent frames a chunk sees: the first, the most recent, and those seen from the most similar camera.
+    """Returns the latent frames of a chunk's context: the first, the most recent, and those with the nearest views (paper 4.2).
 
-    distance: (B, M) of the M frames in the bank, in the order of time, to the views that the chunk will have; nearest first
-    returns:  (B, policy.num_frames) int64 indices into the bank, ascending. No frame is chosen twice while M allows;
-              a bank that holds fewer frames is filled up with its first frame, so the token budget is fixed.
+    distance: (B, M) of the bank's M frames, in order of time, to the views of the chunk
+    returns:  (B, policy.num_frames) int64 indices into the bank, ascending and without repetition. If the bank has fewer frames,
+              the first one fills the rest, so that the token budget is fixed.
     """
     batch, num_frames = distance.shape
     recent_start = max(1, num_frames - policy.recent)
@@ -57,13 +29,13 @@ def select_history(distance: Tensor, policy: HistoryPolicy) -> Tensor:
 
 
 def camera_latent_distance(camera_latents: Tensor, chunk_camera_latents: Tensor) -> Tensor:
-    """Distance (B, M) of each frame's camera latent (B, M, D) to the mean of the chunk's, (B, L, D) (paper 4.2)."""
+    """Returns the distance (B, M) of camera latents (B, M, D) to the mean of the chunk's, (B, L, D) (paper 4.2)."""
     mean = chunk_camera_latents.mean(1, keepdim=True)
-    return torch.cdist(camera_latents, mean, compute_mode="donot_use_mm_for_euclid_dist")[..., 0]  # one pass, no difference in memory
+    return torch.cdist(camera_latents, mean, compute_mode="donot_use_mm_for_euclid_dist")[..., 0]  # one pass; does not store differences
 
 
 class Growing:
-    """A tensor that grows along dim 1 by doubling its storage: appending costs what is appended, however long it has become."""
+    """A tensor that grows along dim 1 by doubling its storage, so that the cost of appending does not depend on its length."""
 
     def __init__(self, value: Tensor) -> None:
         self.storage, self.length = value.detach().clone(), value.shape[1]
@@ -82,110 +54,104 @@ class Growing:
         self.length = needed
 
     def keep(self, indices: Tensor) -> None:
-        """Only these of dim 1, (B, K) ascending; the storage stays."""
+        """Keeps only `indices` (B, K) of dim 1, ascending; the storage is not shrunk."""
         rows = torch.arange(len(indices), device=indices.device)[:, None]
         self.storage[:, : indices.shape[1]] = self.storage[rows, indices]
         self.length = indices.shape[1]
 
 
 class HistoryBank:
-    """Latent frames generated so far with their cameras and places in time. Gradients do not enter it."""
+    """The latent frames generated so far, detached, with their cameras and times."""
 
     def __init__(self, latents: Tensor, cameras: LatentCameras, capacity: int = 0) -> None:
-        """latents: (B, C, M, h, w); cameras of the M frames, all in one world; capacity: see `HistoryPolicy`."""
-        self.capacity, self.time = capacity, latents.shape[2]  # time: of the frame that comes next
-        self._latents = Growing(latents.transpose(1, 2))  # frames outermost: a frame is one stretch of memory
-        self._intrinsics, self._c2w = Growing(cameras.intrinsics), Growing(cameras.c2w)
-        self._views = Growing(cameras.latents())  # in the world's frame, made once a frame
-        self._times = Growing(torch.arange(self.time, device=latents.device).expand(len(latents), -1))
+        """latents: (B, C, M, h, w); cameras: of the M frames, in one world; capacity: see `HistoryPolicy`."""
+        self.capacity, self.time = capacity, latents.shape[2]  # time: of the next frame
+        self._parts = {name: Growing(value) for name, value in _frames(latents, cameras, 0).items()}
 
     def __len__(self) -> int:
-        return self._latents.length
+        return self._parts["latents"].length
 
     @property
     def latents(self) -> Tensor:
-        """(B, C, M, h, w), a view."""
-        return self._latents.value.transpose(1, 2)
+        """Latents (B, C, M, h, w), a view."""
+        return self._parts["latents"].value.transpose(1, 2)
 
     @property
     def cameras(self) -> LatentCameras:
-        """Of the M frames, views."""
-        return LatentCameras(self._intrinsics.value, self._c2w.value)
-
-    @property
-    def _parts(self) -> tuple[Growing, ...]:
-        return self._latents, self._intrinsics, self._c2w, self._views, self._times
+        """Cameras of the M frames, views."""
+        return LatentCameras(self._parts["intrinsics"].value, self._parts["c2w"].value)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is held of the frames: latents, cameras, camera latents and times."""
-        return sum(part.value.nbytes for part in self._parts)
+        """Bytes of the frames: latents, cameras, camera latents and times."""
+        return sum(part.value.nbytes for part in self._parts.values())
 
     def append(self, latents: Tensor, cameras: LatentCameras) -> None:
-        """Latents (B, C, L, h, w) of the next frames, and their cameras."""
-        self._latents.append(latents.transpose(1, 2))
-        self._intrinsics.append(cameras.intrinsics)
-        self._c2w.append(cameras.c2w)
-        self._views.append(cameras.latents())
-        times = torch.arange(self.time, self.time + latents.shape[2], device=latents.device)
-        self._times.append(times.expand(len(latents), -1))
+        """Appends latents (B, C, L, h, w) of the next frames and their cameras; above the capacity, drops an eighth."""
+        for name, value in _frames(latents, cameras, self.time).items():
+            self._parts[name].append(value)
         self.time += latents.shape[2]
         if self.capacity and len(self) > self.capacity:
-            kept = self.capacity - self.capacity // 8  # an eighth at once: what it takes to choose is shared out over many chunks
+            count = self.capacity - self.capacity // 8  # an eighth at once: choosing is expensive
             distance = view_distance(self.cameras)
-            chosen = torch.stack([distinct_views(of_one, kept, len(self) - self.capacity // 4) for of_one in distance])
-            for part in self._parts:
+            chosen = torch.stack([distinct_views(of_sample, count, len(self) - self.capacity // 4) for of_sample in distance])
+            for part in self._parts.values():
                 part.keep(chosen)
 
     def select(self, chunk_cameras: LatentCameras, policy: HistoryPolicy) -> Tensor:
-        """(B, policy.num_frames) indices. Camera latents are compared about the anchor, the bank's last frame: moments depend on the origin."""
-        if not policy.camera or len(self) <= 1 + policy.recent:  # none is left to choose from
-            return select_history(self._views.value.new_zeros(self._views.value.shape[:2]), policy)
+        """Returns indices (B, policy.num_frames). Moments depend on the origin: camera latents are compared about the bank's last frame."""
+        if not policy.camera or len(self) <= 1 + policy.recent:  # no frames to choose from
+            return select_history(torch.zeros(self._parts["views"].value.shape[:2], device=self.latents.device), policy)
         if policy.similarity == "field_of_view":
             return select_history(-fields_of_view_overlap(self.cameras, chunk_cameras), policy)
         about = self.cameras.last_pose()[:, :3, 3]
-        own, chunk = (move_origin(latents, about) for latents in (self._views.value, chunk_cameras.latents()))
+        own, chunk = (move_origin(latents, about) for latents in (self._parts["views"].value, chunk_cameras.latents()))
         return select_history(camera_latent_distance(own, chunk), policy)
 
     def gather(self, indices: Tensor) -> Tensor:
-        """indices (B, K) -> latents (B, C, K, h, w)."""
+        """Returns the latents (B, C, K, h, w) of indices (B, K)."""
         rows = torch.arange(indices.shape[0], device=indices.device)[:, None]
-        return self._latents.value[rows, indices].transpose(1, 2)
+        return self._parts["latents"].value[rows, indices].transpose(1, 2)
 
     def times(self, indices: Tensor) -> Tensor:
-        """indices (B, K) -> global latent time ids (B, K)."""
-        return self._times.value.gather(1, indices)
+        """Returns the global latent time ids (B, K) of indices (B, K)."""
+        return self._parts["times"].value.gather(1, indices)
+
+
+def _frames(latents: Tensor, cameras: LatentCameras, start: int) -> dict[str, Tensor]:
+    """Returns the values of L frames from time `start` on, (B, L, ...) each. Views are camera latents in the world's frame."""
+    batch, _, frames = latents.shape[:3]
+    times = torch.arange(start, start + frames, device=latents.device).expand(batch, -1)
+    by_frame = latents.transpose(1, 2)  # frames outermost: each is contiguous
+    return {"latents": by_frame, "intrinsics": cameras.intrinsics, "c2w": cameras.c2w, "views": cameras.latents(), "times": times}
 
 
 def view_distance(cameras: LatentCameras) -> Tensor:
-    """How far apart the views of each two of M latent frames are, (B, M, M): their axes, and their places in model units."""
+    """Returns the distances (B, M, M) between the views of M latent frames: of their axes and of their positions in model units."""
     pose = cameras.c2w[:, :, 3].double()
     views = torch.cat([pose[..., :3, :3].flatten(2), pose[..., :3, 3]], dim=-1)
     return torch.cdist(views, views, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def distinct_views(distance: Tensor, count: int, protected: int) -> Tensor:
-    """`count` ascending indices of M frames (M, M): time after time the frame that is nearest to an older one goes.
+    """Returns `count` ascending indices of frames with distances (M, M): repeatedly drops the frame nearest to an older one.
 
-    protected: index from which on frames stay, the most recent ones; the first frame has none before it and stays, too
+    protected: index of the first of the most recent frames, which are all kept; the first frame is always kept
     """
     size = len(distance)
     older = torch.ones(size, size, dtype=torch.bool, device=distance.device).triu(1)  # row before column
     distance = distance.masked_fill(~older, torch.inf)
     distance[:, protected:] = torch.inf
-    alive = torch.ones(size, dtype=torch.bool, device=distance.device)
+    kept = torch.ones(size, dtype=torch.bool, device=distance.device)
     for _ in range(size - count):
-        gone = distance.amin(0).argmin()
-        alive[gone] = False
-        distance[gone], distance[:, gone] = torch.inf, torch.inf
-    return alive.nonzero()[:, 0]
+        dropped = distance.amin(0).argmin()
+        kept[dropped] = False
+        distance[dropped], distance[:, dropped] = torch.inf, torch.inf
+    return kept.nonzero()[:, 0]
 
 
 def move_origin(camera_latents: Tensor, origin: Tensor) -> Tensor:
-    """Camera latents (B, M, D) with moments about `origin` (B, 3): m' = m - origin x d. Turning the axes would change no distance."""
-    x, y, z = origin.unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))  # origin x d = cross @ d
-    shift = torch.eye(6, dtype=origin.dtype, device=origin.device).repeat(len(origin), 1, 1)
-    shift[:, 3:, :3] = -cross.transpose(1, 2)  # rows are rays: (m, d) @ shift
-    return (camera_latents.unflatten(-1, (-1, 6)).flatten(1, 2) @ shift).unflatten(1, (camera_latents.shape[1], -1)).flatten(2)
+    """Returns camera latents (B, M, D) with moments about `origin` (B, 3): m' = m - origin x d. Rotations would not change distances."""
+    moment, direction = camera_latents.unflatten(-1, (-1, 6)).split(3, dim=-1)
+    shift = torch.linalg.cross(origin[:, None, None].expand_as(direction), direction)
+    return torch.cat([moment - shift, direction], dim=-1).flatten(2)

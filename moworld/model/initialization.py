@@ -1,14 +1,13 @@
-"""A start for experts that have no pretrained base: what a video model would spend its first thousands of steps on, set in closed form.
+"""Closed-form initialisation of experts that have no pretrained base. It replaces the first thousands of training steps.
 
-Four facts are put into Wan's own layers, without changing the architecture or its keys:
-- at high noise the velocity is nearly the noisy latent itself: patch embedding and output projection start as an orthonormal pair;
-- neighbours matter most: query and key biases are equal constants, so rotary attention starts as a lookup by position, sharpened by the
-  query and key norms on the fast frequencies;
-- the future looks like what is known of it: the first block's attention carries the known latents, negated, to the output
-  (v = noise - clean);
-- a place keeps its look when the camera turns: the adapter writes the direction of a token's rays (eq. 4) into the token, and the first
-  block's attention looks known tokens up by direction. For a turn on the spot that is where the content comes from.
-Training is free to leave all of it. Models that start from Wan2.2's weights never come here.
+It sets weights of Wan's own layers; architecture and keys do not change:
+- At high noise the velocity is nearly the noisy latent: patch embedding and output projection start as an orthonormal pair.
+- Neighbours matter most: query and key biases are equal constants, so that rotary attention starts as a lookup by position, sharpened
+  by the query and key norms on the fast frequencies.
+- Unknown frames resemble known ones: the first block's attention adds the known latents, negated, to the output (v = noise - clean).
+- Content moves with the camera's rays: the adapter writes the direction of a token's rays (eq. 4) into the token, and the first block's
+  attention looks known tokens up by direction. For a rotation about the camera centre this finds the right content.
+Training may change all of it. Models that start from Wan2.2's weights do not use this module.
 """
 
 import math
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 from moworld.model.transformer import MoWorldTransformer3DModel
 
 RAY_IN_TOKEN, MASK_IN_TOKEN = 3.0, 2.0  # norms of a ray direction and of the mask of known frames within a token
-RAY_IN_KEY = 20.0  # before the query and key norms: large, so that the norms make all directions equally long
-RAY_SHARPNESS = 45.0  # logits fall by it times 1 - cos of the angle between two rays: half weight at 10 degrees
-KNOWN_LOGIT = 3.0  # by how much a known token beats one that is still noise
+RAY_IN_KEY = 20.0  # before the query and key norms: large, so that the norms give all directions equal length
+RAY_SHARPNESS = 45.0  # logit = -it * (1 - cos of the angle between two rays): half weight at 10 degrees
+KNOWN_LOGIT = 3.0  # logit of a known token minus that of a noisy one
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Bases:
 
 @torch.no_grad()
 def initialize_from_scratch(transformer: MoWorldTransformer3DModel) -> None:
-    """Set the weights of `transformer` in place. Draws from torch's global generator; orthonormal as far as the width allows."""
+    """Sets the weights of `transformer` in place. Draws from torch's global generator; orthonormal as far as the width allows."""
     config = transformer.config
     heads, head_dim = config.num_attention_heads, config.attention_head_dim
     elements = config.out_channels * config.patch_size[1] * config.patch_size[2]
@@ -73,7 +72,7 @@ def _look_up_by_position(attention: Any, heads: int, head_dim: int) -> None:
     time, space = _axes(head_dim)
     bands = [(10000.0 ** (-torch.arange(0, dim, 2) / dim)).sqrt().repeat_interleave(2) for dim in (time, space, space)]
     sharpness = 0.3 + 2.5 * torch.cat(bands)
-    sharpness[:time] *= 0.5  # time is looked up less sharply than place
+    sharpness[:time] *= 0.5  # less sharply in time than in space
     for linear, norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k)):
         linear.weight.mul_(0.5)
         linear.bias.fill_(1.0)
@@ -91,7 +90,7 @@ def _carry_known_latents(transformer: Any, bases: Bases) -> None:
 
 
 def _write_ray_directions(adapter: Any, bases: Bases) -> None:
-    """The adapter's output starts as the mean direction of a token's rays over its pixels and its four frames."""
+    """Makes the adapter's initial output the mean direction of a token's rays over its pixels and its four frames."""
     width = bases.ray.shape[0]
     adapter.conv.weight.mul_(0.3)
     by_ray = adapter.conv.weight.view(width, 4, 6, -1, *adapter.conv.weight.shape[2:])  # frame, moment and direction, pixel
@@ -103,15 +102,15 @@ def _write_ray_directions(adapter: Any, bases: Bases) -> None:
 
 
 def _look_up_by_ray(attention: Any, bases: Bases, heads: int, head_dim: int) -> None:
-    """Six slow dimensions of the rows' axis in every head hold the ray, the two slowest of the columns' axis whether a token is known.
+    """Uses six slow dims of the row axis in every head for the ray, and the two slowest of the column axis for the mask.
 
-    Rotary positions hardly turn slow dimensions. With a camera the rays dominate the query and key norms, which shrinks the lookup by
-    position to a tie-break; without one their part is zero and position decides.
+    Rotary positions hardly rotate slow dims. With a camera the rays dominate the query and key norms, and the lookup by position only
+    breaks ties; without a camera their part is zero and position decides.
     """
     width, elements = bases.known.shape
     time, space = _axes(head_dim)
-    token_std = math.sqrt(2 * elements / width)  # of a known token, which the block's norm divides by
-    norm = math.sqrt((2 * heads * RAY_IN_KEY**2 + width - 8 * heads) / width)  # what the query and key norms divide by
+    token_std = math.sqrt(2 * elements / width)  # of a known token: the divisor of the block's norm
+    norm = math.sqrt((2 * heads * RAY_IN_KEY**2 + width - 8 * heads) / width)  # the divisor of the query and key norms
     ray_weight, known_weight = (math.sqrt(logit * math.sqrt(head_dim) / 2) * norm for logit in (RAY_SHARPNESS / RAY_IN_KEY**2, KNOWN_LOGIT))
     for head in range(heads):
         ray = slice(head * head_dim + time + space - 6, head * head_dim + time + space)
@@ -126,6 +125,6 @@ def _look_up_by_ray(attention: Any, bases: Bases, heads: int, head_dim: int) -> 
 
 
 def _axes(head_dim: int) -> tuple[int, int]:
-    """Dimensions of a head that Wan's rotary embedding gives to time, and to rows and columns each."""
+    """Returns the dims of a head that Wan's rotary embedding uses for time, and for rows and columns each."""
     space = 2 * (head_dim // 6)
     return head_dim - 2 * space, space

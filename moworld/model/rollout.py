@@ -1,27 +1,28 @@
-"""Rollout^AR (eq. 13): chunk after chunk from a first frame, text and cameras. The one rollout: distillation trains on it, serving runs it.
+"""Rollout^AR (eq. 13): generates chunk after chunk from a first frame, text and cameras. Distillation and serving use the same code.
 
-A chunk is a window whose first latent frame is the anchor, the overlapped last frame of the chunk before; the stitching rule drops it and
-appends the new frames to the history bank. `sample_window` is the teacher's counterpart: many Euler steps over one bidirectional window.
+The first latent frame of a chunk's window is the anchor, the last frame of the previous chunk; it is dropped after denoising, and the new
+frames are appended to the history bank. `sample_window` samples the teacher: many Euler steps over one bidirectional window.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from moworld.model.experts import Experts
 from moworld.model.flow import add_noise, clean_from_velocity, sampling_schedule
-from moworld.model.history import HistoryBank, HistoryPolicy
-from moworld.model.latent_cameras import LatentCameras, Rays
+from moworld.model.history import HistoryBank
+from moworld.model.latent_cameras import LatentCameras, RayCache
+from moworld.model.latent_grid import CODEC_GRID
+from moworld.model.settings import HistoryPolicy, Sampler
 from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity
 
 
 @dataclass(frozen=True)
 class NoiseShare:
-    """A generator that draws for the samples of all ranks and gives part `index` of `parts`: noise does not depend on the number of ranks."""
+    """A generator that draws noise for all ranks and returns part `index` of `parts`, so that noise does not depend on the number of ranks."""
 
     generator: torch.Generator
     index: int = 0
@@ -29,12 +30,11 @@ class NoiseShare:
 
 
 Noise = torch.Generator | NoiseShare
-Sampler = Literal["stochastic", "euler"]  # see `denoise_few_steps`
-Denoise = Callable[..., Tensor]  # (window, schedule, generator) to clean latents, as `denoise_few_steps`
+Denoise = Callable[..., Tensor]  # (window, schedule, generator[, exit_step]) -> clean latents
 
 
 def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tensor:
-    """Gaussian noise (B, ...) drawn on the generator's device, then moved: the same numbers on every device."""
+    """Returns Gaussian noise of `shape` (B, ...), drawn on the generator's device and moved: the same numbers on every device."""
     share = generator if isinstance(generator, NoiseShare) else NoiseShare(generator)
     drawn = torch.randn((shape[0] * share.parts, *shape[1:]), generator=share.generator, device=share.generator.device)
     return drawn.chunk(share.parts)[share.index].to(like)
@@ -43,23 +43,23 @@ def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tens
 def denoise_few_steps(
     experts: Experts, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None, sampler: Sampler = "stochastic"
 ) -> Tensor:
-    """Clean latents (B, C, F, h, w) in few steps: predict the clean window, noise it to the next level, again.
+    """Returns clean latents (B, C, F, h, w) in few steps: predicts the clean window, noises it to the next level, and repeats.
 
     schedule:  (S,) descending noise levels, the first is 1
-    sampler:   `stochastic` noises it afresh, as Self-Forcing does; `euler` with the noise that the prediction implies: a step along the flow
-    exit_step: index of the step whose prediction is returned; gradients pass through that step alone. None runs all steps.
+    sampler:   `stochastic` adds new noise, as in Self-Forcing; `euler` the noise that the prediction implies, a step along the flow
+    exit_step: index of the step whose prediction is returned; only that step passes gradients. None runs all steps.
     """
     last = len(schedule) - 1 if exit_step is None else exit_step
     noisy, prepared = seeded_noise(window.shape, generator, window.condition), dict[int, PreparedWindow]()
     for index in range(last + 1):
         level, learning = float(schedule[index]), torch.is_grad_enabled() and index == last
         expert, levels = experts.at(level), torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
-        if learning:  # in one call, for gradients reach what is prepared, too
+        if learning:  # in one call, because the conditions need gradients, too
             predicted = predict_velocity(expert, noisy, levels, window)
         else:
             with torch.no_grad():
                 if id(expert) not in prepared:
-                    prepared = {id(expert): PreparedWindow(expert, window)}  # levels descend: the expert before is done
+                    prepared = {id(expert): PreparedWindow(expert, window)}  # levels descend: the previous expert is not needed again
                 predicted = prepared[id(expert)].velocity(noisy, levels)
         clean = clean_from_velocity(noisy, predicted, level)
         if index < last:
@@ -68,13 +68,31 @@ def denoise_few_steps(
     return clean
 
 
-class Rollout:
-    """The state of one autoregressive generation (of a batch of B worlds): the bank and the place in time.
+class Denoiser(Protocol):
+    """Computes the clean latents of a chunk. Strategies: `ExpertsDenoiser`, and in `moworld.inference` on demand and over ranks."""
 
-    first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, used where a chunk brings none of its own
+    def denoise(self, window: Window, schedule: Tensor, generator: Noise) -> Tensor:
+        """Returns clean latents (B, C, F, h, w) on the window's device, given (S,) descending noise levels (see `denoise_few_steps`)."""
+
+
+@dataclass(frozen=True)
+class ExpertsDenoiser:
+    """Denoises with experts that are in memory."""
+
+    experts: Experts
+    sampler: Sampler = "stochastic"
+
+    def denoise(self, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None) -> Tensor:
+        return denoise_few_steps(self.experts, window, schedule, generator, exit_step, self.sampler)
+
+
+class Rollout:
+    """The state of one autoregressive generation of B worlds: the history bank and the rays' cache.
+
+    first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, the default for chunks without their own
     schedule:     (S,) noise levels of the few-step sampler; chunk_latents: new latent frames per chunk
     sampler:      see `denoise_few_steps`
-    denoise:      where chunks are denoised, if not by the experts in this process; it knows the sampler
+    denoise:      of another `Denoiser` than these experts with this sampler
     """
 
     def __init__(
@@ -94,25 +112,23 @@ class Rollout:
     ) -> None:
         self.experts, self.text, self.intrinsics = experts, text, intrinsics
         self.schedule, self.policy, self.chunk_latents, self.generator = schedule, policy, chunk_latents, generator
-        self.denoise = denoise or partial(denoise_few_steps, experts, sampler=sampler)
+        self.denoise = denoise or ExpertsDenoiser(experts, sampler).denoise
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
         self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]), policy.capacity)
-        self._rays: Rays | None = None
+        self.ray_cache = RayCache()
 
     def window(self, cameras: LatentCameras) -> Window:
-        """The window of the next chunk, whose new frames have these cameras: history from the bank, anchor, time ids."""
+        """Returns the window of the next chunk, whose new frames have these cameras."""
         bank, batch = self.bank, self.text.shape[0]
         indices = bank.select(cameras, self.policy)
         start = torch.full((batch,), bank.time - 1, device=indices.device)
         anchor, anchor_camera = bank.latents[:, :, -1:], bank.cameras[-1:]
         history = bank.gather(indices), bank.cameras.gather(indices), bank.times(indices)
-        window = make_window(anchor, anchor_camera.cat(cameras), start, self.text, *history, rays_like=self._rays)
-        self._rays = window.camera
-        return window
+        return make_window(anchor, anchor_camera.cat(cameras), start, self.text, *history, ray_cache=self.ray_cache)
 
     def next_chunk(self, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
-        """Generate one chunk and write it back to the bank.
+        """Generates one chunk and appends it to the bank.
 
         c2w:        (B, 4 * chunk_latents, 4, 4) poses of the new video frames in the world of the first frame, model units
         intrinsics: (B, 4 * chunk_latents, 4) normalised, or None for those of the first frame
@@ -123,18 +139,18 @@ class Rollout:
         cameras = LatentCameras.from_chunk(intrinsics, c2w.to(self.bank.latents))
         window = self.window(cameras)
         exits = {} if exit_step is None else {"exit_step": exit_step}
-        chunk = self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:]  # the overlapped anchor is dropped
+        chunk = self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:]  # without the anchor
         self.bank.append(chunk, cameras)
         return chunk
 
 
 def roll_out(rollout: Rollout, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:
-    """All chunks of a camera path (eq. 13).
+    """Generates all chunks of a camera path (eq. 13).
 
     c2w:     (B, T, 4, 4) of the frames after the first one, T a multiple of 4 * chunk_latents
-    returns: (B, C, 1 + T / 4, h, w) the first latent frame and everything generated after it
+    returns: (B, C, 1 + T / 4, h, w) the first latent frame and all generated ones
     """
-    frames = 4 * rollout.chunk_latents
+    frames = CODEC_GRID.frames_after_first(rollout.chunk_latents)
     chunks = [rollout.bank.latents[:, :, :1]]
     for start in range(0, c2w.shape[1], frames):
         own = None if intrinsics is None else intrinsics[:, start : start + frames]
@@ -143,7 +159,7 @@ def roll_out(rollout: Rollout, c2w: Tensor, intrinsics: Tensor | None = None, ex
 
 
 def sample_window(experts: Experts, window: Window, num_steps: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Clean latents (B, C, F, h, w) of one window by Euler steps along the flow: how the bidirectional teacher is sampled."""
+    """Returns clean latents (B, C, F, h, w) of one window by Euler steps along the flow: samples the bidirectional teacher."""
     levels, prepared = sampling_schedule(num_steps, shift), dict[int, PreparedWindow]()
     noisy = seeded_noise(window.shape, generator, window.condition)
     for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):

@@ -2,34 +2,39 @@
 
 With the adapter's gate at zero, no camera and a 1-D timestep, the output equals Diffusers' `WanTransformer3DModel` bit for bit.
 
-What stays fixed through the denoising steps of a window is computed once, in `prepare`: rotary positions, text, camera tokens and, where
-history is block-causal, the keys and values of its tokens. `forward` prepares and denoises in one.
+`prepare` computes once what is constant over the denoising steps of a window: rotary positions, text, camera tokens and, for block-causal
+history, its keys and values. `forward` is `prepare` and then `denoise`.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin as ModelMixin  # a saved pipeline loads the classes of modules that have this name
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from kernels.modulated_norm import modulated_norm
-from moworld.model.attention import KeptText, KeysValues
+from moworld.errors import InputError
+from moworld.kernels.modulated_norm import modulated_norm
+from moworld.model.attention import TextCache
 from moworld.model.block import TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
+from moworld.model.latent_grid import CODEC_GRID, LatentGrid
 from moworld.model.rope import GlobalRotaryPosEmbed, Rotary
-from moworld.model.sequence import Part, SequenceMesh
+from moworld.model.sequence import KeysValues, Part, SequenceMesh
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The conditions of a window as one expert sees them, for the tokens that are denoised.
+    """The conditions of the N tokens that one expert denoises.
 
     text: (B, L, D); camera: (B, N, D) or None; rotary: cosines and sines (1 or B, N, 1, head_dim)
-    past: for every block the keys and values (B, M, H, head_dim) of the history's tokens; None where history is among the N tokens
-    known: how many tokens these are, on all ranks that share the sample
-    kept: for every block the text's keys and values, as the first step that needs them leaves them; None while gradients are wanted
+    part:       this rank's part of the tokens; None without a sequence mesh
+    past:       keys and values of the history's tokens for every block; None if history is among the N tokens
+    text_cache: shared by the denoising steps of a window; None while gradients are recorded
     """
 
     text: Tensor
@@ -37,103 +42,97 @@ class Prepared:
     rotary: Rotary
     part: Part | None = None
     past: list[KeysValues] | None = None
-    known: int = 0
-    kept: list[KeptText] | None = None
+    text_cache: TextCache | None = None
 
 
 class MoWorldTransformer3DModel(WanTransformer3DModel):
-    """Wan's transformer, conditioned on cameras (eq. 5) and usable with history (paper 4.2)."""
+    """Wan's transformer, conditioned on cameras (eq. 5) and usable with history (paper 4.2). It also serves in Diffusers' Wan pipelines."""
+
+    _no_split_modules: ClassVar = ["TransformerBlock"]
+    _repeated_blocks: ClassVar = ["TransformerBlock"]
+    _cp_plan: ClassVar = None  # ranks share tokens by `share_sequence`
 
     @register_to_config
     def __init__(
         self,
         patch_size: tuple[int, int, int] = (1, 2, 2),
-        num_attention_heads: int = 40,
-        attention_head_dim: int = 128,
-        in_channels: int = 36,
-        out_channels: int = 16,
-        text_dim: int = 4096,
-        freq_dim: int = 256,
-        ffn_dim: int = 13824,
-        num_layers: int = 40,
-        cross_attn_norm: bool = True,
-        qk_norm: str | None = "rms_norm_across_heads",
-        eps: float = 1e-6,
-        image_dim: int | None = None,
-        added_kv_proj_dim: int | None = None,
-        rope_max_seq_len: int = 1024,
-        pos_embed_seq_len: int | None = None,
-        spatial_downsample: int = 8,
-        camera_gate: float = 0.0,
-        block_causal: bool = False,
-    ) -> None:
+        num_attention_heads: int = 40, attention_head_dim: int = 128, in_channels: int = 36, out_channels: int = 16,
+        text_dim: int = 4096, freq_dim: int = 256, ffn_dim: int = 13824, num_layers: int = 40,
+        cross_attn_norm: bool = True, qk_norm: str | None = "rms_norm_across_heads", eps: float = 1e-6,
+        image_dim: int | None = None, added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024, pos_embed_seq_len: int | None = None,
+        spatial_downsample: int = CODEC_GRID.spatial, camera_gate: float = 0.0, block_causal: bool = False,
+    ) -> None:  # fmt: skip
+        """Arguments are Diffusers', then those of MoWorld: the codec's downsampling, the adapter's gate, and how history attends.
+
+        Raises InputError for Wan2.1's image embeddings.
+        """
+        if image_dim is not None or added_kv_proj_dim is not None:
+            found, fix = f"{image_dim} and {added_kv_proj_dim}", "use Wan2.2's image-to-video experts"
+            raise InputError("config.json", "image_dim, added_kv_proj_dim", found, "null: image embeddings are not supported", fix)
         super().__init__(
-            patch_size,
-            num_attention_heads,
-            attention_head_dim,
-            in_channels,
-            out_channels,
-            text_dim,
-            freq_dim,
-            ffn_dim,
-            num_layers,
-            cross_attn_norm,
-            qk_norm,
-            eps,
-            image_dim,
-            added_kv_proj_dim,
-            rope_max_seq_len,
-            pos_embed_seq_len,
-        )
+            patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim, freq_dim, ffn_dim, num_layers,
+            cross_attn_norm, qk_norm, eps, image_dim, added_kv_proj_dim, rope_max_seq_len, pos_embed_seq_len,
+        )  # fmt: skip
         width = num_attention_heads * attention_head_dim
         self.rope = GlobalRotaryPosEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len)
         self.control_adapter = CameraAdapter(width, patch_size[1], spatial_downsample, camera_gate)
         self.sequence: SequenceMesh | None = None
-        for block in self.blocks:
-            TransformerBlock.adopt(block)
+        for index, block in enumerate(self.blocks):
+            TransformerBlock.adopt(block, index)
 
     def share_sequence(self, sequence: SequenceMesh | None) -> None:
-        """Share the tokens of each sample with other ranks. Raises InputError where they, or the heads, cannot be dealt out."""
-        if sequence is not None:
-            sequence.check_heads(self.config.num_attention_heads)
+        """Shares the tokens of each sample with the ranks of a mesh. Raises InputError if the mesh does not divide the heads."""
+        heads = self.config.num_attention_heads
+        if sequence is not None and heads % sequence.ulysses:
+            found, fix = f"{heads} heads for {sequence.ulysses} ranks", "choose a divisor and use a ring for the rest"
+            raise InputError("parallel", "ulysses", found, "a degree that divides the heads", fix)
         self.sequence = sequence
-        for block in self.blocks:
-            block.attn1.processor.sequence = sequence
 
     def part(self, hidden_states_shape: tuple[int, ...]) -> Part | None:
-        """The tokens and latent frames that this rank works on, for latents (B, C, F, H, W); None where it works on all."""
+        """Returns this rank's part of the tokens of latents (B, C, F, H, W); None without a sequence mesh."""
         if self.sequence is None:
             return None
         _, _, frames, height, width = hidden_states_shape
-        p_t, p_h, p_w = self.config.patch_size
-        return self.sequence.part(frames // p_t, (height // p_h) * (width // p_w))
+        rows, columns = LatentGrid(self.config.patch_size).token_size(height, width)
+        return self.sequence.part(frames // self.config.patch_size[0], rows * columns)
 
     def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         timestep: Tensor,
         encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        *,
         camera: Rays | Tensor | None = None,
         frame_ids: Tensor | None = None,
         history: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity of every latent frame (eq. 1, 10, 16).
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Returns the velocity of every latent frame (eq. 1, 10, 16). Diffusers' arguments come first, in its order.
 
         hidden_states:         (B, in_channels, F, H, W) noisy latents, mask and condition latents on channels
         timestep:              (B,), (B, F) one per latent frame, or (B, N) one per token; 0 is clean, 1000 is noise
         encoder_hidden_states: (B, L, text_dim) text embeddings
-        camera:                grouped Plücker rays of K + F frames, or their maps (B, 24, K + F, 8H, 8W); None leaves the patch embedding
-                               alone, zeros are an absent camera;
-                               where ranks share a sample, the rays of `part(...).frames` alone will do
+        camera:                grouped Plücker rays of K + F frames, or their maps (B, 24, K + F, 8H, 8W); None adds no camera tokens,
+                               zeros mean an absent camera. On a sequence mesh, the rays of `part(...).frames` alone are enough
         frame_ids:             (K + F,) or (B, K + F) global latent time ids; None means 0 to K + F - 1
-        history:               (B, in_channels, K, H, W) of block-causal experts: clean frames that see each other and not the F frames,
-                               which see all. None: K = 0, and history, if any, is among the F frames and attends jointly
-        returns:               (B, out_channels, F, H, W) in the dtype of hidden_states, on every rank of those that share the sample
+        history:               (B, in_channels, K, H, W) clean frames of block-causal experts: they attend to each other only, and the F
+                               frames attend to all. None: K = 0; any history is then among the F frames and attends jointly
+        returns:               (B, out_channels, F, H, W) in the dtype of hidden_states, on every rank of a sequence mesh: as `sample` of
+                               Diffusers' output, or alone in a tuple if not return_dict
+        Raises InputError for Diffusers' other arguments: image embeddings and attention_kwargs.
         """
-        cls = MoWorldTransformer3DModel  # not through self: sharded experts gather their weights once for both parts
-        return cls.denoise(
-            self, hidden_states, timestep, cls.prepare(self, hidden_states, encoder_hidden_states, camera, frame_ids, history)
-        )
+        for name, given in (("encoder_hidden_states_image", encoder_hidden_states_image), ("attention_kwargs", attention_kwargs or None)):
+            if given is not None:
+                raise InputError("transformer", name, type(given).__name__, "None: it would have no effect", "omit it")
+        cls = MoWorldTransformer3DModel  # not through self: FSDP gathers the weights once for both parts
+        prepared = cls.prepare(self, hidden_states, encoder_hidden_states, camera, frame_ids, history)
+        if prepared.past is None:  # nothing reads the text's keys and values again (0.4 GB in the paper's model)
+            prepared = replace(prepared, text_cache=None)
+        velocity = cls.denoise(self, hidden_states, timestep, prepared)
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
 
     def prepare(
         self,
@@ -143,73 +142,37 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         frame_ids: Tensor | None = None,
         history: Tensor | None = None,
     ) -> Prepared:
-        """What `denoise` needs besides noisy latents and timestep; arguments as in `forward`, of hidden_states the shape alone is read."""
-        part, (_, _, frames, height, width) = self.part(hidden_states.shape), hidden_states.shape
-        if part is not None and history is not None and history.shape[2]:
-            return self._prepare_shared(hidden_states, encoder_hidden_states, camera, frame_ids, history)
-        known = 0 if history is None else history.shape[2]
-        ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None and (known or part) else frame_ids
-        if part is not None:
-            assert ids is not None
-            camera = _of_frames(camera, part, frames)
-            ids, frames = ids[..., part.frames], part.frames.stop - part.frames.start
-        low = self.patch_embedding.weight.dtype  # of the weights as they are computed with; the caller's may be another
+        """Returns the conditions for `denoise`. Arguments are as in `forward`; only the shape of hidden_states is read."""
+        _, _, frames, height, width = hidden_states.shape
+        num_history = 0 if history is None else history.shape[2]
+        total, low = num_history + frames, self.patch_embedding.weight.dtype  # the weights' dtype may differ from the caller's
         text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
-        tokens = None if camera is None else self.control_adapter(camera.to(low))
-        # the table is gathered at ids; of the latents only the shape and the device are read
-        shape = hidden_states.new_empty(1).expand(1, 1, known + frames, height, width)
-        rotary = self.rope(shape) if ids is None else self.rope(shape, ids)
-        if part is not None:
-            tokens = None if tokens is None else part.of_frames(tokens)
-            rotary = (part.of_frames(rotary[0]), part.of_frames(rotary[1]))
-        kept = None if torch.is_grad_enabled() else KeptText.rooms(len(self.blocks))
-        if history is None or not known:
-            return Prepared(text, tokens, rotary, part, kept=kept)
-        split = known * (height // self.config.patch_size[1]) * (width // self.config.patch_size[2])
-        (front_tokens, tokens) = (None, None) if tokens is None else (tokens[:, :split], tokens[:, split:])
-        front = Prepared(text, front_tokens, (rotary[0][:, :split], rotary[1][:, :split]), kept=kept)
-        past = self._read(history.to(low), front)
-        return Prepared(text, tokens, (rotary[0][:, split:], rotary[1][:, split:]), None, past, kept=kept)
+        ids = torch.arange(total, device=hidden_states.device) if frame_ids is None else frame_ids
+        cache = None if torch.is_grad_enabled() else TextCache(len(self.blocks))
 
-    def _prepare_shared(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, camera: Rays | Tensor | None, frame_ids: Tensor | None, history: Tensor
-    ) -> Prepared:
-        """`prepare` with block-causal history over ranks: each works on its parts of the history's tokens and of the others."""
-        low, (_, _, frames, height, width), known = self.patch_embedding.weight.dtype, hidden_states.shape, history.shape[2]
-        ids = torch.arange(known + frames, device=hidden_states.device) if frame_ids is None else frame_ids
-        text = self.condition_embedder.text_embedder(encoder_hidden_states.to(low))
-
-        kept = None if torch.is_grad_enabled() else KeptText.rooms(len(self.blocks))
-
-        def of(first: int, count: int) -> Prepared:
+        def conditions(first: int, count: int) -> Prepared:
             part = self.part((1, 1, count, height, width))
-            assert part is not None
-            own = slice(first + part.frames.start, first + part.frames.stop)
-            rays = None if camera is None else (camera[:, :, own] if isinstance(camera, Tensor) else camera[own]).to(low)
-            rotary = self.rope(hidden_states.new_empty(1).expand(1, 1, own.stop - own.start, height, width), ids[..., own])
-            tokens = None if rays is None else part.of_frames(self.control_adapter(rays))
-            return Prepared(text, tokens, (part.of_frames(rotary[0]), part.of_frames(rotary[1])), part, kept=kept)
+            own = slice(0, count) if part is None else part.frames
+            own = slice(first + own.start, first + own.stop)
+            rays, rotary = _select(camera, own, total), self.rope(ids[..., own], height, width)
+            tokens = None if rays is None else self.control_adapter(rays.to(low))
+            if part is not None:
+                tokens, rotary = None if tokens is None else part.select(tokens), (part.select(rotary[0]), part.select(rotary[1]))
+            return Prepared(text, tokens, rotary, part, text_cache=cache)
 
-        front = of(0, known)
-        assert front.part is not None
-        past = self._read(history[:, :, front.part.frames].to(low), front)
-        return replace(of(known, frames), past=past, known=front.part.total)
+        if history is None or not num_history:
+            return conditions(0, frames)
+        front = conditions(0, num_history)
+        past = self._history_keys_values(history.to(low), front)
+        return replace(conditions(num_history, frames), past=past)
 
     def denoise(self, hidden_states: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
-        """Velocity of the latent frames `hidden_states` at `timestep` (see `forward`) under prepared conditions."""
+        """Returns the velocity of latent frames at `timestep` (see `forward`) under prepared conditions."""
         _, _, frames, height, width = hidden_states.shape
         part, dtype = prepared.part, hidden_states.dtype
-        if part is not None:
-            hidden_states = hidden_states[:, :, part.frames]
-            if timestep.ndim == 2:
-                timestep = timestep.unflatten(1, (frames, -1))[:, part.frames].flatten(1)
-        x = self._embed(hidden_states)
-        temb, modulation = self._embed_time(timestep, tokens=x.shape[1], like=prepared.text)
-        if part is not None:
-            x = part.of_frames(x)
-            if temb.ndim == 3:
-                temb, modulation = part.of_frames(temb), part.of_frames(modulation)
-        x = x if prepared.camera is None else x + prepared.camera
+        if part is not None and timestep.ndim == 2:
+            timestep = timestep.unflatten(1, (frames, -1))[:, part.frames].flatten(1)
+        x, temb, modulation = self._embed(hidden_states, timestep, prepared)
         for index in range(len(self.blocks)):
             x, _ = self._run(index, x, modulation, prepared)
         x = self._project_out(x, temb)
@@ -220,34 +183,39 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)  # (B, out_channels, F, H, W)
 
-    def _read(self, history: Tensor, prepared: Prepared) -> list[KeysValues]:
-        """The keys and values of every block for clean history frames (B, in_channels, K, H, W), which attend to each other alone (t = 0)."""
-        x = self._embed(history)
-        x = x if prepared.part is None else prepared.part.of_frames(x)
-        _, modulation = self._embed_time(x.new_zeros(x.shape[0]), tokens=x.shape[1], like=prepared.text)
-        x, past = x if prepared.camera is None else x + prepared.camera, list[KeysValues]()
+    def _history_keys_values(self, history: Tensor, prepared: Prepared) -> list[KeysValues]:
+        """Returns every block's keys and values of clean history frames (B, in_channels, K, H, W), which attend to each other at t = 0."""
+        x, _, modulation = self._embed(history, history.new_zeros(len(history)), prepared)
+        past, last = list[KeysValues](), len(self.blocks) - 1
         for index in range(len(self.blocks)):
-            x, own = self._run(index, x, modulation, prepared, keys_alone=index == len(self.blocks) - 1)
+            x, own = self._run(index, x, modulation, prepared, kv_only=index == last)
             past.append(own)
         return past
 
-    def _run(self, index: int, x: Tensor, modulation: Tensor, prepared: Prepared, keys_alone: bool = False) -> tuple[Tensor, KeysValues]:
-        """One block: its output, and the keys and values of its own tokens."""
+    def _run(self, index: int, x: Tensor, modulation: Tensor, prepared: Prepared, kv_only: bool = False) -> tuple[Tensor, KeysValues]:
+        """Runs one block: returns its output, and the keys and values of its tokens."""
         past = None if prepared.past is None else prepared.past[index]
-        kept = None if prepared.kept is None else prepared.kept[index]
-        arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, prepared.known, kept, keys_alone)
+        arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, prepared.text_cache, kv_only)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(self.blocks[index], *arguments)  # type: ignore[no-any-return]
         return self.blocks[index](*arguments)  # type: ignore[no-any-return]
 
-    def _embed(self, hidden_states: Tensor) -> Tensor:
-        """(B, in_channels, F, H, W) -> tokens (B, N, D), time outermost."""
-        return self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2).contiguous()  # type: ignore[no-any-return]
+    def _embed(self, latents: Tensor, timestep: Tensor, prepared: Prepared) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns tokens (B, N, D) of this rank with their camera added, time outermost; and the results of `_embed_time`."""
+        part = prepared.part
+        latents = (latents if part is None else latents[:, :, part.frames]).to(self.patch_embedding.weight.dtype)
+        x = self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        temb, modulation = self._embed_time(timestep, tokens=x.shape[1], like=prepared.text)
+        if part is not None:
+            x = part.select(x)
+            if temb.ndim == 3:
+                temb, modulation = part.select(temb), part.select(modulation)
+        return (x if prepared.camera is None else x + prepared.camera), temb, modulation
 
     def _embed_time(self, timestep: Tensor, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Time embedding (B, D) or (B, N, D), modulation (B, 6, D) or (B, N, 6, D).
+        """Returns the time embedding (B, D) or (B, N, D) and the modulation (B, 6, D) or (B, N, 6, D).
 
-        Timesteps per frame are embedded once a frame and then repeated: per token, the projection to 6 D would cost as much as a block.
+        Timesteps per frame are embedded per frame and then repeated: per token, the projection to 6 D would cost as much as a block.
         """
         embedder, length = self.condition_embedder, timestep.shape[1] if timestep.ndim == 2 else None
         waves = embedder.timesteps_proj(timestep.flatten())
@@ -261,15 +229,13 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         return temb, modulation
 
     def _project_out(self, x: Tensor, temb: Tensor) -> Tensor:
-        if temb.ndim == 3:
-            shift, scale = (part.squeeze(2) for part in (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).chunk(2, dim=2))
-        else:
-            shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
+        temb = temb if temb.ndim == 3 else temb.unsqueeze(1)  # (B, N, D) or (B, 1, D)
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).unbind(2)
         return self.proj_out(modulated_norm(x, scale, shift, self.norm_out.eps))
 
 
-def _of_frames(camera: Rays | Tensor | None, part: Part, frames: int) -> Rays | Tensor | None:
-    """The cameras of a rank's frames, unless it was given those alone."""
+def _select(camera: Rays | Tensor | None, frames: slice, total: int) -> Rays | Tensor | None:
+    """Returns the cameras of some frames; a camera of fewer than `total` frames covers exactly these already."""
     if isinstance(camera, Tensor):
-        return camera if camera.shape[2] != frames else camera[:, :, part.frames]
-    return camera if camera is None or len(camera) != frames else camera[part.frames]
+        return camera[:, :, frames] if camera.shape[2] == total else camera
+    return camera[frames] if camera is not None and len(camera) == total else camera

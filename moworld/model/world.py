@@ -1,98 +1,57 @@
-"""A world model on disk and in memory: two experts, the codec, and the configuration that serving needs.
+"""A world model on disk and in memory: one or two experts, the codec, and the configuration that serving needs.
 
 The folder has Wan2.2's Diffusers layout: `transformer/` is the high-noise expert, `transformer_2/` the low-noise one, `vae/` the codec, and
-`model_index.json` holds the configuration. Weights are safetensors; nothing else is read.
+`model_index.json` the configuration. Weights are safetensors; no pickle is read.
 """
 
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_folder, atomic_write, link_or_copy, read_json, write_json
+from moworld.devices import ACCELERATORS
+from moworld.errors import InputError, invalid_value
+from moworld.files import Pathlike, atomic_folder, atomic_write, link_or_copy, read_json, read_json_object, write_json
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
-from moworld.model.history import HistoryPolicy
-from moworld.model.layout import check_weights, read_index
-from moworld.model.rollout import Noise, Sampler, denoise_few_steps
-from moworld.model.text import TextEncoder, TextSettings, make_text_encoder
-from moworld.model.weights import WEIGHTS, Weights, check_keys, load_weights
-from moworld.model.window import Window
+from moworld.model.int8 import join_projections, quantize_structure
+from moworld.model.rollout import Denoiser, ExpertsDenoiser
+from moworld.model.settings import ModelSettings, TextSettings
+from moworld.model.text import TextEncoder, make_text_encoder
+from moworld.model.weights import WEIGHTS, Weights, cast_parameters, check_keys, gathered, load_weights, write_shards
 from moworld.settings import Settings
+from moworld.tensors import Entry
 
-if TYPE_CHECKING:  # Diffusers takes ten seconds to import, and settings are read by processes that hold no model
+if TYPE_CHECKING:  # Diffusers takes seconds to import, and processes without a model read settings, too
     from moworld.model.transformer import MoWorldTransformer3DModel
 
 EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
-MEND = "check model and quantization in model_index.json"
-
-
-class ModelSettings(Settings):
-    """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'.
-
-    shift:             of training and of the teacher's schedule
-    student_shift:     of the student's few steps; None: the same
-    sampler:           of the student, see `denoise_few_steps`
-    history_attention: `joint`, as in the paper: history and chunk attend to all tokens; `block_causal`: history does not see the chunk, so that
-                       its keys and values are the same in all steps of an expert and are computed once a chunk
-    """
-
-    num_layers: int
-    num_attention_heads: int
-    attention_head_dim: int
-    ffn_dim: int
-    freq_dim: int = 256
-    text_dim: int
-    latent_channels: int = 16
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    camera_gate: float = 0.0
-    boundary: float = 0.9
-    shift: float = 5.0
-    chunk_latents: int = 3
-    student_steps: int = 4
-    student_shift: float | None = None
-    sampler: Sampler = "stochastic"
-    history_attention: Literal["joint", "block_causal"] = "joint"
-    history: HistoryPolicy = HistoryPolicy()
-
-    def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens of a latent frame of pictures of (height, width) pixels, 8 of them to a latent each way."""
-        return height // (8 * self.patch_size[1]) * (width // (8 * self.patch_size[2]))
-
-    def transformer(self) -> dict[str, Any]:
-        """The keyword arguments of `MoWorldTransformer3DModel`: noise, four mask channels and condition latents in, velocity out."""
-        return {
-            "patch_size": self.patch_size,
-            "num_attention_heads": self.num_attention_heads,
-            "attention_head_dim": self.attention_head_dim,
-            "in_channels": 2 * self.latent_channels + 4,
-            "out_channels": self.latent_channels,
-            "text_dim": self.text_dim,
-            "freq_dim": self.freq_dim,
-            "ffn_dim": self.ffn_dim,
-            "num_layers": self.num_layers,
-            "camera_gate": self.camera_gate,
-            "block_causal": self.history_attention == "block_causal",
-        }
+Placement = Callable[["MoWorldTransformer3DModel"], None]
+FIX = "check model and quantization in model_index.json"
 
 
 class WorldConfig(Settings):
-    """What a session needs to know of a model besides its weights."""
+    """The configuration of a model that a session needs besides its weights."""
 
     model: ModelSettings
     text: TextSettings
     height: int
     width: int
     fps: float
-    experts: tuple[Literal["high", "low"], ...] = ("high", "low")  # "high" alone: one expert serves every noise level
+    experts: tuple[Literal["high", "low"], ...] = ("high", "low")  # "high" alone: one expert for every noise level
     kind: Literal["teacher", "student"] = "teacher"
     quantization: Literal["none", "w8a8"] = "none"
     move_units: float = 1 / 54
     yaw_degrees: float = 1.0
     intrinsics: tuple[float, float, float, float] = (0.532139961, 0.946026558, 0.5, 0.5)
+    base: str = ""  # the published weights that training started from, and their licence
+    base_licence: str = ""
 
     @property
     def schedule(self) -> Tensor:
@@ -101,14 +60,30 @@ class WorldConfig(Settings):
 
 
 class WorldModel:
-    """Experts, configuration and, for models that are served, the codec's folder."""
+    """Experts, configuration and, for models that can be served, the codec's folder.
 
-    def __init__(self, config: WorldConfig, experts: Experts, codec_folder: Path | None = None) -> None:
-        self.config, self.experts, self.codec_folder = config, experts, codec_folder
+    device:   of the weights, and of latents, text and cameras of the sessions
+    denoiser: the strategy that computes chunks; None: these experts
+    codec, text_encoder: instead of those that each access loads
+    """
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        experts: Experts,
+        codec_folder: Path | None = None,
+        device: torch.device | str = "cpu",
+        denoiser: Denoiser | None = None,
+        codec: Any = None,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        self.config, self.experts, self.codec_folder, self.device = config, experts, codec_folder, torch.device(device)
+        self.denoiser: Denoiser = denoiser or ExpertsDenoiser(experts, config.model.sampler)
+        self._codec, self._text_encoder = codec, text_encoder
 
     @staticmethod
     def create(config: WorldConfig, seed: int) -> "WorldModel":
-        """A model that starts from nothing (see `initialization`), a pure function of the seed."""
+        """Returns a model initialised from scratch (see `initialization`); equal seeds give equal weights."""
         from moworld.model.initialization import initialize_from_scratch
         from moworld.model.transformer import MoWorldTransformer3DModel
 
@@ -121,39 +96,34 @@ class WorldModel:
 
     @property
     def codec(self) -> Any:
-        """The codec, loaded at each access: encoders and decoders are on demand (paper 5.2)."""
+        """The codec, loaded at each access: encoders and decoders are loaded on demand (paper 5.2)."""
         from moworld.model.wan_vae import load_codec
 
+        if self._codec is not None:
+            return self._codec
         if self.codec_folder is None:
             raise InputError("model", "vae", "no codec folder", "a model saved with its codec", "use a distilled or quantized model")
-        return load_codec(self.codec_folder)
+        return load_codec(self.codec_folder).to(self.device)
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The encoder of prompts, loaded at each access."""
-        return make_text_encoder(self.config.text)
-
-    def denoise(self, window: Window, schedule: Tensor, generator: Noise) -> Tensor:
-        """The clean latents of a chunk's window (see `denoise_few_steps`): what sessions call."""
-        return denoise_few_steps(self.experts, window, schedule, generator, sampler=self.config.model.sampler)
+        """The text encoder, loaded at each access."""
+        return self._text_encoder or make_text_encoder(self.config.text, self.device)
 
     def save(self, folder: Pathlike, names: list[str] | None = None, write: bool = True, **record: Any) -> None:
-        """Write the model folder atomically; `record` (losses, reports) goes beside it as NAME.json.
+        """Writes the model folder atomically, with each value of `record` (losses, reports) as NAME.json in it.
 
-        names: the experts to write; None writes all of them
-        write: false on ranks that only help to gather sharded weights: all ranks must call it
+        names: the experts to write; None means all
+        write: false on ranks that only take part in gathering sharded weights, one tensor at a time. All ranks must call this method
         """
-        stored = _whole if self.config.quantization == "none" else _in_bfloat16
-        states = {name: stored(expert) for name, expert in self.experts.named_experts() if name in (names or self.config.experts)}
+        experts = {name: expert for name, expert in self.experts.named_experts() if name in (names or self.config.experts)}
         if not write:
+            for expert in experts.values():
+                deque(gathered(_ordered_state(expert)), maxlen=0)
             return
         with atomic_folder(folder) as target:
-            for name, state in states.items():
-                expert = dict(self.experts.named_experts())[name]
-                expert_folder = target / EXPERT_FOLDERS[name]
-                expert_folder.mkdir()
-                expert.save_config(expert_folder)
-                save_file(state, expert_folder / WEIGHTS)
+            for name, expert in experts.items():
+                _write_expert(expert, target / EXPERT_FOLDERS[name], self.config.quantization)
             if self.codec_folder is not None:
                 _copy_codec(self.codec_folder, target / "vae", small=self.config.quantization != "none")
             write_json(target / "model_index.json", {"_class_name": "WorldModel", **self.config.model_dump(mode="json")})
@@ -161,69 +131,115 @@ class WorldModel:
                 write_json(target / f"{name}.json", value)
 
     @staticmethod
-    def load(folder: Pathlike) -> "WorldModel":
-        """Read a model folder. Raises InputError when it is missing or incomplete."""
+    def load(
+        folder: Pathlike,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        names: list[str] | None = None,
+        place: Placement | None = None,
+    ) -> "WorldModel":
+        """Reads a model folder straight to a device. Raises InputError if it is missing or incomplete.
+
+        dtype: of the parameters; None: see `open_expert`
+        names: the experts to read; the others keep their parameters on the meta device. None means all
+        place: called with each expert before its weights are read, with parameters on the meta device, e.g. `Ranks.place`, which shards it
+               and moves it to the rank's device
+        """
         config, codec = read_config(folder), Path(folder) / "vae"
         made = []
         for name in config.experts:
-            expert, weights = open_expert(folder, name, config)
-            load_weights(expert, weights, {key: key for key in weights.shapes})
+            expert, weights = open_expert(folder, name, config, device, dtype)
+            if name in (names or config.experts):
+                if place is not None:
+                    place(expert)
+                load_weights(expert, weights, {key: key for key in weights.entries}, device)
+                join_projections(expert)
             made.append(expert)
         low = made[1] if len(made) > 1 else None
-        return WorldModel(config, Experts(made[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None)
+        return WorldModel(config, Experts(made[0], low, config.model.boundary).eval(), codec if codec.is_dir() else None, device)
 
 
 def read_config(folder: Pathlike) -> WorldConfig:
-    """The configuration of a model folder. Raises InputError where there is none, or weights of its experts are missing or not whole."""
-    root = Path(folder)
-    if not (root / "model_index.json").is_file():
-        raise InputError(root, "model_index.json", "no such file", "a world model folder", "pass the folder that a training step wrote")
-    config = read_index(root / "model_index.json", WorldConfig, "WorldModel")
-    check_weights((root / EXPERT_FOLDERS[name] for name in config.experts), WEIGHTS)
+    """Reads the configuration of a model folder. Raises InputError if it is missing or invalid, or an expert's weights are incomplete."""
+    path = Path(folder) / "model_index.json"
+    if not path.is_file():
+        raise InputError(folder, path.name, "no such file", "a world model folder", "pass the folder that a training step wrote")
+    values = read_json_object(path)
+    if (name := values.get("_class_name", "WorldModel")) != "WorldModel":
+        raise InputError(path, "_class_name", name, "WorldModel", "import published checkpoints with 'moworld model import'")
+    try:
+        config = WorldConfig(**{key: value for key, value in values.items() if not key.startswith("_")})
+    except ValidationError as error:
+        raise invalid_value(path, error, "correct the value, or use a folder that MoWorld wrote") from None
+    for expert in config.experts:
+        Weights(Path(folder) / EXPERT_FOLDERS[expert])  # checks the files
     return config
 
 
-def open_expert(folder: Pathlike, name: str, config: WorldConfig) -> "tuple[MoWorldTransformer3DModel, Weights]":
-    """The expert `high` or `low` of a model folder without its weights, and these where they are stored.
+def open_expert(
+    folder: Pathlike, name: str, config: WorldConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> "tuple[MoWorldTransformer3DModel, Weights]":
+    """Returns the expert `high` or `low` of a model folder with parameters on the meta device, and its stored weights.
 
-    Its parameters are on the meta device; what is computed and not stored is there.
-    Raises InputError where the weights are not those of the configuration.
+    device: of buffers that are computed, not stored: these are ready
+    dtype:  of the parameters; None: bfloat16 on accelerators if all are stored so, else float32. CPUs are faster in float32
+    Raises InputError if the weights do not match the configuration.
+    """
+    weights, transformer = Weights(Path(folder) / EXPERT_FOLDERS[name]), expert_structure(config.model.transformer())
+    with torch.device("meta"):
+        if config.quantization == "w8a8" and not quantize_structure(transformer, weights.entries):
+            expected = "INT8 linears in the blocks, because model_index.json says w8a8"
+            raise InputError(weights.folder / weights.name, "dtypes", "no INT8 weight", expected, FIX)
+    transformer.rope.to(device)
+    check_keys(transformer, weights, FIX)
+    parameters = dict(transformer.named_parameters())
+    if dtype is None and torch.device(device).type in ACCELERATORS and all(weights.entries[key].dtype == torch.bfloat16 for key in parameters):
+        dtype = torch.bfloat16
+    if dtype is not None:
+        cast_parameters(transformer, dtype)
+    return transformer, weights
+
+
+def expert_structure(sizes: Mapping[str, Any]) -> "MoWorldTransformer3DModel":
+    """Returns an expert with parameters on the meta device, and buffers that are computed, not stored.
+
+    sizes: the arguments of `MoWorldTransformer3DModel`
     """
     from moworld.model.rope import GlobalRotaryPosEmbed
     from moworld.model.transformer import MoWorldTransformer3DModel
 
-    weights = Weights(Path(folder) / EXPERT_FOLDERS[name])
     with torch.device("meta"):
-        transformer = MoWorldTransformer3DModel(**config.model.transformer())
-        if config.quantization == "w8a8":
-            from moworld.model.int8 import quantize_structure
-
-            if not quantize_structure(transformer, weights.dtypes):
-                found, wanted = "no INT8 weight", "INT8 linears in the blocks, for model_index.json says w8a8"
-                raise InputError(weights.folder / weights.name, "dtypes", found, wanted, MEND)
-    sizes = transformer.config
-    transformer.rope = GlobalRotaryPosEmbed(sizes.attention_head_dim, tuple(sizes.patch_size), sizes.rope_max_seq_len)
-    check_keys(transformer, weights, MEND)
-    return transformer, weights
+        transformer = MoWorldTransformer3DModel(**sizes)
+    config = transformer.config
+    transformer.rope = GlobalRotaryPosEmbed(config.attention_head_dim, tuple(config.patch_size), config.rope_max_seq_len)
+    return transformer
 
 
-def _whole(expert: Any) -> dict[str, Tensor]:
-    """An expert's state; what is sharded over ranks is gathered, one tensor at a time."""
-    state = {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in expert.state_dict().items()}
-    return {key: value.cpu().contiguous() for key, value in state.items()}
+def _ordered_state(expert: Any) -> dict[str, Tensor]:
+    """Returns an expert's tensors, those of large elements first, so that each is aligned in a file."""
+    return dict(sorted(expert.state_dict().items(), key=lambda item: (-item[1].itemsize, item[0])))
 
 
-def _in_bfloat16(expert: Any) -> dict[str, Tensor]:
-    """The state of a quantized expert, whose parameters hold bfloat16's values (see `quantize_experts`); INT8 layers are buffers and stay."""
-    parameters = {name for name, _ in expert.named_parameters()}
-    return {key: value.bfloat16() if key in parameters else value for key, value in _whole(expert).items()}
+def _write_expert(expert: Any, folder: Path, quantization: str) -> None:
+    """Writes an expert's configuration and weights.
+
+    Parameters of a quantized expert are written as bfloat16, which is exact (see `quantize_experts`); INT8 buffers stay.
+    """
+    low = {name for name, _ in expert.named_parameters()} if quantization != "none" else set()
+    state = _ordered_state(expert)
+    dtypes = {key: torch.bfloat16 if key in low else value.dtype for key, value in state.items()}
+    plan = {key: Entry(dtypes[key], tuple(value.shape), 0, value.numel() * dtypes[key].itemsize) for key, value in state.items()}
+    config = {**json.loads(expert.to_json_string()), "_class_name": "MoWorldTransformer3DModel"}  # FSDP changes the name of its class
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    write_shards(folder, plan, ((key, value.to(dtypes[key])) for key, value in gathered(state)))
 
 
 def _copy_codec(source: Path, target: Path, small: bool) -> None:
-    """The codec's files; `small` stores the own codec's weights in float16, which changes pixels far less than their rounding to bytes."""
+    """Links the codec's files; `small` stores a StreamingCodec's weights as float16, whose effect on pixels is below 8-bit rounding."""
     for path in sorted(source.glob("*")):
         link_or_copy(path, target / path.name)
     if small and read_json(source / "config.json").get("_class_name") == "StreamingCodec":
         state = {key: value.half() if value.ndim > 1 else value for key, value in load_file(source / WEIGHTS).items()}
-        with atomic_write(target / WEIGHTS) as stream:  # in the place of the link, not through it
+        with atomic_write(target / WEIGHTS) as stream:  # replaces the link, not the file behind it
             stream.write(save(state))

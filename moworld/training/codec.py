@@ -11,43 +11,46 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from moworld.errors import InputError
-from moworld.model.codec import CodecSettings, StreamingCodec, group_frames, initialize_from_patches
-from moworld.training.loop import Learner, OptimizerSettings
+from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
+from moworld.model.latent_grid import CODEC_GRID
+from moworld.model.settings import CodecSettings
+from moworld.training.loop import Learner
+from moworld.training.settings import OptimizerSettings
 
 Frames = NDArray[np.uint8]
 
 
 def to_video(frames: Frames) -> Tensor:
-    """(T, H, W, 3) uint8 -> (1, 3, T, H, W) float32 in [-1, 1]."""
+    """Converts (T, H, W, 3) uint8 to (1, 3, T, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
 def to_frames(video: Tensor) -> Frames:
-    """(1, 3, T, H, W) in [-1, 1] -> (T, H, W, 3) uint8."""
-    return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    """Converts (1, 3, T, H, W) in [-1, 1] to (T, H, W, 3) uint8."""
+    return ((video[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
 def psnr(mse: float, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error of values in [0, peak]."""
+    """Returns the peak signal-to-noise ratio in dB of a mean squared error of values in [0, peak]."""
     return float(10 * np.log10(peak**2 / max(mse, 1e-12)))
 
 
 @torch.no_grad()
 def reconstruction_psnr(codec: StreamingCodec, clips: list[Frames]) -> float:
-    """PSNR in dB over all pixels of the clips (T, H, W, 3), encoded and decoded whole."""
+    """Returns the PSNR in dB over all pixels of the clips (T, H, W, 3), each encoded and decoded as a whole."""
     errors = [functional.mse_loss(codec.decode(codec.encode(to_video(clip))), to_video(clip)).item() / 4 for clip in clips]
     return psnr(float(np.average(errors, weights=[clip.size for clip in clips])))
 
 
 def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tuple[StreamingCodec, dict[str, Any]]:
-    """Train a codec on clips (T, H, W, 3) of equal size. Returns it with its loss curve and the PSNR after the linear start.
+    """Trains a codec on clips (T, H, W, 3) of equal size; returns it with its loss curve and the PSNR after the linear initialisation.
 
-    Clips shorter than a window give patches to the linear start alone. Raises InputError when no clip is as long as a window.
+    Clips shorter than a window contribute patches to the linear initialisation only. Raises InputError if no clip has a window's length.
     """
     long_enough = [clip for clip in clips if len(clip) >= window_frames(settings)]
     if not long_enough:
-        longest, mend = max(map(len, clips), default=0), "lower codec.groups or record longer clips"
-        raise InputError("clips", "train", f"at most {longest} frames", f"{window_frames(settings)} frames", mend)
+        longest, fix = max(map(len, clips), default=0), "lower codec.groups or record longer clips"
+        raise InputError("clips", "train", f"at most {longest} frames", f"{window_frames(settings)} frames", fix)
     generator, picker = torch.Generator().manual_seed(seed), random.Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -60,30 +63,33 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
     for step in tqdm(range(settings.steps), desc="codec", unit="step"):
         patches = group_frames(_sample_windows(long_enough, settings, picker))
         raw = codec.encode_raw(patches)
-        noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # the decoder will see latents that are not exact
+        noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # generated latents are never exact
         decoded, _ = codec.decode_raw(raw + noise)
         error = decoded - patches
         loss = ((error.square() + 0.1 * error.abs()).mean(dim=(0, 2, 3, 4)) * weights).sum()
         learner.step(loss)
         curve.append([step, round(loss.item(), 6)])
     codec.eval()
-    _normalise(codec, clips)
+    _set_latent_statistics(codec, clips)
     return codec, {"losses": {"reconstruction": curve}, "linear_psnr_train": linear_psnr}
 
 
 def window_frames(settings: CodecSettings) -> int:
-    """Video frames of a training window of `groups` latent frames."""
-    return 4 * (settings.groups - 1) + 1
+    """Returns the number of video frames in a training window of `groups` latent frames."""
+    return CODEC_GRID.num_frames(settings.groups)
 
 
 def group_weights(groups: int, mean_frames: float) -> Tensor:
-    """Weights (groups,) of a window's latent frames in the loss, of sum 1: the frame that stands alone counts as often as clips have one."""
-    alone = 1 / ((mean_frames - 1) / 4 + 1)
-    return torch.tensor([alone, *[(1 - alone) / (groups - 1)] * (groups - 1)])
+    """Returns loss weights (groups,) of a window's latent frames, of sum 1.
+
+    The first latent frame holds one video frame, the others four; it weighs its share of the latent frames of a mean clip.
+    """
+    first = 1 / ((mean_frames - 1) / CODEC_GRID.temporal + 1)
+    return torch.tensor([first, *[(1 - first) / (groups - 1)] * (groups - 1)])
 
 
 def _sample_windows(clips: list[Frames], settings: CodecSettings, picker: random.Random) -> Tensor:
-    """(B, 3, T, H, W) windows of 4 (groups - 1) + 1 frames; each starts as a video does, with a frame that stands alone."""
+    """Returns random windows (B, 3, 4 (groups - 1) + 1, H, W); the first frame of each is a group of its own, as in a video."""
     frames = window_frames(settings)
     windows = []
     for _ in range(settings.batch):
@@ -94,19 +100,18 @@ def _sample_windows(clips: list[Frames], settings: CodecSettings, picker: random
 
 
 def _sample_patches(clips: list[Frames], count: int, picker: random.Random) -> Tensor:
-    """(count or fewer, 768) patches from all clips."""
+    """Returns (count or fewer, 768) random patches of all clips."""
     grids = []
     for clip in clips:
         start = picker.randrange(max(1, len(clip) - 32))
-        stop = start + (min(32, len(clip) - start - 1) // 4) * 4 + 1
+        stop = start + CODEC_GRID.whole_frames(min(33, len(clip) - start))
         grids.append(group_frames(to_video(clip[start:stop]))[0].permute(0, 2, 3, 1).flatten(0, 2))
     patches = torch.cat(grids)
-    keep = picker.sample(range(len(patches)), min(count, len(patches)))
-    return patches[keep]
+    return patches[picker.sample(range(len(patches)), min(count, len(patches)))]
 
 
 @torch.no_grad()
-def _normalise(codec: StreamingCodec, clips: list[Frames]) -> None:
+def _set_latent_statistics(codec: StreamingCodec, clips: list[Frames]) -> None:
     raw = torch.cat([codec.encode_raw(group_frames(to_video(clip)))[0] for clip in clips], dim=1)
     codec.latents_mean.copy_(raw.mean(dim=(1, 2, 3)))
     codec.latents_std.copy_(raw.std(dim=(1, 2, 3)))

@@ -1,10 +1,11 @@
-"""What an image holds, and what its entry points import: read from its Dockerfile, its requirements, and our sources."""
+"""Contents of an image and the imports of its entry points: read from its Dockerfile, its requirements, and our sources."""
 
 import ast
 import importlib.metadata
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,16 +13,17 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components.platform.images import ROOT
+from moworld_ops.components.platform.source import ROOT
 
-OURS = ("moworld", "kernels", "data_contracts", "components", "pipelines")
+OURS = ("moworld", "moworld_ops")
 
 
 def copy_of(name: str, to: Path) -> Path:
-    """Our sources as the Dockerfile of an image copies them, in folder `to`."""
+    """Copies our sources to folder `to` as the Dockerfile of an image does; returns `to`."""
     text = (ROOT / "images" / name / "Dockerfile").read_text().replace("\\\n", " ")
     for line in re.findall(r"^COPY (?!--)(.+)$", text, re.MULTILINE):
         *sources, target = line.split()
+        target = target.lstrip("/")
         for source in (path for pattern in sources for path in ROOT.glob(pattern)):
             place = to / target / source.name if target.endswith(("/", ".")) else to / target
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +32,7 @@ def copy_of(name: str, to: Path) -> Path:
 
 
 def packages(requirements: Path) -> set[str]:
-    """The distributions that pip installs for a file of requirements, as far as they are installed here: with all that they need in turn."""
+    """Returns the distributions that pip installs for a file of requirements, with their dependencies as far as these are installed here."""
     todo = [Requirement(line) for line in requirements.read_text().splitlines() if line]
     seen: dict[str, set[str]] = {}
     while todo:
@@ -51,19 +53,27 @@ def packages(requirements: Path) -> set[str]:
 
 
 def site(distributions: Iterable[str], to: Path) -> Path:
-    """A folder with these distributions and no other, as links to the installed ones."""
-    owners, files = dict[str, int](), dict[str, tuple[Path, list[str]]]()
+    """Returns a folder with these distributions and no others, as links to the installed ones.
+
+    Two distributions may install the same file (docstring-parser and its fork): their folder is then linked as a whole.
+    """
+    owners, files = Counter[str](), dict[str, tuple[Path, list[str]]]()
+    shared, seen = set[str](), set[str]()
     for distribution in importlib.metadata.distributions():
         listed = [line.rsplit(",", 2)[0] for line in (distribution.read_text("RECORD") or "").splitlines()]
         files[canonicalize_name(distribution.name)] = Path(str(distribution.locate_file(""))), listed
-        for top in {path.partition("/")[0] for path in listed}:
-            owners[top] = owners.get(top, 0) + 1
+        owners.update({path.partition("/")[0] for path in listed})
+        shared |= {path.partition("/")[0] for path in seen & set(listed)}
+        seen |= set(listed)
     to.mkdir()
     for name in set(distributions) & set(files):
         root, listed = files[name]
-        for path in {top if owners[top] == 1 else path for path in listed if (top := path.partition("/")[0]) not in ("..", "__pycache__")}:
-            (to / path).parent.mkdir(parents=True, exist_ok=True)
-            (to / path).symlink_to(root / path)
+        for path in listed:
+            top = path.partition("/")[0]
+            place = to / (top if owners[top] == 1 or top in shared else path)
+            if top not in ("..", "__pycache__") and not place.is_symlink():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(root / place.relative_to(to))
     return to
 
 
@@ -73,7 +83,10 @@ def source_of(module: str) -> Path | None:
 
 
 def imports(source: Path, function: str = "") -> Iterator[str]:
-    """The modules that a file imports, those inside functions too; those of one of its functions alone where it is named."""
+    """Yields the modules that a file imports, also inside functions; only those of `function` if it is named.
+
+    A call of moworld.extras.require counts as an import.
+    """
     tree: ast.AST = ast.parse(source.read_text())
     if function:
         (tree,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
@@ -83,12 +96,14 @@ def imports(source: Path, function: str = "") -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names if source_of(f"{node.module}.{alias.name}"))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
+            yield ast.literal_eval(node.args[0])
 
 
 def reached(entries: Iterable[str], cut: set[tuple[str, str]]) -> tuple[set[str], dict[str, set[str]]]:
-    """(our modules, other packages with who imports them) that are reached from modules by imports.
+    """Returns (our modules, other packages with their importers) that modules reach by imports.
 
-    cut: (module, what it imports) that no run of these entries comes to; each of them must be met
+    cut: (module, its import) that no run of these entries executes; each of them must occur
     """
     todo, ours, others, unmet = list(entries), set[str](), dict[str, set[str]](), set(cut)
     while todo:
@@ -96,7 +111,7 @@ def reached(entries: Iterable[str], cut: set[tuple[str, str]]) -> tuple[set[str]
         if module in ours:
             continue
         source = source_of(module)
-        assert source is not None, f"{module} is nowhere"
+        assert source is not None, f"{module} does not exist"
         ours.add(module)
         todo += [module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1)]
         for name in imports(source):
@@ -107,12 +122,12 @@ def reached(entries: Iterable[str], cut: set[tuple[str, str]]) -> tuple[set[str]
                 todo.append(name)
             elif top not in sys.stdlib_module_names:
                 others.setdefault(top, set()).add(module)
-    assert not unmet, f"nobody imports {unmet}"
+    assert not unmet, f"unused cuts: {unmet}"
     return ours, others
 
 
 @cache
 def providers() -> dict[str, set[str]]:
-    """Package to the distributions that provide it."""
+    """Returns package to the distributions that provide it."""
     found = importlib.metadata.packages_distributions()
     return {package: {canonicalize_name(name) for name in names} for package, names in found.items()}

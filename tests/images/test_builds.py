@@ -1,7 +1,7 @@
-"""The CPU images, built for real on a base of Debian's packages, and run hardened: not root, a root that is read-only, no capabilities, no network.
+"""The CPU images, built on a base of Debian's packages and run hardened: no root user, read-only root, no capabilities, no network.
 
-Pipelines `data` and `pretrain` run in them as they are compiled for a cluster, through kfp's DockerRunner and podman's API socket. Minutes
-and gigabytes: marked `images`, run where buildah, podman and debootstrap are installed (`pytest -m images`).
+Pipelines `data` and `pretrain` run in them as compiled for a cluster, through kfp's DockerRunner and podman's API socket. This takes minutes
+and gigabytes: marked `images`, and run if buildah, podman and debootstrap are installed (`pytest -m images`). TORCH_INDEX is passed on.
 """
 
 import json
@@ -13,17 +13,19 @@ import tarfile
 import threading
 import warnings
 from ast import literal_eval
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 
-from components.platform.images import LOCK, ROOT, image
 from moworld.data.features import FeatureStore
 from moworld.model.world import WorldModel
-from pipelines import catalog, profile
-from pipelines.placement import Cluster, wanted_of
+from moworld_ops.components.platform.images import LOCK, image
+from moworld_ops.components.platform.source import ROOT
+from moworld_ops.pipelines import catalog, profile
+from moworld_ops.pipelines.placement import Cluster, requirements_of
 from tests.cluster import Cluster as Server
 from tests.cluster import Script, running, wait_for
 
@@ -34,23 +36,19 @@ pytestmark = [
     pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason=f"needs {', '.join(TOOLS)}"),
 ]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-HARDENED = [
-    "--rm",
-    "--network",
-    "none",
-    "--read-only",
-    "--cap-drop",
-    "all",
-    "--security-opt",
-    "no-new-privileges",
-    "--tmpfs",
-    "/tmp:rw,size=2g",
-]
+HARDENED = ["--rm", "--network", "none", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:rw,size=2g"]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 PYTHON = (
     "apt-get update -q && apt-get install -q -y --no-install-recommends python3.11 python3.11-venv python3-pip && "
     "ln -s /usr/bin/python3.11 /usr/local/bin/python && rm -f /usr/lib/python3.11/EXTERNALLY-MANAGED"
 )
+
+
+# Whether our modules and a package's are compiled in the image
+COMPILED = """
+import importlib.util as u, os
+print(all(os.path.exists(u.cache_from_source(u.find_spec(name).origin)) for name in ("moworld.files", "moworld_ops.components.platform.launch", "pydantic")))
+"""
 
 
 def call(*command: str | Path, **more) -> str:
@@ -61,7 +59,7 @@ def call(*command: str | Path, **more) -> str:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The name that the Dockerfiles start from, as an image of Debian's own packages."""
+    """Imports an image of Debian's packages under the name of the Dockerfiles' base."""
     folder = tmp_path_factory.mktemp("base")
     (folder / "containers.conf").write_text(
         '[containers]\ndefault_ulimits = ["nofile=20000:20000","nproc=32768:32768"]\n[engine]\nruntime = "runc"\n'
@@ -71,7 +69,7 @@ def base(tmp_path_factory):
         patch.setenv("DEBIAN_FRONTEND", "noninteractive")
         root = folder / "root"
         call("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root)
-        if CERTIFICATES.is_file():  # a machine behind a proxy has its own
+        if CERTIFICATES.is_file():  # a machine behind a proxy may have its own
             shutil.copyfile(CERTIFICATES, root / "etc/ssl/certs/ca-certificates.crt")
         call("chroot", root, "sh", "-c", PYTHON)
         with tarfile.open(folder / "root.tar", "w") as archive:
@@ -81,8 +79,8 @@ def base(tmp_path_factory):
 
 
 def pip_settings(folder: Path) -> list[str]:
-    """Mounts that give a build this machine's own pip settings, and the folders that they name."""
-    listed = call(sys.executable, "-m", "pip", "config", "list")
+    """Returns mounts that give a build this machine's pip settings and the folders that they name."""
+    listed = call(sys.executable if find_spec("pip") else "python3", "-m", "pip", "config", "list")  # uv makes environments without pip
     values = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
     settings = {key.split(".", 1)[1]: value.strip("'") for key, value in values.items() if key.startswith("global.")}
     (folder / "pip.conf").write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
@@ -95,7 +93,7 @@ def pip_settings(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def build(base):
-    """Builds an image from its own Dockerfile, unchanged, at its first use; returns its name here."""
+    """Builds an image from its unchanged Dockerfile at its first use; returns its local name."""
     context, built = base / "context", dict[str, str]()
     context.mkdir()
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
@@ -104,7 +102,8 @@ def build(base):
     def made(name: str) -> str:
         if name not in built:
             tag = f"localhost/python-{name}:built"
-            call("buildah", "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--format", "docker", *pip_settings(base),
+            torch = ["--build-arg", f"TORCH_INDEX={os.environ['TORCH_INDEX']}"] if os.environ.get("TORCH_INDEX") else []
+            call("buildah", "bud", *torch, "--isolation", "chroot", "--network", "host", "--pull-never", "--format", "docker", *pip_settings(base),
                  "-f", context / "images" / name / "Dockerfile", "-t", tag, context)  # fmt: skip
             built[name] = tag
         return built[name]
@@ -120,10 +119,12 @@ def hardened(tag: str, *command: str) -> str:
     )
 
 
-@pytest.mark.parametrize("name", ["mlflow", "launcher", "train-cpu", "data"])
+@pytest.mark.parametrize("name", ["mlflow", "launcher", "train-cpu", "data", "pocket"])
 def test_an_image_runs_hardened(build, name):
     tag = build(name)
     assert hardened(tag, "id", "-u").strip() == "1000"
+    if name != "mlflow":
+        assert hardened(tag, "python", "-c", COMPILED).strip() == "True"
     missing = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])"
     if name == "mlflow":
         assert "3.17.2" in hardened(tag, "mlflow", "--version")
@@ -133,6 +134,9 @@ def test_an_image_runs_hardened(build, name):
     elif name == "train-cpu":
         assert literal_eval(hardened(tag, "python", "-c", missing, "torch", "kfp", "kubernetes")) == ["kfp", "kubernetes"]
         assert "usage: torchrun" in hardened(tag, "torchrun", "--help")
+    elif name == "pocket":
+        ran = json.loads(hardened(tag, "moworld", "run", "lifecycle", "--profile", "test", "--json"))
+        assert ran["status"] == "done" and ran["model"]["alias"] == "champion"
     else:
         compiled = hardened(tag, "moworld", "compile", "pretrain", "--profile", "wan22-a14b", "--out", "/tmp/b", "--json")
         assert json.loads(compiled)[0]["trainjobs"]
@@ -140,7 +144,7 @@ def test_an_image_runs_hardened(build, name):
 
 @pytest.fixture(scope="module")
 def shared(base):
-    """A folder that every container sees under its own name, as tasks and ranks see the claim: only user 1000 writes there."""
+    """Gives a folder that every container mounts at the same path, as tasks and ranks mount the claim; only user 1000 can write."""
     folder, socket = base / "shared", base / "podman.sock"
     folder.mkdir()
     os.chown(folder, 1000, 1000)
@@ -155,7 +159,7 @@ def shared(base):
 
 
 def run_in_images(graph: Any, values: dict[str, str], shared: Path, build: Any, network: str, environment: dict[str, str]) -> Path:
-    """Run a pipeline that was compiled for a cluster by kfp's DockerRunner, each task hardened; returns the folder of its tasks.
+    """Runs a pipeline compiled for a cluster by kfp's DockerRunner, each task hardened; returns the folder of its tasks.
 
     Of what was compiled only this changes: an image's digest becomes its name here, and what a kubelet would add to the environment is added.
     """
@@ -180,7 +184,7 @@ def run_in_images(graph: Any, values: dict[str, str], shared: Path, build: Any, 
 
 
 def on_a_cluster(shared: Path) -> Any:
-    """Profile `test`, one stage of training, with the pools that `pocket` has on a cluster without NPUs."""
+    """Returns profile `test` with one training stage and the pools of `pocket` on a cluster without NPUs."""
     pools = profile.load("pocket")[1].resources.model_dump(include={"pools", "steps"}, mode="json")
     stage = {"frames": 13, "batch": 1, "steps": 2, "optimizer": {"lr": 1e-3}}
     given = {
@@ -194,7 +198,7 @@ def on_a_cluster(shared: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def data(build, shared):
-    """What each task of pipeline `data` left, run in the data image without a network."""
+    """Returns the output folder of pipeline `data`, run in the data image without a network."""
     settings = on_a_cluster(shared)
     graph = catalog.build("data", settings, Cluster(settings.resources))
     values = catalog.arguments(graph, "test", settings, "r1", local=False)
@@ -202,7 +206,7 @@ def data(build, shared):
 
 
 def test_the_data_pipeline_runs_through_the_docker_runner_in_its_image(data, shared):
-    # kfp takes a container that is gone before it could ask for a failed one's status as a good one: only outputs count
+    # kfp counts a container as successful if it is gone before its status is read, so only outputs are compared
     ended = {path.parent.name for path in data.glob("*/executor_output.json")}
     assert ended == {"collect", "complete-geometry", "check-quality", "annotate", "train-codec", "cache-features"}
     store = FeatureStore(str(data / "cache-features" / "features"))
@@ -212,10 +216,10 @@ def test_the_data_pipeline_runs_through_the_docker_runner_in_its_image(data, sha
     assert {path.stat().st_uid for path in data.rglob("*")} == {1000}
 
 
-def test_training_runs_as_a_trainjob_that_the_launcher_s_image_starts_and_the_ranks_image_does(build, data, shared):
-    """Pipeline `pretrain` as compiled: preflight and launcher in their image, against an API server that starts the ranks' container."""
+def test_training_runs_as_a_trainjob_started_by_the_launcher_s_image_in_the_ranks_image(build, data, shared):
+    """Pipeline `pretrain` as compiled: preflight and launcher run in their image, against an API server that starts the ranks' container."""
     settings = on_a_cluster(shared)
-    wanted = wanted_of(settings) | {"unpublished_images": [], "unpinned_bases": []}
+    wanted = requirements_of(settings) | {"unpublished_images": [], "unpinned_bases": []}
     ranks_image = build("train-cpu")
 
     states, made = dict[str, str](), list[str]()

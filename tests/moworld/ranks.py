@@ -1,4 +1,4 @@
-"""Real ranks on gloo for tests: processes forked from a server that has imported the library once."""
+"""Ranks on gloo for tests: processes forked from a server that has imported the library once."""
 
 import multiprocessing
 import os
@@ -17,14 +17,14 @@ PRELOAD = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint", "m
 
 
 def context() -> Any:
-    """Start method of ranks: forks of a clean server, so that each starts at once and none inherits this process's threads."""
+    """Returns the start method of ranks: forks of a clean server, which start fast and do not inherit this process's threads."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(PRELOAD)
     return made
 
 
 def run_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`work(rank, *arguments)` on `world` ranks of one process group; their results in order. A rank's error is raised here."""
+    """Runs `work(rank, *arguments)` on `world` ranks of one process group; returns their results in order. Fails on any rank's error."""
     with tempfile.TemporaryDirectory() as folder:
         processes = [context().Process(target=_rank, args=(rank, world, folder, work, arguments), daemon=True) for rank in range(world)]
         for process in processes:
@@ -43,7 +43,9 @@ def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], argument
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-        torch.save(work(rank, *arguments), Path(folder, str(rank)))
+        part = Path(folder, f"{rank}.part")
+        torch.save(work(rank, *arguments), part)
+        part.rename(Path(folder, str(rank)))  # whole as soon as it is seen
         dist.barrier()
         dist.destroy_process_group()
     except BaseException:

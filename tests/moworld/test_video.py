@@ -1,4 +1,4 @@
-"""Videos survive a round trip; what is no video is refused by name."""
+"""Videos round-trip; errors for files that are not videos name the file."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_a_decoded_video_equals_what_was_written(tmp_path: Path):
     assert np.array_equal(read_frames(tmp_path / "v.mp4", 3, 7), decoded[3:7])
 
 
-def test_the_header_says_size_rate_and_number_of_frames(tmp_path: Path):
+def test_the_header_has_size_rate_and_number_of_frames(tmp_path: Path):
     write_video(tmp_path / "v.mp4", moving_pattern(), fps=17.5)
     info = video_info(tmp_path / "v.mp4")
     assert (info.num_frames, info.fps, info.height, info.width, info.codec) == (13, 17.5, 48, 64, "h264")
@@ -33,13 +33,13 @@ def test_equal_frames_give_equal_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("frames", [[], np.zeros((2, 47, 64, 3), np.uint8), [np.zeros((4, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]])
-def test_frames_that_make_no_video_leave_no_file(tmp_path: Path, frames):
+def test_invalid_frames_leave_no_file(tmp_path: Path, frames):
     with pytest.raises(InputError):
         write_video(tmp_path / "v.mp4", frames, fps=24)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unreadable_and_cut_off_videos_are_refused_by_name(tmp_path: Path):
+def test_unreadable_and_truncated_videos_are_named(tmp_path: Path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
     write_video(tmp_path / "whole.mp4", moving_pattern(), fps=24)
@@ -49,7 +49,7 @@ def test_unreadable_and_cut_off_videos_are_refused_by_name(tmp_path: Path):
             read_frames(tmp_path / name)
 
 
-def test_a_video_shorter_than_the_asked_window_is_refused(tmp_path: Path):
+def test_a_video_shorter_than_the_window_is_rejected(tmp_path: Path):
     write_video(tmp_path / "v.mp4", moving_pattern(), fps=24)
     with pytest.raises(InputError, match="13 frames"):
         read_frames(tmp_path / "v.mp4", 5, 20)

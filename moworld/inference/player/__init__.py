@@ -1,1 +1,1 @@
-"""The browser player: a page, a WebSocket of frames and keys, and the rules that keep one client from harming another."""
+"""Browser player: a page, a WebSocket of frames and keys, and limits that keep one client from disturbing another."""

@@ -1,22 +1,17 @@
-"""What a browser may say to the player, and how much of it: parsed, bounded, refused with one line."""
+"""Messages of a browser to the player: parsed, bounded, and refused in one line."""
 
-import io
 import struct
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from moworld.camera.controls import KEYS
-from moworld.errors import InputError
+from moworld.camera.controls import KEYS, OPPOSITES
+from moworld.errors import InputError, invalid_value
 
 TEXT_BYTES = 4096
-PICTURE_BYTES = 6 * 2**20
-PICTURE_PIXELS = 25_000_000
-HEADER = struct.Struct("!IId")  # frame number, number of the newest keys that it obeys, seconds the chunk took
-_OPPOSITES = ("ws", "ad", "ik", "jl")
+HEADER = struct.Struct("!IId")  # of a frame: its number, number of the newest keys it follows, seconds of its chunk
 
 
 class _Message(BaseModel):
@@ -24,7 +19,7 @@ class _Message(BaseModel):
 
 
 class Start(_Message):
-    """Open a world anew. picture: the number of one of the offered ones, or null for the one uploaded last."""
+    """Opens a new world. picture: index of an offered picture, or null for the newest upload."""
 
     type: Literal["start"]
     prompt: str = Field(default="", max_length=500)
@@ -33,7 +28,7 @@ class Start(_Message):
 
 
 class Keys(_Message):
-    """The keys that are held now; `number` counts up, and comes back with the first frame that obeys them."""
+    """The keys held now. `number` increases; frames that follow these keys carry it."""
 
     type: Literal["keys"]
     keys: str = Field(pattern=f"^[{KEYS}]{{0,8}}$")
@@ -41,12 +36,9 @@ class Keys(_Message):
 
     @property
     def held(self) -> str:
-        """The keys once each, without pairs that cancel each other."""
-        keys = set(self.keys)
-        for pair in _OPPOSITES:
-            if keys >= set(pair):
-                keys -= set(pair)
-        return "".join(key for key in KEYS if key in keys)
+        """The keys once each, without opposite pairs."""
+        opposed = {key for pair in OPPOSITES if set(pair) <= set(self.keys) for key in pair}
+        return "".join(key for key in KEYS if key in self.keys and key not in opposed)
 
 
 class Pause(_Message):
@@ -55,7 +47,7 @@ class Pause(_Message):
 
 
 class Shown(_Message):
-    """The newest frame that the browser has drawn: frames are dropped where it lags behind."""
+    """The newest frame that the browser has drawn; frames are dropped if it falls behind."""
 
     type: Literal["shown"]
     frame: int = Field(ge=0, lt=2**32)
@@ -71,53 +63,27 @@ _adapter: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 
 
 def parse(text: str) -> Message:
-    """A message from its JSON. Raises InputError for anything else."""
+    """Returns the message of a JSON text. Raises InputError for anything else."""
     if len(text) > TEXT_BYTES:
         raise InputError("message", "", f"{len(text)} characters", f"at most {TEXT_BYTES}", "send less")
     try:
         return _adapter.validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            "message", where, repr(first.get("input"))[:60], first["msg"], "see moworld/inference/player/messages.py"
-        ) from None
+        raise invalid_value("message", error, "see moworld/inference/player/messages.py") from None
 
 
-def read_picture(data: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of an uploaded JPEG, PNG or WebP. Its size is read before its pixels: a small file may hold a huge picture.
+class RateLimit:
+    """Token bucket: `rate` per second on average, `burst` at once."""
 
-    Raises InputError for anything else.
-    """
-    from PIL import Image, ImageOps
-
-    if len(data) > PICTURE_BYTES:
-        raise InputError("picture", "", f"{len(data)} bytes", f"at most {PICTURE_BYTES}", "send a smaller file")
-    mend = "send a JPEG, PNG or WebP"
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as picture:
-            if picture.width * picture.height > PICTURE_PIXELS or min(picture.size) < 16:
-                raise InputError("picture", "size", f"{picture.width}x{picture.height}", f"16x16 to {PICTURE_PIXELS} pixels", "resize it")
-            picture.draft("RGB", (2048, 2048))
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # the decoder of a hostile file may raise anything
-        raise InputError("picture", "", f"{type(error).__name__}", "a picture", mend) from None
-
-
-class Allowance:
-    """A token bucket: `rate` messages a second in the long run, `burst` at once."""
-
-    def __init__(self, rate: float, burst: float, clock: Any = time.monotonic) -> None:
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self.burst, self.clock = rate, burst, clock
         self.left, self.at = burst, clock()
 
-    def take(self, cost: float = 1.0) -> bool:
-        """Whether one more is within the allowance."""
+    def take(self) -> bool:
+        """Returns whether one more is within the limit, and counts it if so."""
         now = self.clock()
         self.left, self.at = min(self.burst, self.left + self.rate * (now - self.at)), now
-        if self.left < cost:
+        if self.left < 1:
             return False
-        self.left -= cost
+        self.left -= 1
         return True

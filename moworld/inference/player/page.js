@@ -1,24 +1,26 @@
 "use strict";
-// Keys go out as they change, frames come in as JPEG behind a header: frame number, number of the newest keys obeyed, seconds of the chunk.
+// Sends keys when they change. Receives frames: a header (frame number, number of the newest keys it follows, seconds of its chunk), then JPEG.
 const element = (id) => document.getElementById(id);
 const canvas = element("world"), context = canvas.getContext("2d");
 const codes = { KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d", KeyI: "i", KeyJ: "j", KeyK: "k", KeyL: "l",
                 ArrowUp: "w", ArrowDown: "s", ArrowLeft: "j", ArrowRight: "l" };
 const held = { keyboard: new Map(), touch: new Map(), gamepad: new Map() };
 const drawnAt = [], latencies = [], waiting = new Map();
-let socket, keysNumber = 0, keysSent = "", paused = false, recording = false, picture = 0, newest = 0, drawn = 0, hello = null, ended = "";
+let socket, keysNumber = 0, keysSent = "", paused = false, recording = false, picture = 0, drawn = 0, hello = null, ended = "";
 
-function say(message) { if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); }
+function send(message) { if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); }
 function notice(text) { element("notice").textContent = text; }
 
 function connect() {
-  socket = new WebSocket(location.href.replace(/^http/, "ws").replace(/[^/]*(\?.*)?$/, "world$1"));
+  const address = new URL(`world${location.search}`, location.href);  // with the token of the page's address
+  address.protocol = address.protocol.replace("http", "ws");
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
-  socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : show(data));
+  socket.onmessage = ({ data }) => (typeof data === "string" ? receive(JSON.parse(data)) : show(data));
   socket.onclose = () => { notice(ended || "connection lost: reload the page"); hello = null; };
 }
 
-function hear(message) {
+function receive(message) {
   if (message.type === "hello") {
     hello = message;
     canvas.width = message.width; canvas.height = message.height;
@@ -39,20 +41,19 @@ function hear(message) {
 }
 
 async function show(data) {
-  const view = new DataView(data), number = view.getUint32(0), obeyed = view.getUint32(4);
-  newest = number;
+  const view = new DataView(data), number = view.getUint32(0), followed = view.getUint32(4);
   const image = await createImageBitmap(new Blob([new Uint8Array(data, 16)], { type: "image/jpeg" }));
-  if (number < drawn && number !== 1) return image.close();  // a newer one was drawn meanwhile
+  if (number < drawn && number !== 1) return image.close();  // a newer frame was drawn
   context.drawImage(image, 0, 0);
   image.close();
   drawn = number;
   const now = performance.now();
   drawnAt.push(now);
   while (drawnAt[0] < now - 2000) drawnAt.shift();
-  for (const [keys, at] of waiting) if (keys <= obeyed) { latencies.push(now - at); waiting.delete(keys); }
+  for (const [keys, at] of waiting) if (keys <= followed) { latencies.push(now - at); waiting.delete(keys); }
   while (latencies.length > 100) latencies.shift();
   if (element("notice").textContent && !paused) notice("");
-  say({ type: "shown", frame: number });
+  send({ type: "shown", frame: number });
   element("fps").textContent = drawnAt.length > 2 ? (1000 * (drawnAt.length - 1) / (now - drawnAt[0])).toFixed(1) : "–";
   if (latencies.length) element("latency").textContent = `${quantile(latencies, 0.95).toFixed(0)} ms`;
 }
@@ -62,7 +63,7 @@ function quantile(values, share) { return [...values].sort((a, b) => a - b)[Math
 function start() {
   const seed = Math.max(0, Math.min(2147483647, Math.floor(Number(element("seed").value) || 0)));
   ended = ""; drawn = 0; waiting.clear(); setPaused(false); notice("opening the world");
-  say({ type: "start", prompt: element("prompt").value, seed, picture });
+  send({ type: "start", prompt: element("prompt").value, seed, picture });
 }
 
 function offer(count) {
@@ -79,33 +80,33 @@ function offer(count) {
   }));
 }
 
-function tell() {
+function sendKeys() {
   const keys = [...new Set([...held.keyboard.values(), ...held.touch.values(), ...held.gamepad.values()].join(""))].sort().join("").slice(0, 8);
   if (keys === keysSent || !hello) return;
   keysSent = keys; keysNumber += 1;
   if (!paused) waiting.set(keysNumber, performance.now());
-  say({ type: "keys", keys, number: keysNumber });
+  send({ type: "keys", keys, number: keysNumber });
 }
 
 function setPaused(value) {
   paused = value;
-  element("pause").textContent = paused ? "Go on" : "Pause";
+  element("pause").textContent = paused ? "Continue" : "Pause";
   notice(paused ? "paused" : "");
-  say({ type: "pause", paused });
+  send({ type: "pause", paused });
 }
 
 const typing = (event) => event.target instanceof HTMLInputElement && event.target.type !== "file";
 addEventListener("keydown", (event) => {
   if (typing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.code === "Space" && !(event.target instanceof HTMLButtonElement)) { event.preventDefault(); if (!event.repeat) setPaused(!paused); return; }
-  if (codes[event.code]) { event.preventDefault(); held.keyboard.set(event.code, codes[event.code]); tell(); }
+  if (codes[event.code]) { event.preventDefault(); held.keyboard.set(event.code, codes[event.code]); sendKeys(); }
 });
-addEventListener("keyup", (event) => { held.keyboard.delete(event.code); tell(); });
-addEventListener("blur", () => { held.keyboard.clear(); held.touch.clear(); tell(); });
+addEventListener("keyup", (event) => { held.keyboard.delete(event.code); sendKeys(); });
+addEventListener("blur", () => { held.keyboard.clear(); held.touch.clear(); sendKeys(); });
 
 for (const button of document.querySelectorAll("#pads button")) {
-  const press = (event) => { event.preventDefault(); button.setPointerCapture(event.pointerId); button.classList.add("held"); held.touch.set(button, button.dataset.keys); tell(); };
-  const release = () => { button.classList.remove("held"); held.touch.delete(button); tell(); };
+  const press = (event) => { event.preventDefault(); button.setPointerCapture(event.pointerId); button.classList.add("held"); held.touch.set(button, button.dataset.keys); sendKeys(); };
+  const release = () => { button.classList.remove("held"); held.touch.delete(button); sendKeys(); };
   button.addEventListener("pointerdown", press);
   for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(kind, release);
 }
@@ -116,7 +117,7 @@ function readGamepad() {
   if (pad) {
     const axis = (index, low, high) => (pad.axes[index] < -0.4 ? low : pad.axes[index] > 0.4 ? high : "");
     [axis(0, "a", "d"), axis(1, "w", "s"), axis(2, "j", "l"), axis(3, "i", "k")].forEach((key, index) => key && held.gamepad.set(index, key));
-    tell();
+    sendKeys();
   }
   requestAnimationFrame(readGamepad);
 }
@@ -128,10 +129,10 @@ element("record").onclick = () => {
   recording = !recording;
   element("record").classList.toggle("on", recording);
   element("record").textContent = recording ? "Stop recording" : "Record";
-  say({ type: "record", on: recording });
+  send({ type: "record", on: recording });
 };
-element("upload").onchange = async (event) => {
-  const file = event.target.files[0];
-  if (file && socket.readyState === WebSocket.OPEN) socket.send(await file.arrayBuffer());
-};
+async function upload(file) { if (file && socket.readyState === WebSocket.OPEN) socket.send(await file.arrayBuffer()); }
+element("upload").onchange = (event) => upload(event.target.files[0]);
+addEventListener("dragover", (event) => event.preventDefault());  // otherwise the browser opens a dropped file itself
+addEventListener("drop", (event) => { event.preventDefault(); upload(event.dataTransfer.files[0]); });
 connect();

@@ -1,6 +1,6 @@
-"""Key names of the layouts: Wan2.2's own and Diffusers'. The published MoWorld base is Wan's, with the camera adapter beside it.
+"""Key names of the layouts: Wan2.2's own and Diffusers'. The published MoWorld base has Wan's names and the camera adapter.
 
-Shapes are the same in all of them; only names differ. A rule is a pair of prefixes or infixes; the same table is read in both directions.
+Shapes are the same in all of them; only names differ. A rule is a pair of prefixes; the same table serves both directions.
 """
 
 import re
@@ -16,10 +16,6 @@ TOP = (
     ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
     ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
     ("time_projection.1.", "condition_embedder.time_proj."),
-    ("img_emb.proj.0.", "condition_embedder.image_embedder.norm1."),
-    ("img_emb.proj.1.", "condition_embedder.image_embedder.ff.net.0.proj."),
-    ("img_emb.proj.3.", "condition_embedder.image_embedder.ff.net.2."),
-    ("img_emb.proj.4.", "condition_embedder.image_embedder.norm2."),
     ("head.modulation", "scale_shift_table"),
     ("head.head.", "proj_out."),
 )
@@ -29,9 +25,6 @@ BLOCK = (
     *((f"self_attn.{name}.", f"attn1.to_{name}.") for name in "qkv"),
     ("self_attn.o.", "attn1.to_out.0."),
     ("self_attn.norm_", "attn1.norm_"),
-    ("cross_attn.k_img.", "attn2.add_k_proj."),
-    ("cross_attn.v_img.", "attn2.add_v_proj."),
-    ("cross_attn.norm_k_img.", "attn2.norm_added_k."),
     *((f"cross_attn.{name}.", f"attn2.to_{name}.") for name in "qkv"),
     ("cross_attn.o.", "attn2.to_out.0."),
     ("cross_attn.norm_", "attn2.norm_"),
@@ -42,17 +35,17 @@ _BLOCK_KEY = re.compile(r"(blocks\.\d+\.)(.*)")
 
 
 def to_diffusers(key: str) -> str:
-    """A key of Wan's layout (or the published base's) by its Diffusers name; a key that no rule knows stays as it is."""
+    """Returns the Diffusers name of a key of Wan's layout or of the published base; a key without a rule is unchanged."""
     return _renamed(key, 0, 1)
 
 
 def from_diffusers(key: str) -> str:
-    """The inverse of `to_diffusers`."""
+    """Inverse of `to_diffusers`."""
     return _renamed(key, 1, 0)
 
 
 def layout_of(keys: list[str]) -> str | None:
-    """The layout that a checkpoint's keys are in, or None for something else."""
+    """Returns the layout of a checkpoint's keys, or None if it is unknown."""
     if any(".attn1.to_q." in key for key in keys):
         return DIFFUSERS
     if any(".self_attn.q." in key for key in keys):

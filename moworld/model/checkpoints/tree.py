@@ -1,4 +1,4 @@
-"""What a checkpoint holds, read from headers alone: sizes, dtypes, shards and the configuration that the shapes imply."""
+"""Describes a checkpoint from its headers: sizes, dtypes, shards, and the configuration that the shapes imply."""
 
 import math
 from collections import Counter
@@ -9,22 +9,23 @@ from moworld.model.checkpoints.reader import Checkpoint, find_experts
 
 
 def describe(source: str) -> dict[str, Any]:
-    """{"source", "experts": {name: facts}} of a checkpoint; facts as `describe_expert` gives them. Raises InputError as `find_experts` does."""
+    """Returns {"source", "experts": {name: `describe_expert`}} of a checkpoint. Raises InputError as `find_experts` does."""
     return {"source": source, "experts": {name: describe_expert(checkpoint) for name, checkpoint in find_experts(source).items()}}
 
 
 def describe_expert(checkpoint: Checkpoint) -> dict[str, Any]:
-    """layout, parameters, bytes, dtypes, shards, config (what shapes imply), adapter, and groups: (parameters, tensors) by part."""
+    """Returns layout, parameters, bytes, dtypes, shards, config (implied by shapes), adapter, and parameters and tensors by group."""
     entries = {key if checkpoint.layout == DIFFUSERS else to_diffusers(key): entry for key, entry in checkpoint.entries.items()}
     groups: dict[str, list[int]] = {}
     for key, entry in entries.items():
-        group = groups.setdefault(_group(key), [0, 0])
+        name = ".".join(key.split(".")[: 2 if key.startswith("condition_embedder.") else 1])
+        group = groups.setdefault(name, [0, 0])
         group[0] += math.prod(entry.shape)
         group[1] += 1
     adapter = "none"
     if ADAPTER + "conv.weight" in entries:
         gates = [value for _, value in checkpoint.tensors([GATE])] if GATE in checkpoint.entries else []
-        adapter = f"gate {float(gates[0]):.4g}" if gates else "no gate (heard in full)"
+        adapter = f"gate {float(gates[0]):.4g}" if gates else "no gate (used as gate 1)"
     return {
         "layout": checkpoint.layout,
         "parameters": sum(math.prod(entry.shape) for entry in entries.values()),
@@ -37,14 +38,8 @@ def describe_expert(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _group(key: str) -> str:
-    if key.startswith("blocks."):
-        return "blocks"
-    return key.split(".")[0] if not key.startswith("condition_embedder.") else ".".join(key.split(".")[:2])
-
-
 def _config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The sizes that shapes alone tell; heads are not among them, for only their product with the head size shows."""
+    """Returns the sizes that shapes imply; the number of heads is not among them."""
     patch, head = shapes.get("patch_embedding.weight"), shapes.get("proj_out.weight")
     config: dict[str, Any] = {"num_layers": 1 + max((int(key.split(".")[1]) for key in shapes if key.startswith("blocks.")), default=-1)}
     if patch:

@@ -1,11 +1,11 @@
-"""The camera type: relative poses, scales, crops, resampling; and the rigid motions under it."""
+"""The camera type: relative poses, scales, crops, resampling; and rigid motions."""
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from moworld.camera import Cameras, controls_to_c2w, se3, translation_scale
-from moworld.camera.cameras import resize_to_cover
+from moworld.camera.cameras import cover_crop, resize_to_cover
 
 
 def walk() -> Cameras:
@@ -85,3 +85,13 @@ def test_a_wider_size_keeps_the_width_and_crops_the_height_about_the_middle():
     assert resize_to_cover(frame, (16, 32)).max() == 0
     frame[10:14] = 255
     assert resize_to_cover(frame, (16, 32))[0].min() > 200
+
+
+@pytest.mark.parametrize(("in_hw", "out_hw"), [((240, 320), (64, 96)), ((97, 131), (16, 24)), ((64, 96), (64, 96)), ((40, 60), (64, 96))])
+def test_resizing_averages_areas_as_opencv_does(in_hw: tuple[int, int], out_hw: tuple[int, int]):
+    cv2 = pytest.importorskip("cv2")
+    frame = np.random.default_rng(0).integers(0, 256, (*in_hw, 3), dtype=np.uint8)
+    x0, y0, x1, y1 = cover_crop(in_hw, out_hw)
+    crop = frame[round(y0 * in_hw[0]) : round(y1 * in_hw[0]), round(x0 * in_hw[1]) : round(x1 * in_hw[1])]
+    difference = np.abs(resize_to_cover(frame, out_hw).astype(int) - cv2.resize(crop, out_hw[::-1], interpolation=cv2.INTER_AREA))
+    assert difference.max() <= 1 and (difference > 0).mean() <= (0.001 if in_hw[0] >= out_hw[0] else 0.1)

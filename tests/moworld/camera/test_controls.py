@@ -1,4 +1,4 @@
-"""Controls: text to poses, poses to controls, and text that is none."""
+"""Controls: text to poses, and invalid text."""
 
 from pathlib import Path
 
@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moworld.camera import controls_from_c2w, controls_to_c2w, parse_controls
-from moworld.camera.controls import MAX_PITCH_DEGREES, Walk, format_controls, read_actions
+from moworld.camera import controls_to_c2w, parse_controls
+from moworld.camera.controls import MAX_PITCH_DEGREES, Walk
 from moworld.errors import InputError
+from tests.moworld.worlds import controls_from_c2w
 
-DATA = Path(__file__).parents[3] / "../shared/data"
 action = st.sampled_from(["", "w", "s", "a", "d", "j", "l", "i", "k", "wl", "wj", "sa", "di", "wdlk"]).map(frozenset)
+DATA = Path(__file__).parents[3] / "../shared/data"
 
 
 def test_walking_forward_moves_along_z_by_a_54th_each():
@@ -36,14 +37,11 @@ def test_pitch_stops_at_85_degrees_and_yaw_stays_about_the_worlds_up_axis():
     np.testing.assert_allclose(c2w[:, 1, 0], 0, atol=1e-12)  # the horizon stays level
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(action, min_size=1, max_size=40))
-def test_poses_give_the_controls_back(actions):
-    c2w = controls_to_c2w(actions, step=0.02, degrees=2.0)
-    assert controls_from_c2w(c2w, step=0.02, degrees=2.0) == actions
-    assert parse_controls(format_controls(actions)) == actions
-    again = controls_to_c2w(controls_from_c2w(c2w, step=0.02, degrees=2.0), step=0.02, degrees=2.0)
-    np.testing.assert_allclose(again, c2w, atol=1e-12)
+@settings(max_examples=25, deadline=None)
+@given(st.lists(action, min_size=1, max_size=24))
+def test_poses_determine_the_controls(actions):
+    assert controls_from_c2w(controls_to_c2w(actions, step=0.02, degrees=2.0), step=0.02, degrees=2.0) == actions
+    assert parse_controls(",".join("".join(keys) or "none" for keys in actions)) == actions
 
 
 def test_both_spellings_are_read():
@@ -51,7 +49,7 @@ def test_both_spellings_are_read():
 
 
 @pytest.mark.parametrize("text", ["", "w*", "x*3", "w*0", "ws*3", "w*-1", "w**2", "w*3;d*2", "w*1.5", "w*999999999999", "w*3,,d"])
-def test_text_that_is_no_control_is_refused(text):
+def test_invalid_text_is_rejected(text):
     with pytest.raises(InputError, match="controls: term"):
         parse_controls(text)
 
@@ -63,20 +61,13 @@ def test_every_published_trajectory_line_is_read():
     assert {len(controls_to_c2w(line)) for line in lines} == {len(parse_controls(lines[0])) + 1}
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
-def test_actions_that_do_not_match_the_poses_are_refused(tmp_path: Path):
-    assert len(read_actions(DATA / "lingbot-world/00", 961)) == 961
-    (tmp_path / "action.npy").write_bytes((DATA / "lingbot-world/03/action.npy").read_bytes())
-    with pytest.raises(InputError, match=r"action\.npy: rows: found \(961, 4\), wanted \(269, 4\)"):
-        read_actions(tmp_path, 269)
-
-
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(["w", "s", "a", "d", "j", "l", "i", "k", "wl", "aj", "dl"]), min_size=2, max_size=24), st.data())
 def test_a_walk_cut_anywhere_is_the_same_walk(keys, data):
     cut = data.draw(st.integers(1, len(keys) - 1))
     whole, parts, resumed = Walk(), Walk(), Walk()
     poses = whole.go(keys)
     first = parts.go(keys[:cut])
-    resumed.stand_at(first[-1])
+    resumed.set_pose(first[-1])
     np.testing.assert_array_equal(np.concatenate([first, parts.go(keys[cut:])]), poses)
     np.testing.assert_allclose(resumed.go(keys[cut:]), poses[cut:], atol=1e-9)

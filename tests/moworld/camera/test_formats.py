@@ -1,4 +1,4 @@
-"""Camera files: every real file is read, every format round-trips, and wrong ones are named with their row."""
+"""Camera files: published files are read, every format round-trips, and errors name file and row."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_pixel_intrinsics_are_normalised_by_the_documented_sizes():
 
 
 @needs_data
-def test_every_realestate10k_file_is_read_as_it_stands():
+def test_every_published_realestate10k_file_is_read():
     paths = sorted([*(DATA / "cameractrl/pose_files").glob("*.txt"), *(DATA / "videox-fun/poses").glob("*.txt")])
     assert len(paths) >= 10
     for path in paths:
@@ -57,7 +57,7 @@ def test_every_realestate10k_file_is_read_as_it_stands():
 
 
 @needs_data
-def test_the_known_loop_comes_back_and_the_known_jump_is_there():
+def test_a_published_path_closes_its_loop_and_another_has_its_jump():
     loop = read_cameras(DATA / "matrix-game-3.5/first_person/case_0").c2w[:, :3, 3]
     apart = np.linalg.norm(loop[640:, None] - loop[None, :320], axis=-1).min(axis=1)
     assert apart.min() < 0.03
@@ -96,13 +96,13 @@ def rows_of(tmp_path: Path) -> list[str]:
         (lambda row: " ".join(row.split()[:-1]), "line 4: found 18 numbers"),
         (lambda row: row + " 1", "line 4: found 20 numbers"),
         (lambda row: row.replace("0 0 ", "0 zero ", 1), "line 4"),
-        (lambda row: " ".join([*row.split()[:7], *["0"] * 12]), "row 2: found a matrix that is no rotation"),
-        (lambda row: " ".join([*row.split()[:7], "-1", *"000010000", "1", "0"]), "row 2: found a matrix that is no rotation"),
+        (lambda row: " ".join([*row.split()[:7], *["0"] * 12]), "row 2: found a matrix that is not a rotation"),
+        (lambda row: " ".join([*row.split()[:7], "-1", *"000010000", "1", "0"]), "row 2: found a matrix that is not a rotation"),
         (lambda row: " ".join([*row.split()[:7], "nan", *row.split()[8:]]), "row 2: found NaN"),
         (lambda row: " ".join([row.split()[0], "0", *row.split()[2:]]), "row 2: found intrinsics"),
     ],
 )
-def test_a_bad_row_of_text_is_named(tmp_path: Path, change, message: str):
+def test_an_invalid_row_is_named(tmp_path: Path, change, message: str):
     rows = rows_of(tmp_path)
     rows[3] = change(rows[3])
     (tmp_path / "bad.txt").write_text("\n".join(rows))
@@ -110,7 +110,7 @@ def test_a_bad_row_of_text_is_named(tmp_path: Path, change, message: str):
         read_cameras(tmp_path / "bad.txt")
 
 
-def test_bad_numpy_cameras_are_refused(tmp_path: Path):
+def test_invalid_numpy_cameras_are_rejected(tmp_path: Path):
     write_poses(tmp_path, walk(), image_hw=(480, 832))
     np.save(tmp_path / "intrinsics.npy", np.ones((4, 4)))
     with pytest.raises(InputError, match=r"\(4, 4\) for 10 poses"):
@@ -124,7 +124,7 @@ def test_bad_numpy_cameras_are_refused(tmp_path: Path):
         read_cameras(tmp_path)
 
 
-def test_files_that_are_no_cameras_are_refused(tmp_path: Path):
+def test_other_files_are_rejected(tmp_path: Path):
     for name, content in {"a.txt": b"", "b.txt": b"\xff\xfe\x00", "c.npz": b"no", "d.json": b"{}", "e.npy": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name.replace(".", r"\.")):

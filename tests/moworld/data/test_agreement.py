@@ -6,12 +6,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from moworld.data.agreement import agreement, poses_of, reproduced, trusted
-from moworld.data.similarity import moved, similarity
-from moworld.data.tracks import Sight
+from moworld.data.similarity import similarity, transform_pose
+from moworld.data.tracks import Observations
 from tests.moworld.data.test_similarity import seen_from, walk
 
 
-def synthetic(frames: int) -> tuple[object, dict[int, Sight], dict[int, np.ndarray]]:
+def synthetic(frames: int) -> tuple[object, dict[int, Observations], dict[int, np.ndarray]]:
     """A model of random cameras about random points, what each picture sees of them, and the poses (w2c)."""
     pycolmap.set_random_seed(0)
     options = pycolmap.SyntheticDatasetOptions()
@@ -25,7 +25,7 @@ def synthetic(frames: int) -> tuple[object, dict[int, Sight], dict[int, np.ndarr
     for number, image in enumerate(sorted(model.images.values(), key=lambda image: image.image_id)):
         image.name = f"{number:06d}.png"
         ids = np.array([point.point3D_id for point in image.points2D], np.int64)
-        sights[number] = Sight(ids, np.array([point.xy - 0.5 for point in image.points2D], np.float32))
+        sights[number] = Observations(ids, np.array([point.xy - 0.5 for point in image.points2D], np.float32))
         poses[number] = image.cam_from_world().matrix()
     return model, sights, poses
 
@@ -51,7 +51,7 @@ def test_pictures_that_tracks_disagree_with_are_taken_out_and_runs_of_others_are
         found = similarity(own, {number: np.vstack([poses[number], [0, 0, 0, 1]]) for number in own})
         assert found is not None
         for number, pose in own.items():
-            np.testing.assert_allclose(moved(pose, *found)[:3], poses[number], atol=1e-4)
+            np.testing.assert_allclose(transform_pose(pose, *found)[:3], poses[number], atol=1e-4)
         assert part.compute_mean_reprojection_error() < 1e-3
 
 
@@ -61,12 +61,12 @@ def test_doubted_pictures_stay_where_another_attempt_placed_them_alike():
     for number in (4, 5, 6):
         away = sights[number].points.copy()
         away[: int(0.4 * len(away))] += 50
-        sights[number] = Sight(sights[number].ids, away)
+        sights[number] = Observations(sights[number].ids, away)
     assert [number for number, share in agreement(model, sights).items() if share < 0.75] == [4, 5, 6]
     turned = seen_from(poses_of(model), 3.0, Rotation.from_rotvec([0.3, -1, 2]).as_matrix(), np.array([5.0, 1, -2]))
     assert trusted(model, sights, [{}, turned]) == [model]
     assert [len(part.images) for part in trusted(model, sights, [])] == [5]  # of 0 to 3 there are too few
-    first = {number: Sight(sight.ids, sight.points.copy()) for number, sight in sights.items()}
+    first = {number: Observations(sight.ids, sight.points.copy()) for number, sight in sights.items()}
     sights[5].points[: int(0.6 * len(sights[5].points))] += 50  # those that agreed now contradict it, too
     assert agreement(model, sights)[5] < 0.5
     assert [len(part.images) for part in trusted(model, sights, [{}, turned])] == [5, 6]

@@ -1,4 +1,4 @@
-"""Captions from a real HTTP server on loopback that misbehaves as servers do: busy, broken, slow, empty, talkative."""
+"""Captions from a real HTTP server on loopback with typical failures: busy, broken, slow, empty, too long."""
 
 import json
 import re
@@ -111,14 +111,14 @@ def annotator(server: Server, folder, delays: list[float] | None = None, **setti
 
 def test_frames_and_prompt_go_out_and_the_caption_comes_back(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MOWORLD_VISION_KEY", "secret")
-    told = annotator(server, tmp_path, frames=3, input_price=2.0, output_price=10.0).annotate(clips(tmp_path), tmp_path)
-    assert told.captions == {"hash-0": SCENE}
+    result = annotator(server, tmp_path, frames=3, input_price=2.0, output_price=10.0).annotate(clips(tmp_path), tmp_path)
+    assert result.captions == {"hash-0": SCENE}
     (request,) = server.seen
     assert (request["path"], request["key"], request["model"]) == ("/v1/chat/completions", "Bearer secret", "qwen-vl")
     parts = request["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["text", *["image_url"] * 3] and "camera" in parts[0]["text"]
     assert all(part["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/") for part in parts[1:])
-    assert told.counts["cost"] == pytest.approx((100 * 2 + 20 * 10) / 1e6) and told.counts["asked"] == 1
+    assert result.counts["cost"] == pytest.approx((100 * 2 + 20 * 10) / 1e6) and result.counts["asked"] == 1
     assert "secret" not in (tmp_path / "journal.jsonl").read_text()
 
 
@@ -130,21 +130,21 @@ def test_frames_and_prompt_go_out_and_the_caption_comes_back(server, tmp_path, m
         '{"caption": "cut', (200, {}, b"x" * (1 << 21)),
     ],
 )  # fmt: skip
-def test_trouble_is_tried_again_after_a_while(server, tmp_path, trouble):
+def test_failed_requests_are_retried_after_a_delay(server, tmp_path, trouble):
     server.script = [trouble, trouble, json.dumps({"caption": SCENE})]
     delays: list[float] = []
-    told = annotator(server, tmp_path, delays).annotate(clips(tmp_path), tmp_path)
+    result = annotator(server, tmp_path, delays).annotate(clips(tmp_path), tmp_path)
     if trouble == '{"caption": "cut':  # an unclosed brace is no JSON, and taken as what it is: words
-        assert told.captions
+        assert result.captions
         return
-    assert told.captions == {"hash-0": SCENE} and told.counts["retried"] == 2
+    assert result.captions == {"hash-0": SCENE} and result.counts["retried"] == 2
     if isinstance(trouble, tuple) and trouble[1].get("Retry-After") == "7":
         assert delays == [7.0, 7.0]
     else:
         assert 0.005 <= delays[0] <= 0.015 and 0.01 <= delays[1] <= 0.03
 
 
-def test_what_never_gets_better_is_given_up_and_the_others_are_not(server, tmp_path):
+def test_permanent_failures_are_given_up(server, tmp_path):
     two = clips(tmp_path, 2)
     annotator(server, tmp_path).annotate(two[:1], tmp_path)
     server.script = [(500, {}, b"")]
@@ -154,7 +154,7 @@ def test_what_never_gets_better_is_given_up_and_the_others_are_not(server, tmp_p
     server.script, before = [(400, {}, b"too long")], len(server.seen)
     with pytest.raises(InputError, match="status 400"):
         annotator(server, tmp_path).annotate(two, tmp_path)
-    assert len(server.seen) == before + 1  # a request that is wrong stays wrong
+    assert len(server.seen) == before + 1  # an invalid request is not retried
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "set MOWORLD_VISION_KEY"), (403, "an accepted key"), (404, "qwen-vl")])
@@ -179,18 +179,18 @@ def test_a_server_that_is_not_there_is_named(server, tmp_path):
         annotator(server, tmp_path, attempts=2).annotate(clips(tmp_path), tmp_path)
 
 
-def test_camera_motion_is_asked_for_anew_and_stands_when_it_stays(server, tmp_path):
+def test_a_caption_with_camera_motion_is_requested_again_and_kept_if_it_stays(server, tmp_path):
     moving = "The view slowly turns to the left. A stone hall with barrels."
     server.script = [json.dumps({"caption": moving}), json.dumps({"caption": SCENE})]
-    told = annotator(server, tmp_path).annotate(clips(tmp_path), tmp_path)
-    assert told.captions == {"hash-0": SCENE} and told.counts["asked_again"] == 1
+    result = annotator(server, tmp_path).annotate(clips(tmp_path), tmp_path)
+    assert result.captions == {"hash-0": SCENE} and result.counts["asked_again"] == 1
     again = server.seen[1]["messages"]
     assert [message["role"] for message in again] == ["user", "assistant", "user"] and "turns to the left" in again[-1]["content"]
     server.script = [json.dumps({"caption": moving})]
     (clip,) = clips(tmp_path)
     stubborn = Clip(**{**clip.__dict__, "video_sha256": "other"})
-    told = annotator(server, tmp_path, asks=2).annotate([stubborn], tmp_path)
-    assert mentions_camera_motion(told.captions["other"]) and told.counts["asked_again"] == 2
+    result = annotator(server, tmp_path, asks=2).annotate([stubborn], tmp_path)
+    assert mentions_camera_motion(result.captions["other"]) and result.counts["asked_again"] == 2
 
 
 def test_a_fence_and_words_around_the_json_do_no_harm(server, tmp_path):
@@ -201,10 +201,10 @@ def test_a_fence_and_words_around_the_json_do_no_harm(server, tmp_path):
 def test_no_more_run_at_once_than_allowed_and_none_is_asked_twice(server, tmp_path):
     server.script = [0.05]
     many = clips(tmp_path, 24)
-    told = annotator(server, tmp_path, concurrency=3).annotate([*many, *many[:5]], tmp_path)
-    assert len(told.captions) == 24 == len(server.seen) and 2 <= server.most_at_once <= 3
+    result = annotator(server, tmp_path, concurrency=3).annotate([*many, *many[:5]], tmp_path)
+    assert len(result.captions) == 24 == len(server.seen) and 2 <= server.most_at_once <= 3
     again = annotator(server, tmp_path).annotate(many, tmp_path)
-    assert len(server.seen) == 24 and again.counts["from_journal"] == 24 and again.captions == told.captions
+    assert len(server.seen) == 24 and again.counts["from_journal"] == 24 and again.captions == result.captions
 
 
 def test_a_torn_journal_line_costs_that_answer_alone_and_another_model_has_its_own(server, tmp_path):
@@ -212,8 +212,8 @@ def test_a_torn_journal_line_costs_that_answer_alone_and_another_model_has_its_o
     annotator(server, tmp_path, concurrency=1).annotate(three, tmp_path)
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])
-    told = annotator(server, tmp_path).annotate(three, tmp_path)
-    assert told.counts["asked"] == 1 and len(told.captions) == 3
+    result = annotator(server, tmp_path).annotate(three, tmp_path)
+    assert result.counts["asked"] == 1 and len(result.captions) == 3
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     assert len(entries) == 3 and {entry["prompt"] for entry in entries} == {PROMPT_VERSION}
     other = Annotator(VisionSettings(url=server.url, model="other"), journal)

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from moworld.data.clips import Clip, carry, read_manifest, verify, write_manifest
+from moworld.data.clips import Clip, clip_of, link_files, read_manifest, write_manifest
 from moworld.errors import InputError
 from moworld.files import sha256_file
 from moworld.video import write_video
+from tests.moworld.data.folders import verified
 
 
 def moving_pattern(num_frames: int = 13, height: int = 48, width: int = 64) -> np.ndarray:
@@ -31,22 +34,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_manifest_keeps_every_column_in_the_order_of_ids(folder: Path):
-    clips = verify(folder)
+    clips = verified(folder)
     assert [clip.clip_id for clip in clips] == ["a", "b"]
     assert clips[0] == replace(clips[1], clip_id="a")
     assert clips[0].translation_scale == 432.0 and clips[0].caption is None
 
 
-def test_a_changed_video_fails_its_hash(folder: Path):
-    (folder / "videos/a.mp4").write_bytes(b"other")
-    with pytest.raises(InputError, match="SHA-256"):
-        verify(folder)
-
-
-def test_a_missing_file_is_named(folder: Path):
-    (folder / "cameras/a.txt").unlink()
-    with pytest.raises(InputError, match=r"cameras/a\.txt"):
-        verify(folder)
+def test_a_manifest_with_the_removed_column_is_read_and_the_column_is_ignored(folder: Path):
+    """Contract quality 2.0.0 removed `aesthetic`; manifests written before have it, always empty."""
+    table = parquet.read_table(folder / "manifest.parquet")
+    clips = read_manifest(folder)
+    parquet.write_table(table.append_column("aesthetic", pyarrow.nulls(len(table), pyarrow.float64())), folder / "manifest.parquet")
+    assert read_manifest(folder) == clips
+    assert clip_of({**vars(clips[0]), "aesthetic": None}) == clips[0]  # an episode that an earlier version recorded
+    with pytest.raises(TypeError, match="beauty"):
+        clip_of({**vars(clips[0]), "beauty": None})
 
 
 def test_two_clips_of_one_id_are_refused_and_the_old_manifest_stays(folder: Path):
@@ -57,9 +59,6 @@ def test_two_clips_of_one_id_are_refused_and_the_old_manifest_stays(folder: Path
 
 
 def test_a_foreign_parquet_and_a_broken_one_are_refused(tmp_path: Path):
-    import pyarrow
-    from pyarrow import parquet
-
     with pytest.raises(InputError, match="no such file"):
         read_manifest(tmp_path)
     parquet.write_table(pyarrow.table({"clip_id": ["a"]}), tmp_path / "manifest.parquet")
@@ -72,7 +71,7 @@ def test_a_foreign_parquet_and_a_broken_one_are_refused(tmp_path: Path):
 
 def test_carrying_a_clip_links_its_files(folder: Path, tmp_path: Path):
     clip = read_manifest(folder)[0]
-    carry(clip, folder, tmp_path / "next")
+    link_files(clip, folder, tmp_path / "next")
     for relative in clip.files():
         assert (tmp_path / "next" / relative).read_bytes() == (folder / relative).read_bytes()
     assert (tmp_path / "next/videos/a.mp4").stat().st_nlink == 2

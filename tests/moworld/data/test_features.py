@@ -1,12 +1,15 @@
 """Feature shards: what was written is what a window reads, by byte range, from a disk or another file system."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from moworld.data.features import FeatureStore, FeatureWriter
 from moworld.errors import InputError
@@ -42,6 +45,18 @@ def test_a_window_holds_its_latents_and_the_cameras_of_its_video_frames(tmp_path
     assert torch.equal(window["text"], written["a"]["text"])
     assert torch.equal(window["c2w"], written["a"]["c2w"][12:25])  # latent frame 3 ends with video frame 12
     assert torch.equal(window["intrinsics"], written["a"]["intrinsics"][12:25])
+
+
+def test_a_split_is_never_another_one_and_an_empty_or_short_one_is_refused(tmp_path: Path):
+    write(tmp_path, {"a": 9, "b": 5, "c": 9})
+    store = FeatureStore(tmp_path)
+    store.clips[2] = replace(store.clips[2], split="held_out")
+    assert [row.clip_id for row in store.of_split("train")] == ["a", "b"]
+    assert [row.clip_id for row in store.of_split("train", 6)] == ["a"]
+    with pytest.raises(InputError, match=r"split validation: found no clip \(held_out 1, train 2\), expected at least one; name sources"):
+        store.of_split("validation")
+    with pytest.raises(InputError, match=r"split held_out: found clips of at most 33 frames, expected 37 frames"):
+        store.of_split("held_out", 10)
 
 
 def test_every_clip_of_many_shards_is_found(tmp_path: Path):
@@ -93,7 +108,7 @@ def test_a_window_outside_the_clip_is_refused(tmp_path: Path, clip: str, start: 
 def test_tensors_that_disagree_in_length_are_refused(tmp_path: Path):
     tensors = clip_tensors(5, 0)
     tensors["c2w"] = tensors["c2w"][:-1]
-    with pytest.raises(ValueError, match="5 latent frames do not go with 16 poses"):
+    with pytest.raises(ValueError, match="5 latent frames do not match 16 poses"):
         FeatureWriter(tmp_path).add({"clip_id": "a"}, tensors)
 
 
@@ -107,14 +122,18 @@ def test_a_shard_cut_short_is_an_input_error_and_not_a_crash(tmp_path: Path, kep
 
 
 def test_a_folder_without_an_index_and_an_index_of_another_kind_are_named(tmp_path: Path):
-    import pyarrow
-    import pyarrow.parquet
-
     with pytest.raises(InputError, match=r"index\.parquet"):
         FeatureStore(tmp_path)
-    pyarrow.parquet.write_table(pyarrow.table({"name": ["a"]}), tmp_path / "index.parquet")
+    parquet.write_table(pyarrow.table({"name": ["a"]}), tmp_path / "index.parquet")
     with pytest.raises(InputError, match="columns"):
         FeatureStore(tmp_path)
     (tmp_path / "index.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match=r"index\.parquet"):
         FeatureStore(tmp_path)
+
+
+def test_an_index_with_the_removed_column_is_read_and_the_column_is_ignored(tmp_path: Path):
+    write(tmp_path, {"a": 5})
+    clips, table = FeatureStore(tmp_path).clips, parquet.read_table(tmp_path / "index.parquet")
+    parquet.write_table(table.append_column("aesthetic", pyarrow.nulls(len(table), pyarrow.float64())), tmp_path / "index.parquet")
+    assert FeatureStore(tmp_path).clips == clips

@@ -1,4 +1,4 @@
-"""Corners that no vote chose tell wrong cameras, those of the features that most agree on included."""
+"""Tracked corners detect wrong cameras, also cameras that most features agree on."""
 
 from dataclasses import asdict, replace
 
@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from data_contracts.check import check_rows
-from data_contracts.load import load_contract
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import write_realestate10k
 from moworld.data.clips import Clip
-from moworld.data.following import followed_shares
-from moworld.data.geometry import GeometrySettings, JumpLimits, complete_clip
+from moworld.data.geometry import JumpLimits, complete_clip, followed_shares
+from moworld.data.settings import GeometrySettings
 from moworld.data.structure import Structure
 from moworld.data.tracks import followed
 from moworld.data.verification import verify_cameras
 from moworld.files import sha256_file
 from moworld.video import write_video
+from moworld_ops.data_contracts.check import check_rows
+from moworld_ops.data_contracts.load import load_contract
 
 FRAMES, HEIGHT, WIDTH, SHIFT = 31, 240, 320, 4  # pixels a frame, along a wall at depth 1
 BAND = 130  # rows
@@ -68,17 +68,17 @@ def finding(cameras: Cameras):
     return lambda images, scratch, settings: [made]
 
 
-def told(clip: Clip) -> set[str]:
-    """Rules of followed corners that the clip's row breaks."""
+def broken_rules(clip: Clip) -> set[str]:
+    """Returns the rules of tracked corners that the clip's row breaks."""
     report = check_rows([asdict(clip)], load_contract("geometry"))
     return {failure["rule"] for failure in report.failures} & set(RULES.values())
 
 
-def test_right_cameras_that_were_recovered_keep_both_rules(tmp_path):
+def test_right_recovered_cameras_keep_both_rules(tmp_path):
     clip, cameras = along_a_wall(tmp_path)
     (made,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(cameras))
     assert made.followed_share > 0.98 and 0.95 < made.followed_share_lowest <= made.followed_share
-    assert told(made) == set()
+    assert broken_rules(made) == set()
 
 
 @pytest.mark.parametrize(
@@ -89,25 +89,25 @@ def test_right_cameras_that_were_recovered_keep_both_rules(tmp_path):
     ],
     ids=["one frame turned", "standing from the middle on"],
 )
-def test_wrong_cameras_that_were_recovered_break_them(tmp_path, wrong, broken):
+def test_wrong_recovered_cameras_break_them(tmp_path, wrong, broken):
     clip, cameras = along_a_wall(tmp_path)
     (made,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(wrong(cameras)))
-    assert broken <= told(made)
+    assert broken <= broken_rules(made)
     assert made.followed_share_lowest < 0.1
 
 
-def test_a_part_between_two_jumps_answers_for_the_whole_reconstruction(tmp_path):
+def test_a_part_between_two_jumps_has_the_measure_of_the_whole_reconstruction(tmp_path):
     """The first of two parts is right: its own pairs keep the second rule, the mean does not."""
     clip, cameras = along_a_wall(tmp_path)
     c2w = np.array(standing_from(cameras, 13).c2w)
     c2w[13:, 2, 3] -= 1
     first, second = complete_clip(clip, tmp_path, SETTINGS, LIMITS, finding(Cameras.from_c2w(cameras.intrinsics[0], c2w)))
     assert (first.num_frames, second.num_frames) == (13, 18) and first.followed_share == second.followed_share < 0.5
-    assert first.followed_share_lowest > 0.95 and told(first) == {RULES["followed_share"]}
+    assert first.followed_share_lowest > 0.95 and broken_rules(first) == {RULES["followed_share"]}
     assert second.followed_share_lowest < 0.1
 
 
-def test_features_that_confirm_each_other_do_not_hide_that_cameras_stand_still(tmp_path):
+def test_features_that_confirm_each_other_do_not_hide_static_cameras(tmp_path):
     """Most features are those of a band that goes with the camera: by their own best model it never moved."""
     clip, cameras = along_a_wall(tmp_path, band=True)
     still = standing_from(cameras, 0)
@@ -121,7 +121,7 @@ def test_features_that_confirm_each_other_do_not_hide_that_cameras_stand_still(t
 
 
 def test_corners_of_either_motion_are_followed_where_no_geometry_of_two_views_has_both():
-    """The upper half stands still, the lower one rolls about the middle: a vote would drop one of them."""
+    """The upper half is static, the lower one rolls about the middle: a vote would drop one of them."""
     upper, wall = noise((HEIGHT, WIDTH), 250, (3,), 1), noise((HEIGHT, WIDTH), 110, (4, 16), 0)
     turns = [cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 2.0 * t, 1.0) for t in range(4)]
     pictures = [np.concatenate([upper[:BAND], cv2.warpAffine(wall, turn, (WIDTH, HEIGHT))[BAND:]]) for turn in turns]
@@ -138,7 +138,7 @@ def test_given_cameras_leave_the_columns_empty(tmp_path):
     for origin in ("engine", "file"):
         given = replace(clip, camera="cameras/a.txt", camera_sha256=sha256_file(tmp_path / "cameras/a.txt"), camera_origin=origin)
         (made,) = complete_clip(given, tmp_path, SETTINGS, LIMITS)
-        assert (made.followed_share, made.followed_share_lowest) == (None, None) and told(made) == set()
+        assert (made.followed_share, made.followed_share_lowest) == (None, None) and broken_rules(made) == set()
 
 
 def test_pictures_without_corners_say_nothing(tmp_path):

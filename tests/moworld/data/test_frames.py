@@ -9,7 +9,7 @@ import pytest
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import write_realestate10k
 from moworld.data.clips import Clip
-from moworld.data.frames import model_cameras, model_depth, model_frames, whole_groups
+from moworld.data.frames import model_cameras, model_depth, model_frames
 from moworld.errors import InputError
 from moworld.files import sha256_file
 from moworld.video import write_video
@@ -30,11 +30,6 @@ def make_clip(folder: Path, name: str = "a", num_frames: int = 11, split: str = 
         name, "game", f"MAP-{name}", split, num_frames, 16.0, 60, 80, f"videos/{name}.mp4", sha256_file(video),
         f"cameras/{name}.txt", sha256_file(camera), "engine", 6.0, caption=caption,
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(("frames", "kept"), [(1, 1), (4, 1), (5, 5), (12, 9), (289, 289)])
-def test_lengths_are_cut_to_4k_plus_1(frames: int, kept: int):
-    assert whole_groups(frames) == kept
 
 
 def test_frames_and_cameras_of_a_clip_go_together(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Game scenes: exact cameras, walks that move as their actions say, and the same bytes from the same seed."""
+"""Game scenes: exact cameras, walks that follow their actions, and equal bytes for equal seeds."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from moworld.camera import controls_from_c2w, read_cameras
+from moworld.camera import read_cameras
 from moworld.data.game import Engine, GameSettings, engine_c2w, engine_intrinsics, record_game, wad_of
 from moworld.data.game_map import GameMap, Walker
 from moworld.errors import InputError
 from moworld.files import sha256_tree
 from moworld.video import read_frames
+from tests.moworld.worlds import controls_from_c2w
 
 SETTINGS = GameSettings(train_maps=("MAP04",), held_out_maps=("MAP05",), train_episodes_per_map=1, frames_per_episode=33, workers=1)
 
@@ -60,7 +61,7 @@ def test_depth_of_one_frame_reprojects_onto_the_pixels_of_another(recording):
 
 
 def test_the_floor_lies_an_eye_height_below_the_camera(recording):
-    """Walks with yaw alone do not tell the vertical focal length; the depth of the flat floor under the camera does."""
+    """Walks with yaw alone do not determine the vertical focal length; the depth of the flat floor under the camera does."""
     folder, clips, _ = recording
     ratios = []
     for clip in clips.values():
@@ -104,7 +105,7 @@ class Edge:
         self.x1, self.y1, self.x2, self.y2, self.is_blocking = x1, y1, x2, y2, is_blocking
 
 
-class Room:
+class Sector:
     floor_height, ceiling_height = 0.0, 128.0
 
     def __init__(self, lines):
@@ -113,8 +114,8 @@ class Room:
 
 def test_walks_keep_clear_of_walls_and_objects_and_move_at_constant_speed():
     corners = [(0, 0), (1000, 0), (1000, 800), (0, 800)]
-    room = Room([Edge(*a, *b) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)])
-    level = GameMap([room], [(500.0, 400.0, 36.0)])
+    sector = Sector([Edge(*a, *b) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)])
+    level = GameMap([sector], [(500.0, 400.0, 36.0)])
     assert level.view(100, 400, 0)[0] == pytest.approx(768, abs=80)
     walker = Walker(level, units_per_frame=10.0, yaw_degrees_per_frame=3.0)
     plan = walker.plan((200.0, 200.0, 45.0), 201, np.random.default_rng(0))
@@ -142,7 +143,7 @@ def test_a_level_without_a_good_walk_says_why(tmp_path: Path):
         record_game(tmp_path, bright, seed=0)
 
 
-def test_a_level_with_fewer_good_walks_than_asked_for_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_level_with_fewer_good_walks_than_requested_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from moworld.data import game
 
     settings, found = SETTINGS.model_copy(update={"held_out_maps": (), "train_episodes_per_map": 3}), game._attempts

@@ -1,26 +1,29 @@
 """Verified trajectories: the engine's cameras agree with its pictures, cameras of another time or another lens do not."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from data_contracts.load import load_contract
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
-from moworld.data.game import GameSettings, record_game
-from moworld.data.geometry import GeometrySettings, JumpLimits, complete_clip
+from moworld.data.clips import read_manifest
+from moworld.data.geometry import JumpLimits, complete_clip
+from moworld.data.settings import GeometrySettings
 from moworld.data.verification import verify_cameras
+from moworld_ops.data_contracts.load import load_contract
+from tests.moworld.data.folders import recorded_game
 
 SETTINGS, LIMITS = GeometrySettings(), JumpLimits(15.0, 12.0)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("recorded")
-    settings = GameSettings(train_maps=("MAP01", "MAP05"), train_episodes_per_map=1, frames_per_episode=97, workers=1)
-    clips, _ = record_game(folder, settings, seed=7)
-    return folder, clips
+    """A copy of the recorded episodes, because complete_clip writes into its folder."""
+    folder = tmp_path_factory.mktemp("recorded") / "clips"
+    shutil.copytree(recorded_game(), folder)
+    return folder, read_manifest(folder)
 
 
 def limit() -> float:
@@ -38,7 +41,7 @@ def test_the_engines_cameras_agree_with_its_pictures(recorded):
 
 
 @pytest.mark.parametrize("wrong", ["mirrored turns", "another lens", "another time"])
-def test_wrong_cameras_are_found_out(recorded, wrong):
+def test_wrong_cameras_are_detected(recorded, wrong):
     folder, clips = recorded
     errors = []
     for clip in clips:
@@ -55,7 +58,7 @@ def test_wrong_cameras_are_found_out(recorded, wrong):
     assert max(error for error in errors if error is not None) > limit()
 
 
-def test_a_clip_of_nothing_says_nothing(recorded, tmp_path):
+def test_a_blank_clip_has_no_measures(recorded, tmp_path):
     from moworld.video import write_video
 
     folder, clips = recorded
@@ -102,7 +105,8 @@ def planes_video(path, frames=31, size_hw=(240, 320), still_from=None, turn=8, w
 
 
 def unposed(folder, **kwargs):
-    from moworld.data.clips import Clip, sha256_file
+    from moworld.data.clips import Clip
+    from moworld.files import sha256_file
 
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     c2w = planes_video(folder / "videos" / "a.mp4", **kwargs)
@@ -129,31 +133,31 @@ def test_cameras_are_recovered_from_pictures_alone(recovered):
     assert steps / steps.sum() == pytest.approx(true_steps / true_steps.sum(), abs=0.01)  # up to scale
 
 
-def test_the_error_of_the_lens_is_told_without_the_truth(recovered, tmp_path):
+def test_the_focal_length_error_is_estimated_without_ground_truth(recovered, tmp_path):
     """A slide along one wall fits every focal length: what is found there is no good, and its own error says so."""
     folder, found, _ = recovered
     rule = next(rule for rule in load_contract("geometry").rules if rule.name == "lens-is-determined")
     off = abs(read_cameras(folder / found.camera).intrinsics[0, 0] / 0.8 - 1)
     assert off < 3 * found.lens_error
-    clip, _ = unposed(tmp_path, turn=0, wall_alone=True)
+    clip, _ = unposed(tmp_path, frames=22, turn=0, wall_alone=True)
     (slid,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
     assert slid.lens_error > rule.maximum > found.lens_error
 
 
 def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):
-    from moworld.data.clips import sha256_file
+    from moworld.files import sha256_file
     from moworld.video import read_frames
 
-    clip, _ = unposed(tmp_path, frames=43, still_from=31)
-    before = read_frames(tmp_path / clip.video, 0, 31).astype(int)
+    clip, _ = unposed(tmp_path, frames=28, still_from=22)
+    before = read_frames(tmp_path / clip.video, 0, 22).astype(int)
     (found,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
-    assert found.num_frames == len(read_cameras(tmp_path / found.camera)) == len(read_frames(tmp_path / found.video)) == 31
-    assert found.registered_share == pytest.approx(31 / 43, abs=1e-3)
+    assert found.num_frames == len(read_cameras(tmp_path / found.camera)) == len(read_frames(tmp_path / found.video)) == 22
+    assert found.registered_share == pytest.approx(22 / 28, abs=1e-3)
     assert found.video_sha256 == sha256_file(tmp_path / found.video) != clip.video_sha256
     assert np.abs(read_frames(tmp_path / found.video).astype(int) - before).mean() < 4
 
 
-def test_pictures_of_nothing_leave_the_camera_open(tmp_path):
+def test_blank_images_give_no_camera(tmp_path):
     clip, _ = unposed(tmp_path, still_from=0)
     (found,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
     assert (found.camera, found.registered_share) == (None, 0.0)

@@ -1,4 +1,4 @@
-"""Sample order: a pure function of the sample number, the same however many ranks share it, and resumable."""
+"""Sample order: a pure function of the sample number, equal for any number of ranks, and resumable."""
 
 import os
 from collections import Counter
@@ -55,7 +55,7 @@ def test_two_ranks_together_see_what_one_rank_sees(store: FeatureStore):
             assert torch.equal(torch.cat([ranks[rank][step][name] for rank in range(2)]), tensor)
 
 
-def test_a_run_goes_on_where_it_stopped(store: FeatureStore):
+def test_a_run_resumes_where_it_stopped(store: FeatureStore):
     whole, rest = take(store, 5, batch=2), take(store, 2, batch=2, start_step=3)
     for one, other in zip(whole[3:], rest, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -89,13 +89,13 @@ def test_however_far_ahead_and_from_wherever_the_batches_are_the_same(store: Fea
         assert all(torch.equal(one[name], known[name]) and torch.equal(other[name], known[name]) for name in known)
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the operating system takes no advice")
-def test_the_disk_is_told_of_every_range_two_batches_before_it_is_read(store: FeatureStore, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the operating system has no posix_fadvise")
+def test_every_range_is_prefetched_two_batches_before_it_is_read(store: FeatureStore, monkeypatch: pytest.MonkeyPatch):
     events: list[tuple[str, int, int]] = []
     advise, read = os.posix_fadvise, os.preadv
 
     def advised(file: int, start: int, size: int, advice: int) -> None:
-        events.append(("told", start, size))
+        events.append(("advised", start, size))
         advise(file, start, size, advice)
 
     def was_read(file: int, buffers: list, start: int) -> int:
@@ -107,10 +107,10 @@ def test_the_disk_is_told_of_every_range_two_batches_before_it_is_read(store: Fe
     coming = batches(store, "train", num_latents=4, batch=2, seed=5, ahead=2)
     for _ in range(3):
         next(coming)
-    told, reads = ([event[1:] for event in events if event[0] == kind] for kind in ("told", "read"))
+    advised_ranges, reads = ([event[1:] for event in events if event[0] == kind] for kind in ("advised", "read"))
     ranges = 2 * 4  # of a batch: two windows of latents, text, poses and intrinsics
-    assert len(reads) == 3 * ranges and told[: len(reads)] == reads and len(told) == 5 * ranges
-    assert [event[0] for event in events[: 3 * ranges]] == ["told"] * 3 * ranges  # three batches are told of before the first is read
+    assert len(reads) == 3 * ranges and advised_ranges[: len(reads)] == reads and len(advised_ranges) == 5 * ranges
+    assert [event[0] for event in events[: 3 * ranges]] == ["advised"] * 3 * ranges  # three batches are advised before the first is read
 
 
 def test_a_shard_that_was_cut_short_meanwhile_is_an_input_error(store: FeatureStore):

@@ -12,6 +12,7 @@ from moworld.camera.se3 import invert
 from moworld.data.features import FeatureStore
 from moworld.data.loader import batches
 from moworld.data.published import import_features
+from moworld.data.settings import DataSettings
 from moworld.errors import InputError
 
 WORLD = {"height": 16, "width": 32, "fps": 24.0, "text": {"kind": "umt5", "length": 4}}
@@ -47,6 +48,19 @@ def test_what_is_imported_is_what_was_there_in_our_units(tmp_path):
     torch.testing.assert_close(w2c[:, :3, :3], held["cam_from_worlds"][:, :, :3].float(), rtol=0, atol=1e-5)
     assert next(batches(store, "train", 3, 1, 0))["latents"].shape == (1, 16, 3, 2, 4)
     assert json.loads((tmp_path / "out" / "world.json").read_text()) == WORLD
+
+
+def test_files_are_split_by_source_where_no_split_is_given(tmp_path):
+    names = [f"{source}_{part}.pth" for source in ("park", "yard", "street") for part in range(2)]
+    for name in names:
+        write(tmp_path, name)
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"file": name}) + "\n" for name in names))
+    settings = DataSettings(source_pattern=r"([^/_]+)_\d+\.pth$", held_out_videos=("yard",), validation_share=0)
+    import_features(tmp_path / "list.jsonl", tmp_path / "out", WORLD, tmp_path / "vae", settings)
+    splits = {row.scene: row.split for row in FeatureStore(tmp_path / "out").clips}
+    assert splits == {name.removesuffix(".pth"): "held_out" if name.startswith("yard") else "train" for name in names}
+    with pytest.raises(InputError, match="found hold_out, expected one of train, validation, held_out"):
+        import_features(tmp_path / "list.jsonl", tmp_path / "wrong", WORLD, tmp_path / "vae", "hold_out")
 
 
 class Harm:

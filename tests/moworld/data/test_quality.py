@@ -5,11 +5,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from data_contracts.check import check_rows
-from data_contracts.load import load_contract
-from moworld.data.clips import sha256_file
 from moworld.data.quality import measure_frames, measure_quality
+from moworld.files import sha256_file
 from moworld.video import write_video
+from moworld_ops.data_contracts.check import check_rows
+from moworld_ops.data_contracts.load import load_contract
 from tests.moworld.data.test_frames import make_clip
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from moworld.camera.controls import controls_to_c2w
-from moworld.data.similarity import join, moved, similarity
+from moworld.data.similarity import join, similarity, transform_pose
 
 
 def walk(keys: str) -> dict[int, np.ndarray]:
@@ -18,10 +18,10 @@ def seen_from(poses: dict[int, np.ndarray], scale: float, rotation: np.ndarray, 
     """The same cameras in a world that is scaled, turned and shifted."""
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = rotation, shift
-    return {number: moved(pose, scale, motion) for number, pose in poses.items()}
+    return {number: transform_pose(pose, scale, motion) for number, pose in poses.items()}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 100), st.integers(0, 2**31), st.sampled_from(["w*20", "w*8,wl*8,w*8", "wl*24", "w*10,d*10"]))
 def test_models_that_share_pictures_are_joined_exactly(scale, seed, keys):
     generator = np.random.default_rng(seed)
@@ -33,10 +33,10 @@ def test_models_that_share_pictures_are_joined_exactly(scale, seed, keys):
     )
     away = seen_from(second, scale, Rotation.random(rng=generator).as_matrix(), generator.normal(size=3) * 10)
     (group,) = join([first, away])
-    world = {number: moved(pose, *group[index]) for index in group for number, pose in (first, away)[index].items()}
+    world = {number: transform_pose(pose, *group[index]) for index in group for number, pose in (first, away)[index].items()}
     found = similarity(world, whole)  # the group's world is that of either model
     assert sorted(world) == sorted(whole) and found is not None
-    again = {number: moved(pose, *found) for number, pose in world.items()}
+    again = {number: transform_pose(pose, *found) for number, pose in world.items()}
     np.testing.assert_allclose(np.stack([again[n] for n in sorted(again)]), np.stack([whole[n] for n in sorted(whole)]), atol=1e-6)
 
 

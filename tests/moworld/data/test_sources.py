@@ -1,4 +1,4 @@
-"""Videos as clips: cut, scaled, with their cameras; bad ones are refused or listed, and nothing half-written stays."""
+"""Videos as clips: cut, scaled, with their cameras; invalid ones are rejected or listed, and no partial output stays."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from moworld.camera import Cameras, controls_to_c2w, read_cameras, write_cameras
-from moworld.data.clips import verify
 from moworld.data.shots import content_box
 from moworld.data.sources import DataSettings, collect_clips
 from moworld.errors import InputError
 from moworld.files import read_json
 from moworld.video import read_frames, write_video
+from tests.moworld.data.folders import verified
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
@@ -37,7 +37,7 @@ def videos(tmp_path: Path) -> Path:
 
 def test_a_video_is_cut_at_its_shots_and_short_ones_are_listed(videos: Path, tmp_path: Path):
     summary = collect(videos, tmp_path / "clips")
-    clips = verify(tmp_path / "clips")
+    clips = verified(tmp_path / "clips")
     assert [(clip.clip_id, clip.num_frames) for clip in clips] == [("two-shots-00", 20), ("two-shots-01", 20)]
     assert [item["rule"] for item in summary["rejected"]] == ["min_frames"]
     difference = read_frames(tmp_path / "clips" / clips[1].video).astype(float) - shot(1)
@@ -48,14 +48,14 @@ def test_a_camera_file_is_cut_with_its_video(videos: Path, tmp_path: Path):
     cameras = Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*20,l*24"))
     write_cameras(videos / "two shots.txt", cameras)
     collect(videos / "two shots.mp4", tmp_path / "clips")
-    second = verify(tmp_path / "clips")[1]
+    second = verified(tmp_path / "clips")[1]
     assert second.camera_origin == "file"
     np.testing.assert_allclose(read_cameras(tmp_path / "clips" / second.camera).w2c, cameras.w2c[20:40], atol=1e-9)
 
 
 def test_a_camera_file_of_another_video_is_refused_and_nothing_is_written(videos: Path, tmp_path: Path):
     write_cameras(videos / "two shots.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*20")))
-    words = r"two shots\.txt: rows: found 21 cameras, wanted 45"
+    words = r"two shots\.txt: rows: found 21 cameras, expected 45"
     for source in (videos, videos / "two shots.mp4"):
         with pytest.raises(InputError, match=words):
             collect(source, tmp_path / "clips")
@@ -68,7 +68,7 @@ def test_a_camera_file_of_another_video_is_refused_and_nothing_is_written(videos
 def test_large_videos_are_scaled_down_with_their_aspect(tmp_path: Path):
     write_video(tmp_path / "v.mp4", shot(0, 9, 96, 160), fps=24)
     collect(tmp_path / "v.mp4", tmp_path / "clips", max_height=48)
-    clip = verify(tmp_path / "clips")[0]
+    clip = verified(tmp_path / "clips")[0]
     assert (clip.height, clip.width) == (48, 80) == read_frames(tmp_path / "clips" / clip.video).shape[1:3]
 
 
@@ -86,7 +86,46 @@ def test_a_uri_gives_the_same_clips_as_the_path(videos: Path, tmp_path: Path):
     collect(videos, tmp_path / "by_path")
     collect(f"file://{videos}", tmp_path / "by_uri")
     collect(f"file://{videos}/two shots.mp4", tmp_path / "one")
-    assert verify(tmp_path / "by_path") == verify(tmp_path / "by_uri") == verify(tmp_path / "one")
+    assert verified(tmp_path / "by_path") == verified(tmp_path / "by_uri") == verified(tmp_path / "one")
+
+
+def test_shots_and_files_of_one_source_share_a_split_and_later_footage_moves_none(tmp_path: Path):
+    shares = {"held_out_share": 0.4, "validation_share": 0.2}
+    for number in range(6):
+        write_video(tmp_path / f"videos/{number}/walk-{number}.mp4", np.concatenate([shot(number, 10), shot(number + 20, 10)]), fps=24)
+    collect(tmp_path / "videos", tmp_path / "before", **shares)
+    write_video(tmp_path / "videos/again/walk-2.mkv", shot(2, 10), fps=24)  # walk-2 in another container
+    write_video(tmp_path / "videos/walk-9.mp4", shot(9, 10), fps=24)
+    summary = collect(tmp_path / "videos", tmp_path / "after", **shares)
+    before, after = ({clip.video_sha256: clip.split for clip in verified(tmp_path / name)} for name in ("before", "after"))
+    assert len(before) == 12 and len(set(before.values())) > 1 and before.items() <= after.items()
+    assert sum(summary["splits"].values()) == 14
+    by_source: dict[str, set[str]] = {}
+    for clip in verified(tmp_path / "after"):
+        by_source.setdefault(clip.scene.split(".")[0], set()).add(clip.split)
+    assert len(by_source) == 7 and all(len(splits) == 1 for splits in by_source.values())
+
+
+def test_a_pattern_groups_the_videos_of_a_folder_by_path_and_by_uri(tmp_path: Path):
+    for folder in ("park", "street"):
+        for number in range(2):
+            write_video(tmp_path / f"videos/{folder}/{folder}{number}.mp4", shot(number, 10), fps=24)
+    settings = {"source_pattern": r"([^/]+)/[^/]+$", "held_out_videos": ("street",)}
+    for source in (tmp_path / "videos", f"file://{tmp_path}/videos"):
+        collect(source, tmp_path / "clips", **settings)
+        splits = {clip.scene: clip.split for clip in verified(tmp_path / "clips")}
+        assert splits == {"park0": "train", "park1": "train", "street0": "held_out", "street1": "held_out"}
+
+
+def test_an_empty_required_split_is_refused_before_a_video_is_decoded(tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/one.mp4").write_bytes(b"decoding this would be another error")
+    settings = DataSettings(videos=str(tmp_path / "videos/one.mp4"))
+    with pytest.raises(InputError, match=r"one\.mp4: split held_out: found no clip \(train 1\)"):
+        collect_clips(tmp_path / "clips", settings, 0, required=("train", "held_out"))
+    with pytest.raises(InputError, match=r"one\.mp4: found"):
+        collect_clips(tmp_path / "clips", settings, 0, required=("train",))
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
 def test_no_source_no_video_and_no_clip_are_refused(videos: Path, tmp_path: Path):
@@ -102,19 +141,19 @@ def test_no_source_no_video_and_no_clip_are_refused(videos: Path, tmp_path: Path
     assert not (tmp_path / "clips").exists()
 
 
-def test_black_frames_and_a_standing_picture_are_cut_out_and_bars_are_cut_away(tmp_path: Path):
+def test_black_frames_and_a_static_image_are_dropped_and_bars_are_cropped(tmp_path: Path):
     bars = np.zeros((40, 96, 128, 3), np.uint8)
     bars[:, 12:84] = shot(0, 40)
     black, standing = np.zeros((6, 96, 128, 3), np.uint8), np.repeat(bars[-1:], 40, axis=0)
     video = np.concatenate([bars[:20], black, bars[20:], standing, bars[:15]])
     write_video(tmp_path / "v.mp4", video, fps=24)
     write_cameras(tmp_path / "v.txt", Cameras.from_c2w([0.5, 0.6, 0.5, 0.5], controls_to_c2w("w*100")))
-    told = collect(tmp_path / "v.mp4", tmp_path / "clips")
-    clips = verify(tmp_path / "clips")
-    # of the standing picture stay its first frame and those in which the encoder still refines it
+    summary = collect(tmp_path / "v.mp4", tmp_path / "clips")
+    clips = verified(tmp_path / "clips")
+    # the static image keeps its first frame and those in which the encoder still refines it
     assert [clip.num_frames for clip in clips] == [20, pytest.approx(23, abs=2), 15]
-    assert [entry["rule"] for entry in told["rejected"]] == ["black", "frozen"]
-    assert [entry["value"] for entry in told["rejected"]] == ["frames 20 to 25", f"frames {26 + clips[1].num_frames} to 85"]
+    assert [entry["rule"] for entry in summary["rejected"]] == ["black", "frozen"]
+    assert [entry["value"] for entry in summary["rejected"]] == ["frames 20 to 25", f"frames {26 + clips[1].num_frames} to 85"]
     assert all((clip.height, clip.width) == (72, 128) for clip in clips)
     cameras = read_cameras(tmp_path / "clips" / clips[1].camera)
     np.testing.assert_allclose(cameras.intrinsics[0], [0.5, 0.8, 0.5, 0.5], atol=1e-6)
@@ -148,7 +187,7 @@ def damaged(good: bytes, generator: np.random.Generator, number: int) -> tuple[s
         header[place] = int(generator.integers(256))
     moov = good.rfind(b"moov")
     tables = bytearray(good)
-    for place in generator.integers(moov, len(good), 12):  # sizes, rates, durations and offsets stand here
+    for place in generator.integers(moov, len(good), 12):  # sizes, rates, durations and offsets are here
         tables[place] = int(generator.choice([0, 1, 127, 128, 255]))
     noise = generator.integers(0, 256, cut, dtype=np.uint8).tobytes()
     return [
@@ -165,26 +204,26 @@ def damage_all(folder: Path, count: int) -> None:
         (folder / f"{number:04d}.{suffix}").write_bytes(data)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
-def test_damaged_videos_end_nothing_and_each_is_a_clip_or_has_its_reason(tmp_path: Path, count: int):
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_each_damaged_video_becomes_a_clip_or_is_rejected_with_a_reason(tmp_path: Path, count: int):
     (tmp_path / "videos").mkdir()
     damage_all(tmp_path / "videos", count)
-    told = collect(tmp_path / "videos", tmp_path / "clips")
-    clips = verify(tmp_path / "clips")
-    judged = {entry["video"].split(".")[0] for entry in told["rejected"]} | {clip.scene.split(".")[0] for clip in clips}
+    summary = collect(tmp_path / "videos", tmp_path / "clips")
+    clips = verified(tmp_path / "clips")
+    judged = {entry["video"].split(".")[0] for entry in summary["rejected"]} | {clip.scene.split(".")[0] for clip in clips}
     assert judged == {"good", *(f"{number:04d}" for number in range(count))}
-    assert sum(entry["rule"] == "readable" for entry in told["rejected"]) > 0.4 * count
-    assert all(entry["value"] and "\n" not in entry["value"] for entry in told["rejected"])
+    assert sum(entry["rule"] == "readable" for entry in summary["rejected"]) > 0.4 * count
+    assert all(entry["value"] and "\n" not in entry["value"] for entry in summary["rejected"])
 
 
 @needs_data
 def test_real_footage_is_cut_where_it_goes_black_and_left_whole_where_it_does_not(tmp_path: Path):
     collect(DATA / "cosmos-curate", tmp_path / "sintel", min_frames=17)
-    clips, told = verify(tmp_path / "sintel"), read_json(tmp_path / "sintel/summary.json")
+    clips, summary = verified(tmp_path / "sintel"), read_json(tmp_path / "sintel/summary.json")
     assert len(clips) >= 3 and sum(clip.num_frames for clip in clips) <= 240
-    assert "black" in {entry["rule"] for entry in told["rejected"]}
+    assert "black" in {entry["rule"] for entry in summary["rejected"]}
     # 854 x 480 with bars above and below: the picture is 2.35 to 1
     shapes = sorted(round(clip.width / clip.height, 1) for clip in clips)
     assert shapes == [1.8, *[2.4] * (len(clips) - 1)]  # one is a title that fades in on black: quality rejects it
     collect(DATA / "gsplat/viewer_garden_480p.mp4", tmp_path / "garden", min_frames=17)
-    assert [clip.num_frames for clip in verify(tmp_path / "garden")] == [83]
+    assert [clip.num_frames for clip in verified(tmp_path / "garden")] == [83]

@@ -7,13 +7,12 @@ from scipy.spatial.transform import Rotation
 from moworld.camera import Cameras, read_cameras
 from moworld.camera.controls import controls_to_c2w
 from moworld.camera.se3 import rotation_angle_degrees
-from moworld.data.clips import verify
-from moworld.data.geometry import recover_cameras
+from moworld.data.geometry import measure_trajectory, recover_cameras, stretches, translation_steps
 from moworld.data.points import thinned, unproject, write_ply
 from moworld.data.sources import DataSettings, collect_clips
 from moworld.data.structure import colmap
-from moworld.data.trajectory import measure_trajectory, stretches, translation_steps
 from moworld.data.verification import GeometrySettings
+from tests.moworld.data.folders import verified
 from tests.moworld.data.test_sources import DATA, needs_data
 
 
@@ -106,7 +105,7 @@ def test_the_berlin_photographs_agree_with_their_reference_reconstruction(tmp_pa
 @pytest.mark.slow
 def test_the_real_orbit_is_registered_whole(tmp_path):
     collect_clips(tmp_path / "clips", DataSettings(videos=str(DATA / "gsplat/viewer_garden_480p.mp4")), seed=0)
-    (clip,) = verify(tmp_path / "clips")
+    (clip,) = verified(tmp_path / "clips")
     found, cloud = recover_cameras(clip, tmp_path / "clips", GeometrySettings())
     assert found.registered_share is not None and found.registered_share >= 0.9 and found.num_frames == 83
     assert found.reprojection_error_px is not None and found.reprojection_error_px < 1

@@ -1,12 +1,12 @@
-"""Followed points: a texture that repeats does not mislead them, what stands still or changes scene is followed as what it is."""
+"""Tracked points: repeating textures do not mislead them, and no track crosses a scene change."""
 
 import cv2
 import numpy as np
 import pytest
 
-from moworld.data.tracks import Sight, follow
+from moworld.data.tracks import Observations, follow
 
-SHIFT, PERIOD = 34, 20  # pixels a picture; the nearest repeat lies 6 pixels the other way
+SHIFT, PERIOD = 34, 20  # pixels per image; the nearest repeat is 6 pixels in the other direction
 
 
 def noise(size_hw: tuple[int, int], seed: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def sliding(fence: bool, pictures: int = 5) -> list[tuple[int, np.ndarray]]:
     return [(number, np.repeat(wall[:, number * SHIFT : number * SHIFT + 320, None], 3, axis=2)) for number in range(pictures)]
 
 
-def steps(sights: dict[int, Sight], first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+def steps(sights: dict[int, Observations], first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the points were that both pictures show, and how they moved."""
     _, one, other = np.intersect1d(sights[first].ids, sights[second].ids, assume_unique=True, return_indices=True)
     return sights[first].points[one], sights[second].points[other] - sights[first].points[one]

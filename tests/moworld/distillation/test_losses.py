@@ -1,20 +1,21 @@
 """The losses of paper 3 and 4 against slow derivations from their definitions, in float64 and by autograd.
 
-Nothing of the project's noising, velocities, windows' layout or loss code is used on the independent side; only the transformer is.
+The derivations share only the transformer with the product: no noising, velocity, window layout or loss code.
 """
 
 import pytest
 import torch
 
-from moworld.distillation.autoregressive import AutoregressiveSettings, autoregressive_loss
-from moworld.distillation.consistency import consistency_loss
+from moworld.distillation.autoregressive import autoregressive_loss
 from moworld.distillation.dmd import dmd_direction, fake_loss, student_loss
 from moworld.distillation.phases import score_windows, student_rollout
-from moworld.model.history import HistoryPolicy
+from moworld.distillation.settings import AutoregressiveSettings
+from moworld.distillation.starts import consistency_loss
 from moworld.model.latent_cameras import LatentCameras
+from moworld.model.settings import HistoryPolicy
 from moworld.model.window import make_window
-from moworld.training.loop import OptimizerSettings
 from moworld.training.objective import flow_matching_loss
+from moworld.training.settings import OptimizerSettings
 from tests.moworld.worlds import tiny_batch, tiny_world
 
 SHIFT, BOUNDARY = 5.0, 0.9
@@ -36,20 +37,20 @@ def batch():
 
 
 def rays_of(batch, frames, about):
-    """Grouped rays of latent frames, their poses about latent frame `about`."""
+    """Returns the grouped rays of latent frames, with poses relative to latent frame `about`."""
     cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
     return cameras.gather(torch.tensor(frames).expand(2, -1)).relative_to(cameras.last_pose(about)).rays(16, 32).to(batch["latents"])
 
 
 def field(expert, batch, noisy, level, given, about, history=()):
-    """v(z_t, t) of latent frames about .. about + F: Wan's layout put together by hand.
+    """Returns v(z_t, t) of latent frames about .. about + F, with Wan's input layout assembled by hand.
 
     noisy: (B, 16, F, h, w); level: (B,); given: (B, 16, 1, h, w), the known first frame; history: ids of ground-truth latent frames
     """
     known = [batch["latents"][:, :, i] for i in history]
     frames = noisy.shape[2]
     columns = []
-    for clean in known:  # history: clean, marked as known, its latents once more as the condition
+    for clean in known:  # history: clean latents, mask 1, and the latents again as the condition
         columns.append(torch.cat([clean, torch.ones_like(clean[:, :4]), clean], dim=1))
     for index in range(frames):
         first = given[:, :, 0] if index == 0 else torch.zeros_like(given[:, :, 0])
@@ -62,22 +63,23 @@ def field(expert, batch, noisy, level, given, about, history=()):
         encoder_hidden_states=batch["text"],
         camera=rays_of(batch, ids, about),
         frame_ids=torch.tensor(ids).expand(2, -1),
-    )
+        return_dict=False,
+    )[0]
     return answer[:, :, len(known) :]
 
 
 def path(clean, noise):
-    """z_t as a function of t: the straight line from data to noise (eq. 14); its derivative is the velocity."""
+    """Returns z_t as a function of t: the straight line from data to noise (eq. 14); its derivative is the velocity."""
     return lambda t: clean + t * (noise - clean)
 
 
 def target_of(clean, noise, level):
-    """v_t = dz_t / dt, by forward differentiation."""
+    """Returns v_t = dz_t / dt by forward differentiation."""
     return torch.func.jvp(path(clean, noise), (level,), (torch.ones_like(level),))[1]
 
 
 def level_of(uniform, low, high):
-    """Wan's shift of levels that are uniform before it, between two levels: by bisection of t -> u instead of its closed inverse."""
+    """Returns shifted levels between two levels of uniform variables, by bisection of t -> u instead of the closed inverse."""
 
     def before(level):
         a, b = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -91,7 +93,7 @@ def level_of(uniform, low, high):
 
 
 def drawn(seed, shape, low, high, skipped):
-    """What the loss draws, in its order: `skipped` (integers or uniforms), levels, noise."""
+    """Returns the levels and the noise that the loss draws after `skipped` (integers or uniforms)."""
     generator = torch.Generator().manual_seed(seed)
     for draw in skipped:
         draw(generator)
@@ -125,15 +127,14 @@ def test_flow_matching_is_eq_1(world, batch, name, low, high):
     assert_same(found, derived, world.experts)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize(("seed", "weight"), [(0, 1.0), (1, 1.0), (2, 0.0)])
 def test_autoregressive_matching_is_eq_7_to_12(world, batch, seed, weight):
     chunk = int(torch.randint(2, (), generator=torch.Generator().manual_seed(seed)))  # i_max = 6 / 3 - 1
     start = 3 * chunk
     clean = batch["latents"][:, :, start : start + 4]
     level, noise = drawn(seed, clean.shape, 0.0, BOUNDARY, [lambda g: torch.randint(2, (), generator=g), dropping])
     at = level[:, None, None, None, None]
-    history = [0, start] if chunk else [0, 0]  # the first frame and one recent; the first chunk sees the first frame alone
+    history = [0, start] if chunk else [0, 0]  # the first frame and one recent frame; the first chunk has the first frame only
     noisy = path(clean, noise)(at)
     predicted = field(world.experts.low, batch, noisy, level, clean[:, :, :1], start, history)
     flow = (predicted - target_of(clean, noise, at))[:, :, 1:].square().mean()
@@ -144,10 +145,10 @@ def test_autoregressive_matching_is_eq_7_to_12(world, batch, seed, weight):
     assert_same(found, flow + weight * anchor, world.experts)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("name", "served"), [("high", [0, 1]), ("low", [2, 3])])
-def test_the_consistency_start_draws_a_prediction_to_the_targets_at_the_next_level(world, batch, name, served, seed):
-    """Four levels at shift 5, two to each expert: the high-noise expert's lower one looks to the low-noise target, the last one to the data."""
+def test_the_consistency_loss_compares_a_prediction_with_the_targets_at_the_next_level(world, batch, name, served, seed):
+    """Four levels at shift 5, two per expert: the target of level 1 is the low-noise expert, the target of level 3 the data."""
     levels = [5 * u / (1 + 4 * u) for u in (1, 0.75, 0.5, 0.25)]
     target = tiny_world(5, history=HistoryPolicy(recent=1, camera=0)).experts.double()
     generator = torch.Generator().manual_seed(seed)
@@ -185,14 +186,13 @@ def test_the_fake_phase_is_eq_14_and_15(world, batch, level):
     predicted = field(expert, batch, path(rollout, noise)(at), levels, batch["latents"][:, :, :1], 0)
     derived = (predicted - target_of(rollout, noise, at))[:, :, 1:].square().mean()
     found = fake_loss(world.experts, rollout, bidirectional(batch), level, torch.Generator().manual_seed(2))
-    # noising multiplies by a level in single precision
     torch.testing.assert_close(found, derived, rtol=1e-6, atol=0)
 
 
 def test_the_student_phase_is_eq_16_to_18_and_its_gradient_reaches_the_rollout_alone(world):
-    """The loss's slope along a weight is g times the rollout's, by finite differences with g held still; with g let go it is another one."""
+    """By finite differences, the gradient in a weight is g times the rollout's with g fixed, and differs with g moving."""
     batch = {key: value.double() if value.is_floating_point() else value for key, value in tiny_batch(4).items()}
-    # A seed whose exit step is the first: then all of the rollout carries gradients, and differences can be compared with them.
+    # A seed whose exit step is the first: then gradients pass through the whole rollout, and finite differences apply.
     seed = next(seed for seed in range(99) if int(torch.randint(4, (), generator=torch.Generator().manual_seed(seed))) == 0)
     teacher, fake = tiny_world(3), tiny_world(4)
     for other in (teacher, fake):
@@ -233,14 +233,14 @@ def test_the_student_phase_is_eq_16_to_18_and_its_gradient_reaches_the_rollout_a
             moved = rolled()[0]
             values.append([float((g * moved).sum()) / rollout.numel() for g in (held, derived(moved))])
             weight[0] -= sign * step
-    still, let_go = ((up - down) / (2 * step) for up, down in zip(*values, strict=True))
-    assert weight.grad[0].item() == pytest.approx(still, rel=1e-3)
-    assert abs(let_go - still) > 0.01 * abs(still)
+    fixed, moving = ((up - down) / (2 * step) for up, down in zip(*values, strict=True))
+    assert weight.grad[0].item() == pytest.approx(fixed, rel=1e-3)
+    assert abs(moving - fixed) > 0.01 * abs(fixed)
     world.experts.zero_grad()
 
 
-def test_a_chunk_does_not_know_the_frames_after_it(world, batch):
-    """Eq. 8: the loss of the first chunk, and of any chunk, is the same whatever comes after the chunk."""
+def test_the_loss_of_a_chunk_does_not_depend_on_later_frames(world, batch):
+    """Changed frames after the first chunk change the loss of later chunks only (eq. 8)."""
     changed = {**batch, "latents": batch["latents"].clone()}
     changed["latents"][:, :, 4:] = 100.0
     for seed in range(8):

@@ -1,11 +1,13 @@
-"""Monitors fire on a student that collapses, and on no other."""
+"""The monitor detects a collapsed student, and no other."""
 
 import pytest
 import torch
 
-from moworld.distillation.monitors import CollapseMonitor, MonitorSettings, measures
-from moworld.distillation.phases import DistillSettings, distill
-from moworld.training.loop import OptimizerSettings
+from moworld.distillation.monitors import CollapseMonitor, measures
+from moworld.distillation.phases import distill
+from moworld.distillation.settings import DistillSettings, MonitorSettings
+from moworld.training.settings import OptimizerSettings
+from moworld.training.trainer import Run
 from tests.moworld.worlds import batches_from, tiny_world
 
 RECORDED = torch.randn(2, 16, 7, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -22,17 +24,17 @@ def watch(rollout: torch.Tensor, steps: int = 3) -> str:
 
 
 @pytest.mark.parametrize("name", COLLAPSED)
-def test_each_collapse_is_named(name: str) -> None:
+def test_each_kind_of_collapse_is_reported(name: str) -> None:
     assert watch(COLLAPSED[name]).startswith(name)
-    assert watch(COLLAPSED[name], steps=2) == ""  # one bad step is none
+    assert watch(COLLAPSED[name], steps=2) == ""  # fewer steps than the window
 
 
-def test_recorded_footage_is_no_collapse_and_not_a_number_is_one() -> None:
+def test_recorded_footage_is_accepted_and_nan_is_a_collapse() -> None:
     assert measures(RECORDED, RECORDED, 3)["motion"] == 1.0 and watch(RECORDED) == ""
     assert watch(RECORDED * float("nan"))
 
 
-def test_the_last_good_weights_come_back() -> None:
+def test_restore_resets_the_last_weights_within_bounds() -> None:
     module = torch.nn.Linear(2, 2)
     monitor, good = CollapseMonitor(MonitorSettings(window=1), module), module.weight.detach().clone()
     assert monitor.watch({"motion": 1.0, "contrast": 1.0, "chunk_drift": 1.0}) == ""
@@ -43,13 +45,13 @@ def test_the_last_good_weights_come_back() -> None:
     assert torch.equal(module.weight, good)
 
 
-def test_a_distillation_that_collapses_ends_with_the_weights_before_it() -> None:
+def test_a_collapsed_distillation_ends_with_the_weights_before_the_collapse() -> None:
     student, teacher = tiny_world(), tiny_world(1)
     rate = OptimizerSettings(lr=1e-3)
     settings = DistillSettings(
         chunks=2, batch=2, steps=6, fake_steps=1, student=rate, fake=rate, monitor=MonitorSettings(window=2, least_motion=50.0)
     )
     before = {name: value.clone() for name, value in student.experts.state_dict().items()}
-    curves, reason = distill(student, teacher, batches_from, settings, seed=5)
+    curves, reason = distill(student, teacher, settings, Run(batches_from, seed=5))
     assert reason.startswith("motion") and len(curves["motion"]) == 2
     assert all(torch.equal(value, before[name]) for name, value in student.experts.state_dict().items())

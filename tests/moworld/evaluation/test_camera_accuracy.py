@@ -1,23 +1,21 @@
-"""Pose errors against their definitions; turning read from pictures that are truly turned."""
+"""Turning measured by optical flow on exactly turned images."""
 
 import cv2
 import numpy as np
 import pytest
 
-from moworld.camera import se3
 from moworld.camera.cameras import Cameras
 from moworld.camera.controls import controls_to_c2w
 from moworld.camera.formats import write_cameras
 from moworld.errors import InputError
-from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, evaluate_folder, flow_yaw, gain, pose_errors
+from moworld.evaluation.camera_accuracy import commanded_yaw, correlation, evaluate_folder, flow_yaw, gain
 from moworld.video import write_video
 
 FOCAL, HEIGHT, WIDTH = 0.5, 64, 96
-PATH = "w*5,wl*5,d*3,j*8"
 
 
 def turned_views(yaw_degrees):
-    """A textured sphere seen by a camera that turns: exact, by sampling a panorama along each pixel's ray."""
+    """Returns views of a textured sphere from a turning camera, sampled from a panorama along each pixel's ray."""
     panorama = cv2.resize(
         np.random.default_rng(0).uniform(0, 255, (40, 160, 3)).astype(np.float32), (1440, 360), interpolation=cv2.INTER_CUBIC
     )
@@ -32,34 +30,11 @@ def turned_views(yaw_degrees):
     return np.clip(views, 0, 255).astype(np.uint8)
 
 
-def test_a_perfect_estimate_has_no_error():
-    c2w = controls_to_c2w(PATH)
-    assert pose_errors(c2w, c2w) == pytest.approx(dict.fromkeys(pose_errors(c2w, c2w), 0.0), abs=1e-7)
-
-
-def test_another_world_and_scale_are_no_error():
-    c2w = controls_to_c2w(PATH)
-    moved = se3.rigid(se3.rigid(controls_to_c2w("il*30")[-1, :3, :3], [3.0, -1.0, 2.0])[None, :3, :3], np.array([[3.0, -1.0, 2.0]])) @ c2w
-    moved[:, :3, 3] *= 7.5
-    assert pose_errors(moved, c2w) == pytest.approx(dict.fromkeys(pose_errors(c2w, c2w), 0.0), abs=1e-7)
-
-
-def test_errors_add_up_over_frames_as_defined():
-    target, estimated = np.stack([np.eye(4)] * 3), np.stack([np.eye(4)] * 3)
-    target[1:, 0, 3] = 1.0, 2.0
-    estimated[1:, 0, 3] = 1.0, 2.0
-    estimated[2, :3, :3] = controls_to_c2w("l*10")[-1, :3, :3]  # 10 degrees too far
-    errors = pose_errors(estimated, target)
-    assert errors["rotation_error_radians"] == pytest.approx(np.radians(10))
-    assert errors["translation_error"] == pytest.approx(0.0, abs=1e-12)
-    assert errors["camera_motion_consistency"] == pytest.approx(np.linalg.norm(estimated[2, :3, :3] - np.eye(3)))
-
-
-def test_turning_asked_for_is_positive_to_the_right():
+def test_commanded_yaw_is_positive_to_the_right():
     assert commanded_yaw(controls_to_c2w("l*2,none*1,j*1", degrees=4.0)) == pytest.approx([4.0, 4.0, 0.0, -4.0])
 
 
-def test_turning_is_read_from_flow_with_its_sign_and_size():
+def test_flow_yaw_has_the_sign_and_amount_of_the_turn():
     yaw = np.array([0.0, 3.0, 6.0, 6.0, 2.0, -2.0])
     measured = flow_yaw(turned_views(yaw), FOCAL)
     assert measured == pytest.approx(np.diff(yaw), abs=0.5)
@@ -67,16 +42,16 @@ def test_turning_is_read_from_flow_with_its_sign_and_size():
     assert correlation(measured, -np.diff(yaw)) < -0.98
 
 
-def test_a_path_that_does_not_turn_has_no_correlation():
+def test_a_path_without_turns_has_no_correlation():
     assert correlation([0.1, -0.2, 0.3], [0.0, 0.0, 0.0]) is None and gain([0.1, -0.2, 0.3], [0.0, 0.0, 0.0]) is None
 
 
-def test_a_gain_tells_half_a_turn_from_a_whole_one():
-    asked = np.array([3.0, -1.0, 0.0, 2.0])
-    assert correlation(asked / 2 + 0.3, asked) == pytest.approx(1) and gain(asked / 2 + 0.3, asked) == pytest.approx(0.5)
+def test_the_gain_of_half_a_turn_is_one_half():
+    commanded = np.array([3.0, -1.0, 0.0, 2.0])
+    assert correlation(commanded / 2 + 0.3, commanded) == pytest.approx(1) and gain(commanded / 2 + 0.3, commanded) == pytest.approx(0.5)
 
 
-def test_a_folder_of_videos_is_measured_and_its_failures_are_counted(tmp_path):
+def test_a_folder_is_measured_and_its_failures_are_counted(tmp_path):
     yaw = np.array([0, 3, 6, 9, 9, 9, 5, 1, -3], dtype=float)
     rotations = np.stack([controls_to_c2w("l*1", degrees=angle)[-1] for angle in yaw])
     cameras = Cameras.from_c2w(np.tile([FOCAL, FOCAL * WIDTH / HEIGHT, 0.5, 0.5], (len(yaw), 1)), rotations)

@@ -1,4 +1,4 @@
-"""Egomotion read from pictures of a textured wall whose distance and whose camera are known exactly."""
+"""Camera motion measured on images of a textured wall with known distance and camera."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ INTRINSICS = np.array([0.6, 0.9, 0.5, 0.5])
 
 
 def walk_past_a_wall(turns=(), ahead=(), aside=()):
-    """Frames (T, 64, 96, 3), c2w (T, 4, 4), intrinsics (4,) and depth (T, *GRID) before a wall that stands slantwise.
+    """Frames (T, 64, 96, 3), c2w (T, 4, 4), intrinsics (4,) and depth (T, *GRID) before a slanted wall.
 
     turns: degrees to the right from each frame to the next; ahead, aside: steps in model units
     """
@@ -30,7 +30,7 @@ def walk_past_a_wall(turns=(), ahead=(), aside=()):
 
 
 def _hit(pose, rows, columns):
-    """Where the rays of a camera meet the wall 0.4 x + 0.5 y + z = 3: points (..., 3) and their distance along the view axis."""
+    """Returns the intersections of a camera's rays with the wall 0.4 x + 0.5 y + z = 3, (..., 3), and their distance along the view axis."""
     rays = np.stack([(columns - 0.5) / INTRINSICS[0], (rows - 0.5) / INTRINSICS[1], np.ones_like(rows)], axis=-1)
     normal = np.array([0.4, 0.5, 1.0])
     distance = (3 - normal @ pose[:3, 3]) / (rays @ pose[:3, :3].T @ normal)
@@ -38,7 +38,7 @@ def _hit(pose, rows, columns):
 
 
 def _texture(points):
-    """A smooth pattern (..., 3) uint8 painted on the wall, of waves in many directions."""
+    """Returns the wall's smooth texture (..., 3) uint8, waves in many directions."""
     generator = np.random.default_rng(0)
     waves = generator.normal(0, 4, (40, 2))
     value = np.sin(points[..., :2] @ waves.T + generator.uniform(0, 6, 40)).mean(axis=-1)
@@ -51,42 +51,42 @@ def _texture(points):
     ids=["turn", "ahead", "aside"],
 )
 @pytest.mark.parametrize("stride", [1, 4])
-def test_each_motion_is_found_in_its_own_amount_and_no_other(motion, axis, stride):
+def test_each_motion_is_measured_without_crosstalk(motion, axis, stride):
     frames, c2w, intrinsics, depth = walk_past_a_wall(**{name: np.repeat(values, stride) for name, values in motion.items()})
     wanted, found = commanded_motion(c2w, stride), camera_motion(frames, intrinsics, depth, stride)
     assert wanted[:, axis] == pytest.approx(np.multiply(next(iter(motion.values())), stride))
     assert np.allclose(found, wanted, atol=(0.25, 0.01, 0.01))
 
 
-def test_a_turn_and_steps_together_are_told_apart():
+def test_a_turn_and_steps_are_separated():
     frames, c2w, intrinsics, depth = walk_past_a_wall([1.5, -1.5, 0.5], [0.04, 0.04, -0.04], [0.03, -0.02, 0.01])
     assert np.allclose(camera_motion(frames, intrinsics, depth, 1), commanded_motion(c2w, 1), atol=(0.3, 0.01, 0.012))
 
 
-def test_a_quick_turn_while_walking_is_read_whole_over_four_frames():
-    """The sum of four small flows is a guess only: steps are about axes that turn, and a far corner left the picture long ago."""
+def test_a_fast_turn_while_walking_is_measured_over_four_frames():
+    """The sum of four small flows is only an estimate: the axes turn, and distant corners leave the image."""
     frames, c2w, intrinsics, depth = walk_past_a_wall([5.0] * 4 + [-6.0] * 4, [0.05] * 8)
     wanted = commanded_motion(c2w)
     assert wanted[:, 0] == pytest.approx([20, -24])
     assert np.allclose(camera_motion(frames, intrinsics, depth), wanted, atol=(0.5, 0.02, 0.02))
 
 
-def test_frames_between_that_a_codec_smears_do_not_hide_the_motion():
+def test_frames_blurred_by_a_codec_do_not_change_the_motion():
     frames, c2w, intrinsics, depth = walk_past_a_wall([1.5] * 8, [0.03] * 8)
     smeared = frames.copy()
-    for start in (0, 4):  # each frame between is the mean of its neighbours at the ends, as of a codec that knows four frames by one latent
+    for start in (0, 4):  # each frame between is the mean of the two ends, as after a codec with four frames per latent
         for index in (1, 2, 3):
             smeared[start + index] = frames[[start, start + 4]].mean(axis=0)
     assert np.allclose(camera_motion(smeared, intrinsics, depth), commanded_motion(c2w), atol=(0.5, 0.02, 0.02))
 
 
-def test_read_backwards_a_video_shows_the_inverse_motion():
+def test_a_reversed_video_has_the_inverse_motion():
     frames, c2w, intrinsics, depth = walk_past_a_wall([2.0] * 4, [0.04] * 4, [0.02] * 4)
     back = camera_motion(frames[::-1], intrinsics, depth[::-1])
     assert np.allclose(back, commanded_motion(c2w[::-1]), atol=(0.3, 0.01, 0.01))
 
 
-def test_a_thing_that_moves_by_itself_does_not_count():
+def test_a_moving_object_is_suppressed():
     frames, _c2w, intrinsics, depth = walk_past_a_wall([2.0, 2.0, 2.0])
     frames = frames.copy()
     for index in range(len(frames)):
@@ -96,17 +96,17 @@ def test_a_thing_that_moves_by_itself_does_not_count():
     assert np.allclose(camera_motion(frames, intrinsics, depth, 1)[:, 0], 2, atol=0.5)
 
 
-def test_without_depth_turning_is_still_found():
+def test_turning_is_measured_without_depth():
     frames, _, intrinsics, depth = walk_past_a_wall([2.0, -2.0, 1.0])
     assert np.allclose(camera_motion(frames, intrinsics, stride=1)[:, 0], [2, -2, 1], atol=0.4)
     assert np.array_equal(camera_motion(frames, intrinsics, stride=1), camera_motion(frames, intrinsics, np.full_like(depth, FAR), 1))
 
 
-def test_a_picture_that_shows_nothing_is_read_as_no_motion():
+def test_a_uniform_image_has_no_motion():
     frames = np.full((5, *SIZE, 3), 90, np.uint8)
     assert np.allclose(camera_motion(frames, INTRINSICS), 0, atol=(0.1, 0.01, 0.01))
 
 
-def test_frames_beyond_the_last_whole_stride_are_left_out():
+def test_frames_after_the_last_complete_stride_are_ignored():
     frames, c2w, intrinsics, depth = walk_past_a_wall([1.0] * 6)
     assert camera_motion(frames, intrinsics, depth).shape == commanded_motion(c2w[:5]).shape == (1, 3)

@@ -1,5 +1,6 @@
 """The held-out protocol on a tiny feature store: baselines that can be computed by hand, and the same noise for all."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 import torch
 
 from moworld.data.features import FeatureStore, FeatureWriter
+from moworld.errors import InputError
 from moworld.evaluation.metrics import METRICS
 from moworld.evaluation.protocol import (
-    BenchmarkSettings,
     held_out_windows,
     measure_accuracy,
     obedience,
@@ -17,6 +18,7 @@ from moworld.evaluation.protocol import (
     student_rollout,
     write_samples,
 )
+from moworld.evaluation.settings import BenchmarkSettings
 from moworld.model.codec import StreamingCodec
 from moworld.training.codec import psnr
 from tests.moworld.evaluation.test_egomotion import walk_past_a_wall
@@ -45,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     return FeatureStore(folder / "features"), world, codec
 
 
-def test_windows_come_from_held_out_clips_and_from_the_seed(made):
+def test_windows_are_from_held_out_clips_and_depend_on_the_seed(made):
     store, _, _ = made
     batch, places = held_out_windows(store, 4, 6, 0)
     assert {clip for clip, _ in places} == {"c1", "c2"} and batch["latents"].shape == (6, 16, 4, 2, 4)
@@ -54,7 +56,22 @@ def test_windows_come_from_held_out_clips_and_from_the_seed(made):
     assert torch.equal(batch["latents"][0], store.read_window(clip, start, 4)["latents"])
 
 
-def test_the_repeated_last_frame_is_what_it_says(made):
+def test_without_held_out_clips_nothing_is_measured_on_others(made, tmp_path):
+    store, world, _ = made
+    training = copy.copy(store)
+    training.clips = [row for row in store.clips if row.split == "train"]
+    measured = (
+        lambda: held_out_windows(training, 4, 6, 0),
+        lambda: measure_accuracy(world, world, world, training, SETTINGS, 5),
+        lambda: write_samples(world, training, None, tmp_path, SETTINGS, 5),
+    )
+    for measure in measured:
+        with pytest.raises(InputError, match=r"split held_out: found no clip \(train 1\)"):
+            measure()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_frame_baseline_equals_its_definition(made):
     store, world, codec = made
     metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
     batch, _ = held_out_windows(store, 4, 3, 5)
@@ -65,7 +82,7 @@ def test_the_repeated_last_frame_is_what_it_says(made):
     assert metrics["last_frame_psnr"] == pytest.approx(psnr(float(error)), abs=1e-4)
 
 
-def test_the_same_model_twice_differs_by_nothing_and_the_camera_counts(made):
+def test_equal_models_have_equal_metrics_and_the_camera_matters(made):
     store, world, _ = made
     metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
     assert metrics["int8_psnr_drop"] == 0 and metrics["student_next_chunk_psnr"] == metrics["student_fp32_next_chunk_psnr"]
@@ -74,34 +91,39 @@ def test_the_same_model_twice_differs_by_nothing_and_the_camera_counts(made):
     assert measure_accuracy(world, world, world, store, SETTINGS, 5) == metrics
 
 
-def test_an_error_of_zero_is_found_and_the_first_frame_does_not_count(made):
+def test_equal_latents_have_no_error(made):
     store, _, codec = made
     latents = held_out_windows(store, 4, 2, 0)[0]["latents"]
     assert pixel_mse(codec, latents, latents) == 0
 
 
-def test_samples_are_videos_of_the_same_length_beside_their_numbers(made, tmp_path):
+def test_samples_are_videos_of_equal_length_with_metrics(made, tmp_path):
     from moworld.video import read_frames
 
     store, world, _ = made
     (tmp_path / "samples").mkdir()
-    told = write_samples(world, store, None, tmp_path, SETTINGS, 5)
-    assert len(told["samples"]) == 2 and set(told) - {"samples"} <= set(METRICS) and len(told) == 10
-    for row in told["samples"]:
+    found = write_samples(world, store, None, tmp_path, SETTINGS, 5)
+    assert len(found["samples"]) == 2 and set(found) - {"samples"} <= set(METRICS) and len(found) == 10
+    for row in found["samples"]:
         assert read_frames(tmp_path / row["real"]).shape == read_frames(tmp_path / row["generated"]).shape == (25, 16, 32, 3)
 
 
-def test_without_its_camera_a_rollout_no_longer_hears_the_path(made):
+def test_no_samples_are_no_metrics(made, tmp_path):
+    store, world, _ = made
+    assert write_samples(world, store, None, tmp_path, SETTINGS.model_copy(update={"samples": 0}), 5) == {"samples": []}
+
+
+def test_without_camera_a_rollout_does_not_depend_on_the_path(made):
     store, world, _ = made
     batch, _ = held_out_windows(store, 4, 2, 0)
     standing = {**batch, "c2w": torch.eye(4).expand_as(batch["c2w"])}
-    told, not_told = (
+    with_camera, without = (
         [student_rollout(world, path, 3, camera=camera) for path in (batch, standing)] for camera in (True, False)
-    )  # one chunk from one frame: the history has nothing to choose from
-    assert not torch.equal(*told) and torch.equal(*not_told)
+    )  # one chunk from one frame, so the history is the same
+    assert not torch.equal(*with_camera) and torch.equal(*without)
 
 
-def test_obedience_of_a_video_that_turns_as_asked_and_of_its_mirror_image():
+def test_obedience_of_a_video_and_of_its_mirror_image():
     frames, c2w, intrinsics, depth = walk_past_a_wall(turns=[3.0, 2.0, -3.0, -2.0] * 4 + [3.0] * 4)
     batch = {"c2w": torch.as_tensor(c2w)[None], "intrinsics": torch.as_tensor(intrinsics).expand(1, len(frames), 4)}
     seen = obedience([frames], batch, [depth])

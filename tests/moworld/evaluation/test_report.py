@@ -1,4 +1,4 @@
-"""The report of a run: one page that loads nothing, says what is missing, and trusts no text."""
+"""The report of a run: one self-contained page, with missing parts reported and all text escaped."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -25,7 +25,7 @@ def page_of(tmp_path, **changes) -> str:
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_says_what_happened_and_loads_nothing(tmp_path):
+def test_the_page_has_the_record_and_loads_nothing(tmp_path):
     page = page_of(tmp_path)
     for words in (
         "loss nan at step 3",
@@ -47,13 +47,13 @@ def test_text_from_outside_is_escaped(tmp_path):
     assert "<b>x</b>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_a_run_that_got_nowhere_has_a_report(tmp_path):
+def test_an_empty_run_has_a_report(tmp_path):
     page = page_of(tmp_path, losses={}, metrics={}, gates=[], data={}, quantization={}, model=None, lineage=[], steps=[])
     for words in ("No model was registered", "No metrics", "No gates", "No step trained", "Nothing was quantized", "no clips accepted"):
         assert words in page, words
 
 
-def test_videos_travel_inside_the_page(tmp_path):
+def test_videos_are_embedded(tmp_path):
     for name in ("real", "generated"):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode())
     sample = {"title": "t", "note": "n", "real": str(tmp_path / "real.mp4"), "generated": str(tmp_path / "generated.mp4")}
@@ -61,13 +61,13 @@ def test_videos_travel_inside_the_page(tmp_path):
     assert page.count("data:video/mp4;base64,") == 2 and "cmVhbA==" in page
 
 
-def test_the_dag_is_drawn_with_a_box_a_step_and_a_line_a_need():
+def test_the_dag_has_a_box_per_step_and_a_line_per_dependency():
     tree = ElementTree.fromstring(dag_svg(STEPS))
     assert len(tree.findall(".//rect")) == 2 and len(tree.findall(".//path")) == 1
     assert [group.get("class") for group in tree.findall("g")] == ["done", "failed"]
 
 
-def test_metrics_stand_in_the_tables_order_with_their_baselines():
+def test_metrics_are_in_the_order_of_the_table_with_baselines():
     rows = metric_rows(RECORD["metrics"])
     assert [row["name"] for row in rows] == ["student_next_chunk_psnr", "last_frame_psnr", "model_bytes", "unknown_thing"]
     assert rows[0]["baselines"] == [{"name": "last_frame_psnr", "value": "19.7 dB"}] and rows[2]["value"] == "3 MiB"

@@ -1,4 +1,4 @@
-"""Pieces of the speed measurement that need no model; the measurement itself is tested with the benchmark step."""
+"""Parts of the speed measurement without a model; the measurement is tested with the benchmark step."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from moworld.errors import InputError
 from moworld.evaluation.speed import control_chunks, example_picture, measure_speed, weight_bytes
 
 
-def test_controls_are_cut_into_whole_chunks_filled_with_no_key():
+def test_controls_are_divided_into_padded_chunks():
     assert control_chunks("w*3,wl*2", 4) == [["w", "w", "w", "lw"], ["lw", "", "", ""]]
 
 
-def test_the_example_picture_is_the_same_each_time_and_has_texture():
+def test_the_example_picture_is_fixed_and_textured():
     picture = example_picture(64, 96)
     assert picture.shape == (64, 96, 3) and picture.dtype == np.uint8
     assert np.array_equal(picture, example_picture(64, 96)) and picture.std() > 10
@@ -25,6 +25,6 @@ def test_only_the_experts_weights_are_counted(tmp_path):
     assert weight_bytes(tmp_path) == 30
 
 
-def test_no_chunks_to_time_is_refused(tmp_path):
+def test_zero_chunks_are_refused(tmp_path):
     with pytest.raises(InputError, match="chunks"):
         measure_speed(tmp_path, chunks=0)

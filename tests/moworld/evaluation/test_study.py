@@ -1,4 +1,4 @@
-"""What the study measures of footage whose answer is known, and how it holds that against what is wanted."""
+"""The study's measurements on known footage, its table and its targets."""
 
 from types import SimpleNamespace
 
@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from moworld.data.features import FeatureStore, FeatureWriter
+from moworld.errors import InputError
 from moworld.evaluation.study import (
     SHEET,
     WALK_SHEET,
+    Material,
     StudySettings,
     Variant,
     by_chunk,
     long_walk,
     looks,
+    measure,
     run_study,
     write_film,
     write_sheet,
@@ -28,7 +31,7 @@ def textured(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
 
 
-def test_a_chunks_error_is_its_own():
+def test_the_error_of_a_chunk_is_separate():
     real = [textured(25), textured(25, 1)]
     made = [video.copy() for video in real]
     for video in made:
@@ -37,7 +40,7 @@ def test_a_chunks_error_is_its_own():
     assert first > 60 and second == pytest.approx(20 * np.log10(255 / 16), abs=0.01)
 
 
-def test_looks_fall_with_what_is_taken_from_the_picture():
+def test_looks_decrease_with_the_removed_property():
     frames = textured(6)
     whole = looks(frames)
     grey = np.repeat(frames.mean(-1, keepdims=True).astype(np.uint8), 3, axis=-1)
@@ -64,7 +67,7 @@ RESULTS = {
 }
 
 
-def test_the_table_has_means_and_spreads_and_leaves_out_what_a_seed_did_not_measure():
+def test_the_table_has_means_and_deviations_without_incomplete_values():
     found = table(RESULTS)
     assert found["student"]["first chunk, dB"] == Spread(24.5, 0.5)
     assert found["student"]["walking"] is None and found["teacher, 50 steps"]["turning"] is None
@@ -72,7 +75,7 @@ def test_the_table_has_means_and_spreads_and_leaves_out_what_a_seed_did_not_meas
     assert spread_of([]) is None
 
 
-def test_what_is_wanted_is_met_missed_or_said_not_to_be_measured():
+def test_targets_are_met_missed_or_not_measured():
     rows = {row["name"]: row for row in targets(RESULTS, 25.0, 90.0)}
     verdicts = {name.split(",")[0]: row["met"] for name, row in rows.items()}
     assert verdicts["turning follows the command"] is True
@@ -84,11 +87,11 @@ def test_what_is_wanted_is_met_missed_or_said_not_to_be_measured():
     assert verdicts["a place seen again"] is True
     assert verdicts["contrast at frame 1"] is True
     assert verdicts["teacher evaluations before the first student phase"] is None
-    for asked, met in ((0, True), (3, False)):
-        assert targets(RESULTS, 25.0, 90.0, asked)[-1]["met"] is met
+    for evaluations, met in ((0, True), (3, False)):
+        assert targets(RESULTS, 25.0, 90.0, evaluations)[-1]["met"] is met
 
 
-def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
+def test_the_page_is_complete_and_loads_nothing(tmp_path):
     rows = targets(RESULTS, None, 10.0)
     frames = textured(30)
     write_film(tmp_path / "recorded.mp4", frames, 10.0)
@@ -101,26 +104,40 @@ def test_the_page_holds_all_of_it_and_loads_nothing(tmp_path):
     assert page.count("<video") == 2 and page.count("data:image/png") == 3
 
 
-def test_every_variant_is_measured_as_far_as_it_goes_and_not_twice(tmp_path):
+def write_features(folder, split):
     batch = tiny_batch(13, batch=2)
-    (tmp_path / "features").mkdir()
-    writer = FeatureWriter(tmp_path / "features")
+    folder.mkdir()
+    writer = FeatureWriter(folder)
     for index in range(2):
-        row = {"clip_id": f"c{index}", "split": "held_out", "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
+        row = {"clip_id": f"c{index}", "split": split, "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
         writer.add(row, {name: batch[name][index] for name in ("latents", "text", "c2w", "intrinsics")})
     writer.close()
+
+
+def test_the_study_measures_no_training_clips(tmp_path):
+    write_features(tmp_path / "features", "train")
+    settings, world = StudySettings(), tiny_world()
+    material = Material(FeatureStore(tmp_path / "features"), "", None, settings)
+    variant = SimpleNamespace(load=lambda: world)
+    for measurement in (lambda: measure(variant, material, 0), lambda: long_walk(variant, world, material, 0)):
+        with pytest.raises(InputError, match=r"split held_out: found no clip \(train 2\)"):
+            measurement()
+
+
+def test_each_variant_is_measured_once(tmp_path):
+    write_features(tmp_path / "features", "held_out")
     StreamingCodec(16, hidden=8, blocks=1).save_pretrained(tmp_path / "codec")
     world = tiny_world()
     world.codec_folder = tmp_path / "codec"
     world.save(tmp_path / "model")
     model, features = str(tmp_path / "model"), str(tmp_path / "features")
     compared = [Variant("teacher", model, 2), Variant("student", model), Variant("blind", model, camera=False)]
-    settings = StudySettings(episodes=2, chunks=2, walks=1, frames=100, loop_chunks=1, seeds=1)
+    settings = StudySettings(episodes=1, chunks=2, walks=1, frames=100, loop_chunks=1, seeds=1)
     found = {name: seeds[0] for name, seeds in run_study(tmp_path, compared, features, "", settings).items()}
     for values in found.values():
         assert len(values["chunk_psnr"]) == len(values["still_psnr"]) == 2 and np.isfinite(values["turning_error"])
     assert found["student"]["first_psnr"] == found["student"]["chunk_psnr"][0]
-    assert found["teacher"]["first_psnr"] != found["teacher"]["chunk_psnr"][0]  # made in a window of its own
+    assert found["teacher"]["first_psnr"] != found["teacher"]["chunk_psnr"][0]  # generated in a separate window
     assert ["looks" in found[name] for name in found] == ["revisit_psnr" in found[name] for name in found] == [False, True, False]
     sheets = {path.name for path in (tmp_path / "videos").glob("*.png")}
     assert sheets == {"recorded.png", "teacher-0.png", "student-0.png", "student-0-walk.png", "blind-0.png"}
@@ -129,8 +146,8 @@ def test_every_variant_is_measured_as_far_as_it_goes_and_not_twice(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_drift_is_read_beside_what_was_recorded_on_the_same_way(tmp_path):
-    """A walk that goes on as it was recorded has not drifted, however unlike it other clips are."""
+def test_drift_is_relative_to_the_recording_of_the_same_path(tmp_path):
+    """A walk equal to the recording has no drift, although other clips differ."""
     writer, batch = FeatureWriter(tmp_path), tiny_batch(13)
     for index, loudness in enumerate((1.0, 0.1)):
         row = {"clip_id": f"c{index}", "split": "held_out", "scene": "", "source": "", "video_sha256": "", "caption": "", "num_frames": 49}
@@ -142,12 +159,12 @@ def test_drift_is_read_beside_what_was_recorded_on_the_same_way(tmp_path):
     again = SimpleNamespace(generate=lambda world, batch, seed: torch.cat([batch["latents"]] * 2, dim=2))
     settings = StudySettings(walks=1, frames=100)
     with torch.inference_mode():
-        found = [long_walk(again, tiny_world(), codec, store, settings, seed)["100"] for seed in range(6)]
+        found = [long_walk(again, tiny_world(), Material(store, "", codec, settings), seed)["100"] for seed in range(6)]
     for look in ("contrast", "saturation", "sharpness", "motion"):
-        assert all(told[look] == pytest.approx(1, abs=0.15) for told in found), look
+        assert all(shares[look] == pytest.approx(1, abs=0.15) for shares in found), look
 
 
-def test_a_sheet_shows_the_frames_that_it_names_and_none_behind_the_end(tmp_path):
+def test_a_sheet_has_the_listed_frames_before_the_end(tmp_path):
     from PIL import Image
 
     frames = textured(30)

@@ -1,10 +1,9 @@
-"""The paper's aggregates come out of the paper's scores."""
+"""The paper's aggregates follow from the paper's scores."""
 
 import pytest
 
 from moworld.errors import InputError
-from moworld.evaluation import vbench_aggregate
-from moworld.evaluation.vbench import DIMENSIONS, NEEDS, available_aggregates
+from moworld.evaluation.vbench import DIMENSIONS, NEEDS, available_aggregates, vbench_aggregate
 
 TABLES = {  # system: the eight scores, then Quality and Average as printed in tables 1 and 2
     "1 CameraCtrl": (95.44, 95.36, 98.92, 38.00, 54.86, 66.27, 95.95, 97.48, 78.15, 80.29),
@@ -20,19 +19,19 @@ TABLES = {  # system: the eight scores, then Quality and Average as printed in t
 
 
 @pytest.mark.parametrize("system", TABLES)
-def test_the_papers_aggregates_come_out_of_the_papers_scores(system):
+def test_the_papers_aggregates_follow_from_its_scores(system):
     *scores, quality, average = TABLES[system]
     found = vbench_aggregate(dict(zip(DIMENSIONS, scores, strict=True)))
     assert found["quality"] == pytest.approx(quality, abs=0.0101)  # printed to two decimals
     assert found["average"] == pytest.approx(average, abs=0.0101)
 
 
-def test_vbenchs_own_names_mean_the_same():
+def test_vbenchs_names_are_equivalent():
     scores = dict(zip(DIMENSIONS, TABLES["1 MoWorld"], strict=False))
     assert vbench_aggregate({DIMENSIONS[name]: value for name, value in scores.items()}) == vbench_aggregate(scores)
 
 
-def test_the_official_score_of_perfect_and_of_worst_videos_is_100_and_0():
+def test_the_official_score_of_the_best_and_worst_videos_is_100_and_0():
     best = dict.fromkeys(DIMENSIONS, 100.0) | {"MS": 99.75}
     worst = {"SC": 14.62, "BC": 26.15, "MS": 70.6, "DD": 0.0, "AQ": 0.0, "IQ": 0.0, "I2V-S": 14.62, "I2V-B": 26.15}
     assert vbench_aggregate(best)["official"] == pytest.approx(100.0)
@@ -41,7 +40,7 @@ def test_the_official_score_of_perfect_and_of_worst_videos_is_100_and_0():
 
 
 @pytest.mark.parametrize("change", [{"SC": 0.95e4}, {"XX": 1.0}, {"DD": float("nan")}])
-def test_a_score_that_cannot_be_is_refused(change):
+def test_an_impossible_score_is_refused(change):
     with pytest.raises(InputError):
         vbench_aggregate(dict.fromkeys(DIMENSIONS, 50.0) | change)
 
@@ -60,7 +59,7 @@ def test_an_incomplete_set_of_scores_is_refused():
         ((), set(NEEDS)),
     ],
 )
-def test_an_aggregate_is_there_exactly_when_its_scores_are(absent, left):
+def test_an_aggregate_exists_if_its_scores_exist(absent, left):
     scores = {name: value for name, value in zip(DIMENSIONS, TABLES["1 SEVA"], strict=False) if name not in absent}
     found = available_aggregates(scores)
     assert set(found) == left

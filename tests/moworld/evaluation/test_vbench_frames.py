@@ -1,4 +1,4 @@
-"""Frames before each network, against transformers' own processors, Pillow and sampling written out pixel by pixel."""
+"""Preprocessing for each network against transformers' processors, Pillow and sampling pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -13,22 +13,22 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 
 def smooth_picture(height, width):
-    """Without edges, so that ways of sampling that are meant to agree do: gentle waves."""
+    """Returns smooth waves without edges, on which different kinds of sampling agree."""
     y, x = np.mgrid[:height, :width]
     waves = [110 + 60 * np.sin(x / (37 + 5 * c)) + 50 * np.cos(y / (29 + 7 * c)) for c in range(3)]
     return np.stack(waves, axis=-1).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 532), (450, 300), (260, 260)])
-def test_the_picture_for_dino_is_what_transformers_own_processor_makes(height, width):
+def test_the_dino_image_equals_transformers_processor(height, width):
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     processor = BitImageProcessorPil(size={"shortest_edge": 256}, crop_size=224, resample=3, **IMAGENET)
-    wanted = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
-    assert torch.allclose(frames_for.picture_for_dino_centre(picture), wanted, atol=1e-5)
+    expected = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+    assert torch.allclose(frames_for.picture_for_dino_centre(picture), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 532), (450, 300)])
-def test_frames_for_clip_and_dino_are_those_of_the_processors_within_a_grey_level(height, width):
+def test_clip_and_dino_frames_equal_the_processors_within_a_grey_level(height, width):
     frames = np.stack([smooth_picture(height, width), smooth_picture(height, width)[::-1]])
     pictures = [Image.fromarray(frame) for frame in frames]
     clip = CLIPImageProcessorPil()(pictures, return_tensors="pt")["pixel_values"]
@@ -37,19 +37,19 @@ def test_frames_for_clip_and_dino_are_those_of_the_processors_within_a_grey_leve
     assert (frames_for.for_dino_centre(frames) - dino["pixel_values"]).abs().max() < 1.5 / 255 / 0.224
 
 
-def test_frames_against_the_picture_are_sampled_as_pillow_samples_numbers_that_are_not_cut_to_8_bits():
+def test_frames_for_image_scores_are_sampled_as_by_pillow_in_floating_point():
     frame = np.random.default_rng(7).integers(0, 256, (320, 480, 3), dtype=np.uint8)
 
     def resized(size):
         channels = [Image.fromarray(frame[..., c].astype(np.float32), mode="F").resize(size, Image.Resampling.BICUBIC) for c in range(3)]
         return np.stack([np.asarray(channel) for channel in channels], axis=-1) / 255
 
-    wanted = (resized((384, 256))[16:240, 80:304] - np.array(IMAGENET["image_mean"])) / np.array(IMAGENET["image_std"])
-    assert frames_for.for_dino_centre(frame[None])[0].permute(1, 2, 0).numpy() == pytest.approx(wanted, abs=1e-4)
+    expected = (resized((384, 256))[16:240, 80:304] - np.array(IMAGENET["image_mean"])) / np.array(IMAGENET["image_std"])
+    assert frames_for.for_dino_centre(frame[None])[0].permute(1, 2, 0).numpy() == pytest.approx(expected, abs=1e-4)
     assert frames_for.for_dreamsim(frame[None])[0].permute(1, 2, 0).numpy() == pytest.approx(resized((224, 224)), abs=1e-4)
 
 
-def test_the_shorter_side_for_dino_is_224_sampled_between_pixel_centres_and_nothing_is_cropped():
+def test_dino_frames_have_shorter_side_224_without_cropping():
     frame = np.random.default_rng(1).integers(0, 256, (240, 419, 3), dtype=np.uint8)
     made = frames_for.for_dino(frame[None])
     assert made.shape == (1, 3, 224, int(224 * 419 / 240))
@@ -62,13 +62,13 @@ def test_the_shorter_side_for_dino_is_224_sampled_between_pixel_centres_and_noth
         value = (1 - v) * ((1 - u) * frame[top, left] + u * frame[top, right]) + v * (
             (1 - u) * frame[below, left] + u * frame[below, right]
         )
-        wanted = (value / 255 - np.array(IMAGENET["image_mean"])) / np.array(IMAGENET["image_std"])
-        assert made[0, :, row, column].numpy() == pytest.approx(wanted, abs=2e-4)
+        expected = (value / 255 - np.array(IMAGENET["image_mean"])) / np.array(IMAGENET["image_std"])
+        assert made[0, :, row, column].numpy() == pytest.approx(expected, abs=2e-4)
 
 
-def test_quality_scores_see_aliasing_and_scores_against_the_picture_do_not():
+def test_only_quality_scores_have_aliasing():
     stripes = np.zeros((1, 672, 672, 3), dtype=np.uint8)
-    stripes[:, :, ::2] = 255  # finer than 224 pixels can show: every third pixel is black and white in turn
+    stripes[:, :, ::2] = 255  # above the resolution of 224 pixels: every third pixel alternates between black and white
     for seen in (frames_for.for_clip(stripes), frames_for.for_dino(stripes)):
         assert (seen[..., 1:] - seen[..., :-1]).abs().min() > 3.5  # black beside white, normalised
     for seen in (frames_for.for_dreamsim(stripes), frames_for.picture_for_dreamsim(stripes[0])):
@@ -76,36 +76,36 @@ def test_quality_scores_see_aliasing_and_scores_against_the_picture_do_not():
 
 
 @pytest.mark.parametrize(("height", "width", "left"), [(256, 455, 116), (256, 453, 114)])
-def test_half_a_pixel_beside_the_centre_goes_to_the_even_one(height, width, left):
+def test_a_half_pixel_crop_offset_rounds_to_even(height, width, left):
     picture = np.zeros((height, width, 3), dtype=np.uint8)
-    picture[:, left - 1] = 255  # the last column that is cut away
+    picture[:, left - 1] = 255  # the last column that is cropped
     assert frames_for.picture_for_dino_centre(picture).std(dim=(2, 3)).max() < 1e-6
 
 
-def test_the_longer_side_for_musiq_is_at_most_512_and_smaller_frames_stay():
+def test_musiq_frames_have_a_longer_side_of_at_most_512():
     small = np.random.default_rng(2).integers(0, 256, (2, 100, 512, 3), dtype=np.uint8)
     assert torch.equal(frames_for.for_musiq(small), torch.from_numpy(small).permute(0, 3, 1, 2) / 255)
     assert frames_for.for_musiq(np.zeros((1, 300, 513, 3), dtype=np.uint8)).shape == (1, 3, 299, 512)
     assert frames_for.for_musiq(np.zeros((1, 1000, 620, 3), dtype=np.uint8)).shape == (1, 3, 512, 317)
 
 
-def test_frames_for_dreamsim_are_squeezed_and_its_picture_is_pillows():
+def test_dreamsim_frames_are_square_and_its_image_is_pillows():
     picture = smooth_picture(300, 520)
-    wanted = np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC)) / 255
-    assert frames_for.picture_for_dreamsim(picture)[0].permute(1, 2, 0).numpy() == pytest.approx(wanted, abs=1e-6)
-    assert (frames_for.for_dreamsim(picture[None])[0].permute(1, 2, 0).numpy() - wanted).__abs__().max() < 1.5 / 255
+    expected = np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC)) / 255
+    assert frames_for.picture_for_dreamsim(picture)[0].permute(1, 2, 0).numpy() == pytest.approx(expected, abs=1e-6)
+    assert (frames_for.for_dreamsim(picture[None])[0].permute(1, 2, 0).numpy() - expected).__abs__().max() < 1.5 / 255
 
 
 @pytest.mark.parametrize(("height", "width"), [(131, 150), (136, 152), (129, 129)])
-def test_frames_for_raft_grow_on_both_sides_by_repeating_the_border(height, width):
+def test_raft_frames_are_padded_on_both_sides_by_the_border(height, width):
     frame = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
     made = frames_for.for_raft(frame[None])[0]
     down, across = -height % 8, -width % 8
-    wanted = np.pad(frame, ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0)), mode="edge")
-    assert made.permute(1, 2, 0).numpy() == pytest.approx(2 * (wanted / 255) - 1, abs=1e-6)
+    expected = np.pad(frame, ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0)), mode="edge")
+    assert made.permute(1, 2, 0).numpy() == pytest.approx(2 * (expected / 255) - 1, abs=1e-6)
 
 
-def test_where_padded_images_stand_is_told():
+def test_padded_returns_the_slices_of_the_originals():
     images = torch.rand(1, 3, 21, 35)
     grown, (rows, columns) = frames_for.padded(images, 16)
     assert grown.shape[-2:] == (32, 48) and torch.equal(grown[..., rows, columns], images)

@@ -1,4 +1,4 @@
-"""The protocol on real video files: each score on its own videos, pooled as VBench pools, and every absence with a reason."""
+"""The protocol on real video files: each score on its own videos, pooled like VBench, and a reason for each absence."""
 
 import json
 from pathlib import Path
@@ -19,14 +19,14 @@ LISTS = {"subject": ["i2v_subject", "subject_consistency", "motion_smoothness", 
 
 
 def moving_picture(frames, step, seed=0):
-    """A textured window that slides by `step` pixels a frame, (frames, 64, 96, 3)."""
+    """Returns a textured window that moves by `step` pixels per frame, (frames, 64, 96, 3)."""
     wide = np.repeat(np.repeat(np.random.default_rng(seed).integers(0, 256, (16, 80, 3), dtype=np.uint8), 4, 0), 4, 1)
     return np.stack([wide[:, step * t : step * t + 96] for t in range(frames)])
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two prompts with two videos each, of 5 and 9 frames, and their pictures."""
+    """Returns a folder with two prompts, two videos each, of 5 and 9 frames, and their images."""
     rows = [{"prompt_en": name, "dimension": dimensions, "image_name": f"{name}.png"} for name, dimensions in LISTS.items()]
     (tmp_path / "suite.json").write_text(json.dumps(rows))
     for name in LISTS:
@@ -40,76 +40,78 @@ def found_in(folder):
     return find_videos(folder, read_suite(folder / "suite.json"), None, samples=2)
 
 
-def test_without_weights_every_score_is_absent_with_its_reason_and_no_number_is_made_up(folder, tmp_path):
-    told = evaluate_videos(found_in(folder), tmp_path / "no" / "weights")
-    assert told["scores"] == {} and told["aggregates"] == {} and set(told["absent"]) == set(DIMENSIONS)
-    assert all("weights of" in reason or "head is not at" in reason for reason in told["absent"].values())
-    assert set(told["absent_aggregates"]) == set(NEEDS) and told["absent_aggregates"]["official_i2v"] == "needs I2V-S, I2V-B"
-    assert all(values == {} for values in told["per_video"].values()) and len(told["per_video"]) == 4
+def test_without_weights_every_score_is_absent_with_a_reason(folder, tmp_path):
+    result = evaluate_videos(found_in(folder), tmp_path / "no" / "weights")
+    assert result["scores"] == {} and result["aggregates"] == {} and set(result["absent"]) == set(DIMENSIONS)
+    assert all("weights of" in reason for reason in result["absent"].values())
+    assert set(result["absent_aggregates"]) == set(NEEDS) and result["absent_aggregates"]["official_i2v"] == "needs I2V-S, I2V-B"
+    assert all(values == {} for values in result["per_video"].values()) and len(result["per_video"]) == 4
 
 
 def frame_count(weights: Path, device: str):
-    """A score that can be told by counting: a value of 1 / T for each frame but the first."""
+    """Scores each frame after the first as 1 / T."""
     return lambda case, frames: [1 / len(frames)] * (len(frames) - 1)
 
 
-def test_consistency_is_pooled_over_frames_and_the_others_over_videos(folder):
-    told = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
+def test_consistency_is_pooled_over_frames_and_other_scores_over_videos(folder):
+    result = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
     for name in ("SC", "BC"):
-        assert told["scores"][name]["score"] == pytest.approx(100 * (4 / 5 + 8 / 9) / 12)
-    assert told["scores"]["MS"]["score"] == pytest.approx(100 * (1 / 5 + 1 / 9) / 2)
-    assert {name: row["videos"] for name, row in told["scores"].items()} == {name: 4 if name in ("AQ", "IQ") else 2 for name in DIMENSIONS}
-    assert set(told["aggregates"]) == set(NEEDS) and told["absent"] == {}
-    assert told["per_video"]["background-1.mp4"] == pytest.approx(dict.fromkeys(("I2V-B", "BC", "AQ", "IQ"), 100 / 9))
+        assert result["scores"][name]["score"] == pytest.approx(100 * (4 / 5 + 8 / 9) / 12)
+    assert result["scores"]["MS"]["score"] == pytest.approx(100 * (1 / 5 + 1 / 9) / 2)
+    assert {name: row["videos"] for name, row in result["scores"].items()} == {
+        name: 4 if name in ("AQ", "IQ") else 2 for name in DIMENSIONS
+    }
+    assert set(result["aggregates"]) == set(NEEDS) and result["absent"] == {}
+    assert result["per_video"]["background-1.mp4"] == pytest.approx(dict.fromkeys(("I2V-B", "BC", "AQ", "IQ"), 100 / 9))
 
 
-def test_a_video_that_cannot_be_read_is_a_failure_that_is_named_and_not_scored(folder):
+def test_an_unreadable_video_is_a_failure(folder):
     (folder / "subject-0.mp4").write_bytes(b"not a video")
     write_video(folder / "background-0.mp4", moving_picture(2, 1), 8)
-    told = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
-    assert told["scores"]["SC"]["videos"] == 1 and told["scores"]["SC"]["expected"] == 2
-    assert told["scores"]["AQ"]["videos"] == 2 and told["scores"]["AQ"]["expected"] == 4
-    failed = {(row["score"], row["video"]) for row in told["failures"]}
+    result = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
+    assert result["scores"]["SC"]["videos"] == 1 and result["scores"]["SC"]["expected"] == 2
+    assert result["scores"]["AQ"]["videos"] == 2 and result["scores"]["AQ"]["expected"] == 4
+    failed = {(row["score"], row["video"]) for row in result["failures"]}
     assert {("SC", "subject-0.mp4"), ("AQ", "subject-0.mp4"), ("AQ", "background-0.mp4")} <= failed and len(failed) == len(
-        told["failures"]
+        result["failures"]
     ) == 10
-    assert any("2 frames" in row["reason"] for row in told["failures"])
+    assert any("2 frames" in row["reason"] for row in result["failures"])
 
 
-def test_a_score_none_of_whose_videos_could_be_scored_is_absent(folder):
+def test_a_score_without_readable_videos_is_absent(folder):
     for index in (0, 1):
         (folder / f"subject-{index}.mp4").write_bytes(b"not a video")
-    told = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
-    assert "none of its 2 videos could be scored" in told["absent"]["SC"] and "readable video" in told["absent"]["SC"]
-    assert "quality" not in told["aggregates"] and told["absent_aggregates"]["quality"] == "needs SC, MS, DD"
+    result = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
+    assert "none of its 2 videos could be scored" in result["absent"]["SC"] and "readable video" in result["absent"]["SC"]
+    assert "quality" not in result["aggregates"] and result["absent_aggregates"]["quality"] == "needs SC, MS, DD"
 
 
-def test_a_score_with_no_video_there_is_absent(folder):
+def test_a_score_without_videos_is_absent(folder):
     for index in (0, 1):
         (folder / f"background-{index}.mp4").unlink()
-    told = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
-    assert told["absent"] == dict.fromkeys(("BC", "I2V-B"), "none of the suite's 2 videos for it is there")
-    assert told["missing"] == ["background-0.mp4", "background-1.mp4"]
+    result = evaluate_videos(found_in(folder), folder, scorers=dict.fromkeys(DIMENSIONS, frame_count))
+    assert result["absent"] == dict.fromkeys(("BC", "I2V-B"), "none of the suite's 2 videos for it exists")
+    assert result["missing"] == ["background-0.mp4", "background-1.mp4"]
 
 
 @pytest.mark.slow
-def test_dino_scores_of_full_size_say_that_a_still_video_keeps_its_picture(folder):
+def test_full_size_dino_scores_of_a_static_video_are_highest(folder):
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
     ViTModel(ViTConfig(**DINO_CONFIG), add_pooling_layer=False).save_pretrained(folder / "weights" / "dino_model")
     Image.fromarray(moving_picture(1, 0, seed=5)[0]).save(folder / "subject.png")
-    told = evaluate_videos(found_in(folder), folder / "weights")
-    assert set(told["scores"]) == {"SC", "I2V-S"}
-    still, sliding = (told["per_video"][f"subject-{index}.mp4"] for index in (0, 1))
+    result = evaluate_videos(found_in(folder), folder / "weights")
+    assert set(result["scores"]) == {"SC", "I2V-S"}
+    still, sliding = (result["per_video"][f"subject-{index}.mp4"] for index in (0, 1))
     assert still["SC"] == pytest.approx(100, abs=0.1) and sliding["SC"] < still["SC"]
-    assert 60 < still["I2V-S"] < 99.99  # it does not change, but it is not this picture
+    assert 60 < still["I2V-S"] < 99.99  # it is static, but differs from this image
     (folder / "subject.png").unlink()
-    told = evaluate_videos(found_in(folder), folder / "weights")
-    assert "none of its 2 videos could be scored" in told["absent"]["I2V-S"] and "--images" in told["absent"]["I2V-S"]
+    result = evaluate_videos(found_in(folder), folder / "weights")
+    assert "none of its 2 videos could be scored" in result["absent"]["I2V-S"] and "--images" in result["absent"]["I2V-S"]
 
 
-def test_every_score_has_its_scorer_and_refuses_an_empty_folder(tmp_path):
+def test_every_score_has_a_scorer_that_refuses_an_empty_folder(tmp_path):
     assert list(SCORERS) == list(DIMENSIONS)
     for scorer in SCORERS.values():
         with pytest.raises(Absent):

@@ -1,4 +1,4 @@
-"""The suite's list and a folder's videos: what belongs, what is missing, what is not of it."""
+"""The suite's list and a folder's videos: matching, missing and unknown ones."""
 
 import json
 
@@ -20,7 +20,7 @@ BACKGROUND = ["i2v_background", "background_consistency", "aesthetic_quality", "
 
 
 def rows(count=4):
-    """Like the official list: backgrounds and subjects, each with camera prompts of its own."""
+    """Returns rows like the official list: backgrounds and subjects, each with camera prompts."""
     made = []
     for index in range(count):
         prompt = f"a scene, number {index}"
@@ -37,7 +37,7 @@ def suite(tmp_path):
     return tmp_path / "suite.json"
 
 
-def test_each_prompt_counts_for_the_scores_that_the_list_says_and_camera_prompts_for_none(suite):
+def test_prompts_count_for_their_scores_and_camera_prompts_for_none(suite):
     entries = read_suite(suite)
     assert [entry.prompt for entry in entries] == [f"a scene, number {index}" for index in range(4)]
     assert set(entries[0].dimensions) == {"I2V-S", "SC", "MS", "DD", "AQ", "IQ"}
@@ -45,11 +45,11 @@ def test_each_prompt_counts_for_the_scores_that_the_list_says_and_camera_prompts
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(0, [0, 1, 2, 3]), (1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
-def test_a_limit_takes_prompts_evenly_spread(suite, limit, taken):
+def test_a_limit_selects_evenly_spread_prompts(suite, limit, taken):
     assert [int(entry.prompt[-1]) for entry in read_suite(suite, limit)] == taken
 
 
-def test_videos_are_found_by_name_and_all_others_are_told(suite, tmp_path):
+def test_videos_are_found_by_name_and_others_are_reported(suite, tmp_path):
     videos, images = tmp_path / "videos", tmp_path / "images"
     videos.mkdir()
     images.mkdir()
@@ -72,7 +72,7 @@ def test_videos_are_found_by_name_and_all_others_are_told(suite, tmp_path):
     assert found.expected == {"SC": 4, "BC": 4, "MS": 4, "DD": 4, "AQ": 8, "IQ": 8, "I2V-S": 4, "I2V-B": 4}
 
 
-def test_a_list_may_name_its_own_videos_and_pictures(tmp_path):
+def test_a_list_may_have_its_own_videos_and_images(tmp_path):
     (tmp_path / "take1.mp4").touch()
     (tmp_path / "take1.png").touch()
     row = {
@@ -100,13 +100,13 @@ def test_a_list_may_name_its_own_videos_and_pictures(tmp_path):
         ("[", "not JSON"),
     ],
 )
-def test_another_file_is_refused(tmp_path, text, words):
+def test_a_different_file_format_is_refused(tmp_path, text, words):
     (tmp_path / "suite.json").write_text(text)
     with pytest.raises(InputError, match=words):
         read_suite(tmp_path / "suite.json")
 
 
-def test_a_folder_with_none_of_the_suites_videos_is_refused(suite, tmp_path):
+def test_a_folder_without_videos_of_the_suite_is_refused(suite, tmp_path):
     (tmp_path / "videos").mkdir()
     with pytest.raises(InputError, match="no video"):
         find_videos(tmp_path / "videos", read_suite(suite), None)

@@ -1,4 +1,7 @@
-"""A process that measures its own peak while it serves: `make FOLDER KIND` writes a model, `run FOLDER BUDGET|resident|quantize` prints JSON."""
+"""Measures the peak memory of serving in its own process.
+
+`make FOLDER KIND` writes a model; `run FOLDER BUDGET|resident|quantize` prints JSON.
+"""
 
 import hashlib
 import json
@@ -20,7 +23,7 @@ SIZES = {"num_layers": 4, "num_attention_heads": 12, "attention_head_dim": 64, "
 
 
 def make(folder: str, kind: str) -> None:
-    """Two experts of 0.2 GB (float32), and the codec at its usual size."""
+    """Writes two experts of 0.2 GB (float32) and a codec."""
     with tempfile.TemporaryDirectory() as codec:
         config = served_world(Path(codec)).config
         layers = {"num_layers": 4 if kind == "float32" else 24}
@@ -38,7 +41,7 @@ def make(folder: str, kind: str) -> None:
 
 
 def run(folder: str, budget: str) -> None:
-    """Three chunks; the peak is counted from after all libraries, the tokenizer's included, have worked once in a tiny world."""
+    """Runs three chunks; the peak is counted after every library has been used once in a tiny world."""
     with tempfile.TemporaryDirectory() as codec:
         tiny = WorldSession(served_world(Path(codec)), Letters())
         tiny.open(picture())
@@ -46,9 +49,9 @@ def run(folder: str, budget: str) -> None:
         make_text_encoder(TextSettings(kind="minilm", length=16)).encode(["a hall"])
     del tiny
     release_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    whole = {"resident": WorldModel.load, "quantize": load_quantized}
+    whole = {"resident": WorldModel.load, "quantize": lambda folder: load_quantized(folder)[0]}
     session = WorldSession(whole[budget](folder) if budget in whole else load_on_demand(folder, int(budget)))
     frames = [session.open(picture(64, 96), "a hall"), *(session.step("wl*12") for _ in range(3))]
     digest = hashlib.sha256(b"".join(part.tobytes() for part in frames)).hexdigest()

@@ -19,13 +19,13 @@ def engine(tmp_path: Path):
     made.close()
 
 
-def test_sessions_side_by_side_see_what_each_would_see_alone(engine):
+def test_concurrent_sessions_get_the_frames_of_single_sessions(engine):
     controls = {3: ["w*12", "l*12", "wl*12"], 4: ["s*12", "j*12", "d*12"]}
-    seats = {seed: engine.admit() for seed in controls}
-    frames = {seed: [seat.open(picture(seed=seed), "a hall", seed).result().frames] for seed, seat in seats.items()}
+    slots = {seed: engine.admit() for seed in controls}
+    frames = {seed: [slot.open(picture(seed=seed), "a hall", seed).result().frames] for seed, slot in slots.items()}
     for number in range(3):
-        asked = {seed: seats[seed].step(keys[number]) for seed, keys in controls.items()}  # both under way at once
-        for seed, future in asked.items():
+        requested = {seed: slots[seed].step(keys[number]) for seed, keys in controls.items()}  # both in progress at once
+        for seed, future in requested.items():
             frames[seed].append(future.result().frames)
     for seed, keys in controls.items():
         alone = WorldSession(engine.model, Letters(), engine.codec)
@@ -33,50 +33,50 @@ def test_sessions_side_by_side_see_what_each_would_see_alone(engine):
         assert all(np.array_equal(one, other) for one, other in zip(frames[seed], expected, strict=True))
 
 
-def test_places_are_limited_and_given_back(engine):
-    seats = [engine.admit() for _ in range(3)]
+def test_slots_are_limited_and_released(engine):
+    slots = [engine.admit() for _ in range(3)]
     with pytest.raises(InputError, match="fewer than 3"):
         engine.admit()
-    seats[1].leave()
-    seats[1].leave()  # twice does no harm
+    slots[1].release()
+    slots[1].release()  # a second release changes nothing
     assert engine.sessions == 2 and engine.admit()
 
 
-def test_chunks_are_made_in_turn(engine):
-    """A session that asks again as soon as it is answered does not get ahead of one that waits."""
-    seats = [engine.admit() for _ in range(3)]
-    for seat in seats:
-        seat.open(picture()).result()
+def test_chunks_are_served_in_turn(engine):
+    """A session that requests without pause does not overtake one that waits."""
+    slots = [engine.admit() for _ in range(3)]
+    for slot in slots:
+        slot.open(picture()).result()
     order: list[int] = []
     for _ in range(4):
         futures = []
-        for index, seat in enumerate(seats):
-            future = seat.step("w*12")
+        for index, slot in enumerate(slots):
+            future = slot.step("w*12")
             future.add_done_callback(lambda _, index=index: order.append(index))
             futures.append(future)
         wait_for(futures)
     assert order == [0, 1, 2] * 4
 
 
-def test_a_second_request_before_the_first_is_answered_is_refused(engine):
-    seat = engine.admit()
-    seat.open(picture()).result()
-    first = seat.step("w*12")
-    with pytest.raises(RuntimeError, match="under way"):
-        seat.step("w*12")
+def test_a_second_request_is_refused_while_a_chunk_is_in_progress(engine):
+    slot = engine.admit()
+    slot.open(picture()).result()
+    first = slot.step("w*12")
+    with pytest.raises(RuntimeError, match="in progress"):
+        slot.step("w*12")
     first.result()
 
 
-def test_who_leaves_frees_the_queue_and_errors_reach_who_asked(engine):
+def test_release_cancels_a_waiting_chunk_and_errors_reach_the_caller(engine):
     first, second = engine.admit(), engine.admit()
     first.open(picture()).result()
     second.open(picture()).result()
     running, waiting = first.step("w*12"), second.step("w*12")
-    second.leave()
+    second.release()
     assert running.result().frames.shape == (12, 16, 32, 3)
     with pytest.raises(CancelledError):
         waiting.result()
     with pytest.raises(InputError, match="key"):
         first.step("q*12").result()
-    assert first.step("w*12").result().frames.shape == (12, 16, 32, 3)  # and the world goes on
+    assert first.step("w*12").result().frames.shape == (12, 16, 32, 3)  # the world continues
     assert engine.sessions == 1

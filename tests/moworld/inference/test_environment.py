@@ -1,4 +1,4 @@
-"""Worlds for agents: Gymnasium's own check, the session's own frames, seeds, options, vectors."""
+"""The Gymnasium environment: Gymnasium's checker, frames of the session, seeds, options, vectors."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from moworld.errors import InputError
 from moworld.inference.engine import Engine
-from moworld.inference.environment import WorldEnvironment, WorldVectorEnvironment, keys_of
+from moworld.inference.environment import WorldEnvironment, WorldVectorEnvironment, action_keys
 from moworld.inference.session import WorldSession
 from tests.moworld.inference.worlds import Letters, picture, tiny_engine
 
@@ -40,8 +40,8 @@ def episode(world: gymnasium.Env, actions: list[list[int]], **reset: object) -> 
     return [*frames, *(world.step(np.array(action))[4]["frames"] for action in actions)]
 
 
-def test_gymnasium_finds_nothing_to_complain_of(engine: Engine, recwarn: pytest.WarningsRecorder):
-    check_env(WorldEnvironment(engine, pictures=PICTURES), skip_render_check=True)  # which would make it again from a spec; see below
+def test_the_checker_of_gymnasium_passes(engine: Engine, recwarn: pytest.WarningsRecorder):
+    check_env(WorldEnvironment(engine, pictures=PICTURES), skip_render_check=True)  # it requires a spec; see below
     assert not recwarn.list
 
 
@@ -53,10 +53,10 @@ def test_a_step_is_the_sessions_chunk_under_the_keys_of_its_action(world: WorldE
     alone = WorldSession(engine.model, Letters(), engine.codec)
     assert np.array_equal(seen[0], np.repeat(alone.open(PICTURES[1], "a hall", seed), 12, axis=0))
     assert all(np.array_equal(one, alone.step(controls)) for one, controls in zip(seen[1:], keys, strict=True))
-    assert np.allclose(world.seat.session.walk.c2w, alone.walk.c2w) and not np.allclose(alone.walk.c2w, np.eye(4))
+    assert np.allclose(world.slot.session.walk.c2w, alone.walk.c2w) and not np.allclose(alone.walk.c2w, np.eye(4))
 
 
-def test_the_observation_is_the_newest_frame_and_the_pose_is_told(world: WorldEnvironment):
+def test_the_observation_is_the_newest_frame_and_info_has_the_pose(world: WorldEnvironment):
     frame, info = world.reset(seed=1)
     assert np.array_equal(frame, info["frames"][-1]) and np.array_equal(info["c2w"], np.eye(4)) and world.observation_space.contains(frame)
     for number in range(1, 4):
@@ -72,13 +72,13 @@ def test_an_episode_is_a_function_of_its_seed(world: WorldEnvironment):
     first, again, other = (episode(world, [AHEAD, TURN], seed=seed) for seed in (5, 5, 6))
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
     assert not np.array_equal(first[1], other[1])
-    following = [episode(world, [AHEAD], seed=None)[1] for _ in range(2)]  # without a seed the generator goes on
+    following = [episode(world, [AHEAD], seed=None)[1] for _ in range(2)]  # without a seed the generator continues
     assert not np.array_equal(*following)
     drawn = {world.reset(seed=seed)[0].tobytes() for seed in range(8)}
     assert len(drawn) == 2  # both pictures are drawn
 
 
-def test_reward_is_the_distance_to_a_goal_or_what_one_gives(world: WorldEnvironment, engine: Engine):
+def test_reward_is_minus_the_distance_to_a_goal_or_a_given_function(world: WorldEnvironment, engine: Engine):
     world.reset(seed=1, options={"goal": np.full((40, 80, 3), 200, np.uint8)})
     frame, reward, *_, info = world.step(np.array(AHEAD))
     assert reward == -info["goal_distance"] == pytest.approx(-np.abs(frame.astype(float) - 200).mean() / 255) and -1 <= reward < 0
@@ -93,22 +93,22 @@ def test_reward_is_the_distance_to_a_goal_or_what_one_gives(world: WorldEnvironm
     ("options", "field"),
     [({"frame": PICTURES[0]}, "options"), ({"first_frame": PICTURES[0][..., 0]}, "first_frame"), ({"goal": PICTURES[0] / 255}, "goal")],
 )
-def test_options_that_cannot_be_are_named(world: WorldEnvironment, options: dict[str, object], field: str):
+def test_invalid_options_are_named(world: WorldEnvironment, options: dict[str, object], field: str):
     with pytest.raises(InputError, match=field):
         world.reset(options=options)
     assert world.reset(seed=0)[0].shape == (16, 32, 3)
 
 
-def test_actions_out_of_the_space_are_refused_and_the_world_goes_on(world: WorldEnvironment):
+def test_invalid_actions_are_refused_and_the_world_continues(world: WorldEnvironment):
     world.reset(seed=0)
     for action in ([3, 0, 0, 0], [-1, 0, 0, 0], [0, 0, 0], 1, [0.0, 0.0, 0.0, 0.0], "w"):
         with pytest.raises(InputError, match="action"):
             world.step(action)
-    assert {keys_of(action) for action in (REST, [1, 1, 1, 1], [2, 2, 2, 2])} == {"", "wdli", "sajk"}
+    assert {action_keys(action) for action in (REST, [1, 1, 1, 1], [2, 2, 2, 2])} == {"", "wdli", "sajk"}
     assert world.step(np.array(REST))[0].shape == (16, 32, 3)
 
 
-def test_places_are_given_back_and_one_too_many_is_refused(engine: Engine):
+def test_slots_are_released_and_one_too_many_is_refused(engine: Engine):
     worlds = [WorldEnvironment(engine, pictures=PICTURES) for _ in range(3)]
     with pytest.raises(InputError, match="fewer than 3"):
         WorldEnvironment(engine, pictures=PICTURES)
@@ -121,7 +121,7 @@ def test_places_are_given_back_and_one_too_many_is_refused(engine: Engine):
         WorldEnvironment(engine, render_mode="human")
 
 
-def test_environments_of_a_vector_share_a_model_and_see_what_each_would_see_alone(engine: Engine):
+def test_environments_of_a_vector_share_a_model_and_get_the_frames_of_single_ones(engine: Engine):
     settings = {"pictures": PICTURES, "max_chunks": 2}
     vectors = [SyncVectorEnv([lambda: WorldEnvironment(engine, **settings)] * 3), lambda: WorldVectorEnvironment(3, engine, **settings)]  # type: ignore[arg-type]
     actions = [np.array([AHEAD, TURN, [0, 1, 0, 1]]), np.array([REST, AHEAD, TURN])] * 2
@@ -132,7 +132,7 @@ def test_environments_of_a_vector_share_a_model_and_see_what_each_would_see_alon
         for number, action in enumerate(actions):
             frame, _, _, truncated, info = vector.step(action)
             frames.append(frame)
-            assert truncated.tolist() == [number == 1] * 3 and info["frames"].shape == (3, 12, 16, 32, 3)  # then they start anew
+            assert truncated.tolist() == [number == 1] * 3 and info["frames"].shape == (3, 12, 16, 32, 3)  # then they are reset
         runs.append(frames)
         vector.close()
         assert engine.sessions == 0
@@ -143,7 +143,7 @@ def test_environments_of_a_vector_share_a_model_and_see_what_each_would_see_alon
     alone.close()
 
 
-def test_a_vector_that_was_given_a_bad_action_goes_on_after_a_reset(engine: Engine):
+def test_a_vector_works_after_an_invalid_action_and_a_reset(engine: Engine):
     vector = WorldVectorEnvironment(2, engine, pictures=PICTURES)
     vector.reset(seed=0)
     with pytest.raises(InputError, match="action"):
@@ -153,11 +153,11 @@ def test_a_vector_that_was_given_a_bad_action_goes_on_after_a_reset(engine: Engi
     vector.close()
 
 
-def test_gymnasium_makes_the_model_that_comes_along():
+def test_gymnasium_makes_an_environment_of_the_shipped_model():
     name, settings = "moworld.inference.environment:MoWorld-v0", {"model": str(SHIPPED), "max_chunks": 2, "chunk_latents": 1}
     made = gymnasium.make(name, render_mode="rgb_array", **settings)
     assert len(episode(made, [AHEAD, TURN], seed=0)) == 3
-    check_env(made.unwrapped)  # this one has a spec, so it is made again for every render mode, and closed
+    check_env(made.unwrapped)  # this one has a spec, so it is made again for every render mode
     vector = gymnasium.make_vec(name, num_envs=2, **settings)
     assert vector.reset(seed=0)[0].shape == (2, 64, 96, 3)
     vector.close()

@@ -1,4 +1,4 @@
-"""The serving plan: its operations and weights against what PyTorch counts in the real modules, and what it says of the paper's sizes."""
+"""The serving plan: operations and weights against PyTorch's counts of the real modules, and the plan of the paper's sizes."""
 
 import pytest
 import torch
@@ -10,9 +10,10 @@ from moworld.inference.placement import _expert_bytes, decoder_costs, denoising_
 from moworld.inference.quantization import QuantizeSettings, quantize_experts
 from moworld.inference.session import WorldSession
 from moworld.model.codec import StreamingCodec
-from moworld.model.costs import Device, parameter_counts
-from pipelines import profile as profiles
-from pipelines.plan import plan_serving
+from moworld.model.costs import parameter_counts
+from moworld.model.settings import Device
+from moworld_ops.pipelines import profile as profiles
+from moworld_ops.pipelines.plan import plan_serving
 from tests.moworld.inference.worlds import Letters, picture, served_world
 from tests.moworld.worlds import tiny_world
 
@@ -23,7 +24,7 @@ DEVICE = Device(
 
 
 @pytest.mark.parametrize("history", ["joint", "block_causal"])
-def test_operations_of_a_chunk_are_those_that_pytorch_counts(tmp_path, history):
+def test_operations_of_a_chunk_equal_the_count_of_pytorch(tmp_path, history):
     world = served_world(tmp_path, history_attention=history, **SIZES)
     session = WorldSession(world, Letters())
     session.open(picture(), "a hall")
@@ -33,7 +34,7 @@ def test_operations_of_a_chunk_are_those_that_pytorch_counts(tmp_path, history):
     assert linear + rest == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
-def test_weights_are_those_of_the_modules(tmp_path):
+def test_bytes_of_weights_equal_those_of_the_modules(tmp_path):
     world = tiny_world(**SIZES)
     model = world.config.model
     assert _expert_bytes(model, "bf16") == 2 * parameter_counts(model)[0]
@@ -44,7 +45,7 @@ def test_weights_are_those_of_the_modules(tmp_path):
     assert _expert_bytes(model, "int8") == stored + biases
 
 
-def test_the_decoders_operations_are_those_of_a_chunk(tmp_path):
+def test_operations_of_the_decoder_equal_those_of_a_chunk(tmp_path):
     codec = StreamingCodec().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         codec.decode(torch.randn(1, 16, 3, 4, 6))
@@ -64,7 +65,7 @@ def test_the_papers_model_and_decoder_fit_together_on_one_device_only_in_int8():
     assert rates == sorted(rates) and rates[-1] > 4 * rates[0]
 
 
-def test_more_devices_take_shares_until_decoding_bounds_the_rate():
+def test_more_devices_share_the_work_until_decoding_is_the_bottleneck():
     model = tiny_world(**{**SIZES, "num_attention_heads": 8}).config.model
     plans = [plan_placement(model, 64, 96, 16, True, devices, DEVICE, "bf16") for devices in (2, 3, 5, 9)]
     assert [plan.compute_seconds * (plan.devices - 1) for plan in plans] == pytest.approx([plans[0].compute_seconds] * 4)

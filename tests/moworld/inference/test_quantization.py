@@ -1,14 +1,15 @@
-"""W8A8 of the experts: which layers, how far off, and that what is saved is what is served."""
+"""W8A8 of the experts: replaced layers, errors, and equality of saved and loaded models."""
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kernels.int8_linear import int8_linear, quantize_weight
 from moworld.errors import InputError
 from moworld.inference.quantization import QuantizeSettings, load_quantized, quantize_experts
+from moworld.kernels.int8_linear import int8_linear, quantize_weight
 from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.int8 import Int8Linear, replaceable_linears
+from moworld.model.latent_cameras import LatentCameras
 from moworld.model.window import predict_velocity
 from moworld.model.world import WorldModel
 from tests.moworld.model.test_rollout import make_rollout
@@ -25,12 +26,10 @@ def velocity_of(world: WorldModel) -> torch.Tensor:
 
 
 def _chunk_cameras(batch):
-    from moworld.model.latent_cameras import LatentCameras
-
     return LatentCameras.from_chunk(batch["intrinsics"][:, 1:], batch["c2w"][:, 1:])
 
 
-def test_the_linears_of_the_blocks_and_nothing_else_become_int8():
+def test_only_the_linears_of_the_blocks_become_int8():
     world = tiny_world(num_layers=2)
     before = {name: type(module) for name, module in world.experts.high.named_modules()}
     report = quantize_experts(world, QuantizeSettings())
@@ -53,7 +52,7 @@ def test_outputs_stay_close_and_errors_are_those_of_the_layers():
 
 
 @pytest.mark.parametrize("settings", [{}, {"history_attention": "block_causal"}])
-def test_what_is_saved_is_what_is_served(tmp_path, settings):
+def test_a_saved_and_loaded_model_gives_the_same_outputs(tmp_path, settings):
     world = tiny_world(**settings)
     report = quantize_experts(world, QuantizeSettings())
     world.save(tmp_path / "model")
@@ -65,8 +64,8 @@ def test_what_is_saved_is_what_is_served(tmp_path, settings):
     assert torch.equal(velocity_of(again), velocity_of(world))
 
 
-def test_a_quantized_model_is_what_its_weights_say_and_no_int8_at_all_is_refused(tmp_path):
-    """Models of before kept the text's keys and values in bfloat16."""
+def test_stored_dtypes_decide_which_layers_are_int8_and_none_at_all_is_refused(tmp_path):
+    """Older models have the K and V projections of the text in bfloat16."""
     tiny_world().save(tmp_path / "full")
     world = tiny_world()
     quantize_experts(world, QuantizeSettings())
@@ -91,7 +90,7 @@ def test_a_quantized_model_is_what_its_weights_say_and_no_int8_at_all_is_refused
         WorldModel.load(tmp_path / "full")
 
 
-def test_the_codec_of_a_quantized_model_takes_half_and_its_source_is_left_alone(tmp_path):
+def test_the_codec_of_a_quantized_model_is_stored_in_half_the_bytes_and_its_source_is_unchanged(tmp_path):
     codec = StreamingCodec(hidden=16)
     codec.save_pretrained(tmp_path / "codec")
     weights = tmp_path / "codec" / WEIGHTS
@@ -112,7 +111,7 @@ def test_the_codec_of_a_quantized_model_takes_half_and_its_source_is_left_alone(
     assert 0 < error < 1 / 127.5  # less than one step of a byte
 
 
-def test_an_int8_layer_is_the_operator_on_its_quantized_weight():
+def test_an_int8_layer_equals_the_operator_on_its_quantized_weight():
     linear = torch.nn.Linear(24, 9)
     x = torch.randn(2, 5, 24)
     with torch.no_grad():
@@ -131,15 +130,17 @@ def test_quantizing_twice_or_too_roughly_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_converting_while_loading_gives_the_model_that_was_converted_saved_and_loaded(tmp_path, dtype):
+def test_converting_while_loading_equals_converting_saving_and_loading(tmp_path, dtype):
     tiny_world(num_layers=2).save(tmp_path / "full")
     for path in tmp_path.glob(f"full/transformer*/{WEIGHTS}"):
         save_file({key: value.to(dtype) for key, value in load_file(path).items()}, path)
     source = WorldModel.load(tmp_path / "full")
     quantize_experts(source, QuantizeSettings())
     source.save(tmp_path / "int8")
-    expected, found = WorldModel.load(tmp_path / "int8"), load_quantized(tmp_path / "full")
+    expected, found = WorldModel.load(tmp_path / "int8"), load_quantized(tmp_path / "full")[0]
     assert found.config == expected.config
+    for (_, one), (_, two) in zip(found.experts.named_buffers(), expected.experts.named_buffers(), strict=True):  # rotary tables included
+        assert torch.equal(one, two) and one.dtype == two.dtype
     own, other = found.experts.state_dict(), expected.experts.state_dict()
     assert own.keys() == other.keys() and all(torch.equal(own[key], other[key]) and own[key].dtype == other[key].dtype for key in own)
     with pytest.raises(InputError, match=r"int8: quantization: found w8a8 weights, which would be quantized twice"):

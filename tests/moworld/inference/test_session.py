@@ -1,4 +1,4 @@
-"""A session: the rollout that trains is the rollout that serves, chunk by chunk, under keys."""
+"""A session: it equals the rollout of training, chunk by chunk, under keys and along poses."""
 
 import threading
 
@@ -37,7 +37,7 @@ def test_a_chunk_is_twelve_frames_and_the_first_frame_one(world):
 
 
 @torch.inference_mode()
-def test_a_session_is_the_rollout_that_training_uses(world):
+def test_a_session_equals_the_rollout_of_training(world):
     session = opened(world)
     for controls in CONTROLS:
         session.step(controls)
@@ -51,31 +51,31 @@ def test_a_session_is_the_rollout_that_training_uses(world):
     assert torch.equal(session.rollout.bank.latents, whole)
 
 
-def test_poses_in_chunks_are_those_of_the_whole_string_even_when_pitched(world):
+def test_keys_in_chunks_give_the_poses_of_the_whole_string_even_when_pitched(world):
     session, other = opened(world), opened(world)
     config = world.config
     c2w = controls_to_c2w(",".join(CONTROLS), step=config.move_units, degrees=config.yaw_degrees)[1:]
     for index, controls in enumerate(CONTROLS):
-        assert np.array_equal(session.step(controls), other.step_poses(c2w[12 * index : 12 * index + 12]))
+        assert np.array_equal(session.step(controls), other.step(c2w[12 * index : 12 * index + 12]))
 
 
-def test_keys_after_poses_go_on_from_there(world):
+def test_keys_after_poses_continue_from_there(world):
     session, other = opened(world), opened(world)
     c2w = controls_to_c2w("wl*12,w*12", step=world.config.move_units, degrees=world.config.yaw_degrees)[1:]
-    session.step_poses(c2w[:12])
+    session.step(c2w[:12])
     other.step("wl*12")
     np.testing.assert_array_equal(session.step("w*12"), other.step("w*12"))
 
 
-def test_missing_keys_are_rest_and_the_seed_is_the_world(world):
+def test_missing_keys_are_no_keys_and_the_seed_decides_the_world(world):
     assert np.array_equal(opened(world).step("w*4"), opened(world).step([{"w"}] * 4 + [set()] * 8))
     assert np.array_equal(opened(world).step("w*12"), opened(world).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world, seed=4).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world).step("s*12"))
 
 
-class Patient:
-    """The world's codec, which decodes a chunk only once the next one is being denoised."""
+class WaitingCodec:
+    """A codec that decodes a chunk only after the next one was denoised."""
 
     def __init__(self, codec: StreamingCodec) -> None:
         self.codec, self.denoising, self.decoding = codec, threading.Event(), threading.Event()
@@ -91,17 +91,20 @@ class Patient:
 
 
 def test_a_stream_denoises_a_chunk_while_the_one_before_is_decoded(world):
-    codec = Patient(world.codec)
-    session, alone = WorldSession(world, Letters(), codec), opened(world, seed=0)
+    codec = WaitingCodec(world.codec)
+
+    class Session(WorldSession):
+        def denoise(self, controls):
+            if controls == CONTROLS[1]:
+                assert codec.decoding.wait(60)  # the first chunk is being decoded, and cannot be finished before this one is denoised
+            latents = super().denoise(controls)
+            if controls == CONTROLS[1]:
+                codec.denoising.set()
+            return latents
+
+    session, alone = Session(world, Letters(), codec), opened(world, seed=0)
     session.open(picture(), "a hall")
-
-    def second(controls):
-        assert codec.decoding.wait(60)  # the first chunk is being decoded, and will not be done before this is denoised
-        latents = session.denoise(controls)
-        codec.denoising.set()
-        return latents
-
-    frames = list(stream(session, [(session.denoise, CONTROLS[0]), (second, CONTROLS[1]), (session.denoise, CONTROLS[2])]))
+    frames = list(stream(session, CONTROLS))
     assert all(np.array_equal(one, alone.step(controls)) for one, controls in zip(frames, CONTROLS, strict=True))
 
 
@@ -119,7 +122,7 @@ def test_the_decoder_carries_its_cache_between_chunks(world):
     [
         (lambda s: s.step("w*13"), "at most 12"),
         (lambda s: s.step("q*3"), "q"),
-        (lambda s: s.step_poses(np.eye(4)[None]), r"\(12, 4, 4\)"),
+        (lambda s: s.step(np.eye(4)[None]), r"\(12, 4, 4\)"),
         (lambda s: s.open(np.zeros((4, 4), np.uint8)), "uint8"),
         (lambda s: s.open(np.zeros((4, 4, 3), np.float32)), "uint8"),
     ],
@@ -129,12 +132,12 @@ def test_bad_calls_are_one_line(world, call, words):
         call(opened(world))
 
 
-def test_a_session_that_is_not_open_says_so(world):
+def test_a_step_before_open_is_refused(world):
     with pytest.raises(InputError, match="open"):
         WorldSession(world, Letters()).step("w")
 
 
-def test_shorter_chunks_answer_sooner_and_longer_ones_than_learned_are_refused(world):
+def test_chunks_may_be_shorter_than_trained_and_not_longer(world):
     session = WorldSession(world, Letters(), chunk_latents=1)
     session.open(picture(), "a hall")
     assert session.step("wl*4").shape == (4, 16, 32, 3)

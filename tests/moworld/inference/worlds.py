@@ -1,4 +1,4 @@
-"""A tiny world that serves: experts, codec and an encoder of prompts, in milliseconds."""
+"""A tiny world for serving tests: experts, codec and a text encoder, in milliseconds."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from tests.moworld.worlds import tiny_world
 
 
 class Letters:
-    """Prompts to fixed embeddings (B, 4, 8)."""
+    """Text encoder: the length of a prompt as a constant embedding (B, 4, 8)."""
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
         return torch.stack([torch.full((4, 8), float(len(prompt))) for prompt in prompts])
 
 
 def served_world(folder: Path, **model: object) -> WorldModel:
-    """A tiny world with its codec in `folder`."""
+    """Returns a tiny world whose codec is in `folder`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         StreamingCodec(16, hidden=8, blocks=1).save_pretrained(folder)

@@ -1,14 +1,14 @@
-"""What a block computes in another way than Diffusers, against Diffusers' way."""
+"""The transformer block against Diffusers' own, and INT8 layers that are joined."""
 
 import copy
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
-from kernels.int8_linear import int8_linear
-from moworld.model.attention import KeptText
+from moworld.kernels.int8_linear import int8_linear
+from moworld.model.attention import TextCache
 from moworld.model.block import TransformerBlock, gelu
-from moworld.model.int8 import Int8Linear, quantize_structure, replace_module, replaceable_linears, side_by_side
+from moworld.model.int8 import Int8Linear, join, join_projections, joined, quantize_structure, replaceable_linears
 from moworld.model.transformer import MoWorldTransformer3DModel
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2, "text_dim": 16, "freq_dim": 32}
@@ -42,16 +42,15 @@ def test_a_block_equals_diffusers_to_the_bit():
 
 
 @torch.no_grad()
-def test_keys_alone_are_those_of_the_whole_block_and_kept_text_is_read():
+def test_kv_only_gives_the_keys_of_the_whole_block_and_the_text_cache_is_read():
     ours, _, (x, text, modulation) = block(per_token=False)
-    cosines, sines = angles(6, 24)
-    (kept,) = KeptText.rooms(1)
-    after, own = ours(x, text, modulation, (cosines, sines), text_kept=kept)
-    same, alone = ours(x, text, modulation, (cosines, sines), keys_alone=True)
-    assert same is x and all(torch.equal(a, b) for a, b in zip(own, alone, strict=True))
-    other_text = ours(x, torch.zeros_like(text), modulation, (cosines, sines), text_kept=kept)[0]
-    assert torch.equal(other_text, after)  # its keys and values came from what was kept
-    assert not torch.equal(ours(x, torch.zeros_like(text), modulation, (cosines, sines))[0], after)
+    rotary, cache = angles(6, 24), TextCache(1)
+    after, own = ours(x, text, modulation, rotary, text_cache=cache)
+    same, alone = ours(x, text, modulation, rotary, kv_only=True)
+    assert same is x and torch.equal(own.key, alone.key) and torch.equal(own.value, alone.value) and own.num_tokens == alone.num_tokens == 6
+    other_text = ours(x, torch.zeros_like(text), modulation, rotary, text_cache=cache)[0]
+    assert torch.equal(other_text, after)  # keys and values came from the cache
+    assert not torch.equal(ours(x, torch.zeros_like(text), modulation, rotary)[0], after)
 
 
 def int8_layers() -> list[Int8Linear]:
@@ -59,44 +58,50 @@ def int8_layers() -> list[Int8Linear]:
     return [Int8Linear.from_linear(torch.nn.Linear(24, width)) for width in (24, 24, 8)]
 
 
-def test_layers_side_by_side_give_what_each_gives_and_are_kept_once():
+def test_joined_layers_give_the_outputs_of_each_and_share_one_memory():
     layers, x = int8_layers(), torch.randn(2, 7, 24)
     expected = [layer(x) for layer in layers]
     states = [{key: value.clone() for key, value in layer.state_dict().items()} for layer in layers]
-    memory = None
-    for _ in range(2):  # at first they are joined, then found joined
-        weight, scale, bias = side_by_side(layers)
-        for part, wanted in zip(int8_linear(x, weight, scale, bias).split([24, 24, 8], dim=-1), expected, strict=True):
-            assert torch.equal(part, wanted)
-        assert memory in (None, weight.data_ptr())
-        memory = weight.data_ptr()
-        assert all(layer.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr() for layer in layers)
-    for layer, state, wanted in zip(layers, states, expected, strict=True):
-        assert torch.equal(layer(x), wanted)
+    assert joined(layers) is None
+    join(layers)
+    weight, scale, bias = joined(layers)
+    assert torch.equal(int8_linear(x, weight, scale, bias), torch.cat(expected, dim=-1))
+    assert all(layer.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr() for layer in layers)
+    join(layers)
+    assert joined(layers)[0].data_ptr() == weight.data_ptr()  # a second call changes nothing
+    for layer, state, output in zip(layers, states, expected, strict=True):
+        assert torch.equal(layer(x), output)
         assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
 
 
-def test_layers_that_were_changed_copied_or_swapped_are_joined_anew():
+def test_joined_layers_follow_new_values_and_layers_in_another_order_are_not_joined():
     layers, x = int8_layers(), torch.randn(3, 24)
-    side_by_side(layers)
-    layers[1].load_state_dict(int8_layers()[0].state_dict())  # in place: seen at once
-    assert torch.equal(int8_linear(x, *side_by_side(layers))[:, 24:48], layers[1](x))
-    for others in (copy.deepcopy(layers), [layers[1], layers[0], layers[2]]):
-        expected = torch.cat([layer(x) for layer in others], dim=-1)
-        assert torch.equal(int8_linear(x, *side_by_side(others)), expected)
+    join(layers)
+    layers[1].load_state_dict(int8_layers()[0].state_dict())  # copied in place
+    assert torch.equal(int8_linear(x, *joined(layers))[:, 24:48], layers[1](x))
+    others = [layers[1], layers[0], layers[2]]
+    assert joined(others) is None
+    for group in (copy.deepcopy(layers), others):
+        expected = torch.cat([layer(x) for layer in group], dim=-1)
+        join(group)
+        assert torch.equal(int8_linear(x, *joined(group)), expected)
 
 
 @torch.no_grad()
 def test_an_int8_transformer_computes_the_same_after_it_was_copied_and_loaded():
     torch.manual_seed(0)
-    given = {"hidden_states": torch.randn(1, 36, 2, 4, 4), "timestep": torch.tensor([500.0]), "encoder_hidden_states": torch.randn(1, 3, 16)}
+    given = {
+        "hidden_states": torch.randn(1, 36, 2, 4, 4),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 3, 16),
+    }
     transformer = MoWorldTransformer3DModel(**SIZES).eval()
     for name, linear in replaceable_linears(transformer).items():
-        replace_module(transformer, name, Int8Linear.from_linear(linear))
-    expected = transformer(**given)
-    assert torch.equal(copy.deepcopy(transformer)(**given), expected)
+        transformer.set_submodule(name, Int8Linear.from_linear(linear))
+    expected = transformer(**given).sample
+    assert torch.equal(copy.deepcopy(transformer)(**given).sample, expected)
     loaded = MoWorldTransformer3DModel(**SIZES).eval()
     quantize_structure(loaded)
-    loaded(**given)  # fused with other values in it
+    join_projections(loaded)  # with other values in it
     loaded.load_state_dict(transformer.state_dict())
-    assert torch.equal(loaded(**given), expected)
+    assert torch.equal(loaded(**given).sample, expected)

@@ -1,5 +1,6 @@
-"""Published layouts in and out, bit for bit, at small size with the true key names; and every way in which a checkpoint can be wrong."""
+"""Import and export of published layouts, bit for bit, with the true key names; and invalid checkpoints."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -32,8 +33,9 @@ WAN_TOP = {
 }  # fmt: skip
 
 
+@functools.cache
 def wan_weights(seed: int, adapter: bool = False, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
-    """An expert in Wan's naming, with random weights."""
+    """Returns random weights of an expert with Wan's key names."""
     torch.manual_seed(seed)
     transformer = MoWorldTransformer3DModel(**CONFIG.model.transformer())
     state = {from_diffusers(key): torch.randn_like(value).mul(0.2).to(dtype) for key, value in transformer.state_dict().items()}
@@ -74,25 +76,23 @@ def test_our_wan_keys_are_wans_own():
 
 
 def test_every_key_of_a14b_has_one_name_in_each_layout_and_the_model_is_wans():
-    sizes = {"num_attention_heads": 40, "attention_head_dim": 128, "in_channels": 36, "ffn_dim": 13824, "num_layers": 40}
-    with torch.device("meta"):
-        ours = {key: tuple(value.shape) for key, value in MoWorldTransformer3DModel(**sizes).state_dict().items()}
-        theirs = {key: tuple(value.shape) for key, value in WanTransformer3DModel(**sizes).state_dict().items()}
-        image = WanTransformer3DModel(**{**sizes, "num_layers": 1}, image_dim=1280, added_kv_proj_dim=5120).state_dict()
+    with torch.device("meta"):  # Wan2.2-I2V-A14B's sizes are the defaults
+        ours = {key: tuple(value.shape) for key, value in MoWorldTransformer3DModel().state_dict().items()}
+        theirs = {key: tuple(value.shape) for key, value in WanTransformer3DModel(in_channels=36).state_dict().items()}
     assert {key: shape for key, shape in ours.items() if not key.startswith("control_adapter.")} == theirs
+    assert {"control_adapter.conv.weight", "control_adapter.residual_blocks.0.conv2.bias", "control_adapter.gate"} <= set(ours)
     assert sum(torch.Size(shape).numel() for shape in theirs.values()) == pytest.approx(14.29e9, rel=1e-3)
-    for keys in (set(ours), set(image)):
-        renamed = {from_diffusers(key) for key in keys}
-        assert len(renamed) == len(keys) and {to_diffusers(key) for key in renamed} == keys
-        assert not any("attn1" in key or "condition_embedder" in key or "proj_out" in key for key in renamed)
+    renamed = {from_diffusers(key) for key in ours}
+    assert len(renamed) == len(ours) and {to_diffusers(key) for key in renamed} == set(ours)
+    assert not any("attn1" in key or "condition_embedder" in key or "proj_out" in key for key in renamed)
     assert (layout_of(list(theirs)), layout_of([from_diffusers(k) for k in theirs])) == (DIFFUSERS, WAN)
     assert layout_of([from_diffusers(key) for key in ours]) == MOWORLD
 
 
-def test_wan_to_ours_and_back_is_bit_exact_and_the_adapter_starts_silent(wan, tmp_path):
+def test_wan_to_ours_and_back_is_bit_exact_and_the_adapter_starts_at_gate_0(wan, tmp_path):
     source, weights = wan
-    told = import_model(str(source), tmp_path / "ours", CONFIG)
-    assert told["layout"] == WAN and set(told["experts"]) == {"high", "low"}
+    report = import_model(str(source), tmp_path / "ours", CONFIG)
+    assert report["layout"] == WAN and set(report["experts"]) == {"high", "low"}
     world = WorldModel.load(tmp_path / "ours")
     assert world.experts.high.control_adapter.gate.item() == 0 and world.experts.high.control_adapter.conv.weight.std() > 0
     export_model(tmp_path / "ours", tmp_path / "again", WAN)
@@ -110,10 +110,10 @@ def test_imported_weights_give_diffusers_output_bit_for_bit(tmp_path, in_channel
     renamed = {from_diffusers(key): value for key, value in theirs.state_dict().items()}
     ours.load_state_dict({to_diffusers(key): value for key, value in renamed.items()}, strict=False)
     x, text = torch.randn(1, in_channels, 3, 4, 4), torch.randn(1, 5, 8)
-    assert torch.equal(ours(x, torch.tensor([500.0]), text), theirs(x, torch.tensor([500.0]), text).sample)
+    assert torch.equal(ours(x, torch.tensor([500.0]), text).sample, theirs(x, torch.tensor([500.0]), text).sample)
 
 
-def test_the_published_base_is_one_expert_and_is_heard_in_full(tmp_path):
+def test_the_published_base_is_one_expert_with_gate_1(tmp_path):
     weights = wan_weights(3, adapter=True, dtype=torch.float32)
     (tmp_path / "base").mkdir()
     save_file(weights, tmp_path / "base" / "high_noise_model.safetensors")
@@ -126,7 +126,7 @@ def test_the_published_base_is_one_expert_and_is_heard_in_full(tmp_path):
     assert world.experts.noise_range("high") == (0.0, 1.0)
     export_model(tmp_path / "ours", tmp_path / "again", MOWORLD)
     assert same(read_all(tmp_path / "again" / "high_noise_model"), weights)
-    with pytest.raises(InputError, match="layout wan cannot say"):
+    with pytest.raises(InputError, match="layout wan cannot store"):
         export_model(tmp_path / "ours", tmp_path / "other", WAN)
 
 
@@ -162,7 +162,7 @@ def test_a_uri_is_read_like_a_folder(wan, tmp_path):
     assert sha256_tree(tmp_path / "remote") == sha256_tree(tmp_path / "local")
 
 
-def test_a_tree_says_what_is_there(wan):
+def test_a_checkpoint_is_described(wan):
     found = describe(str(wan[0]))["experts"]["low"]
     assert found["layout"] == WAN and found["dtypes"] == {"bfloat16": len(wan[1]["low_noise_model"])} and len(found["shards"]) == 3
     assert found["config"] == {"num_layers": 2, "width": 48, "in_channels": 36, "patch_size": [1, 2, 2], "out_channels": 16, "ffn_dim": 64,
@@ -171,7 +171,7 @@ def test_a_tree_says_what_is_there(wan):
     assert sum(group["parameters"] for group in found["groups"].values()) == found["parameters"]
 
 
-def spoil(wan, what: str) -> Path:
+def damage(wan, what: str) -> Path:
     source, weights = wan
     folder = source / "low_noise_model"
     first = sorted(folder.glob("*.safetensors"))[0]
@@ -210,26 +210,26 @@ def spoil(wan, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("shape", r"ffn\.0\.weight: found shape \(64, 47\), wanted \(64, 48\)"),
+        ("shape", r"ffn\.0\.weight: found shape \(64, 47\), expected \(64, 48\)"),
         ("nan", "1 values that are not finite"),
-        ("stray", r"1 left over \(stray\.weight\)"),
+        ("stray", r"1 unknown \(stray\.weight\)"),
         ("missing key", "a tensor, as the index says"),
         ("truncated", "cut short"),
         ("rubbish", "a safetensors header"),
         ("missing shard", "the shard that the index names"),
-        ("other place", "the high-noise expert, wanted the low-noise expert"),
+        ("other place", "the high-noise expert, expected the low-noise expert"),
         ("pickle", "a pickle"),
         ("low alone", "the low-noise expert alone"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_written(wan, tmp_path, what, words):
-    source = spoil(wan, what)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_written(wan, tmp_path, what, words):
+    source = damage(wan, what)
     with pytest.raises(InputError, match=words):
         import_model(str(source), tmp_path / "ours", CONFIG)
     assert {path.name for path in tmp_path.iterdir()} == {"wan"}
 
 
-def test_other_sizes_than_the_profiles_are_named(wan, tmp_path):
+def test_sizes_that_differ_from_the_profile_are_named(wan, tmp_path):
     config = CONFIG.model_copy(update={"model": ModelSettings(**{**SIZES, "num_layers": 3})})
     with pytest.raises(InputError, match=r"missing \(blocks\.2\.attn1"):
         import_model(str(wan[0]), tmp_path / "ours", config)
@@ -238,7 +238,7 @@ def test_other_sizes_than_the_profiles_are_named(wan, tmp_path):
     assert not (tmp_path / "ours").exists() and WEIGHTS.endswith(".safetensors")
 
 
-def test_an_int8_model_and_one_without_an_adapter_are_exported_as_what_they_are_or_not_at_all(tmp_path):
+def test_int8_models_and_models_without_an_adapter_are_exported_or_rejected(tmp_path):
     world = WorldModel.create(CONFIG, 1)
     world.save(tmp_path / "whole")
     quantize_experts(world, QuantizeSettings(max_layer_error=1.0))
@@ -275,7 +275,7 @@ print(peak() - before)
 
 
 def test_memory_holds_a_few_tensors_and_never_a_model(tmp_path):
-    sizes = {"attention_head_dim": 128, "num_layers": 20}
+    sizes = {"attention_head_dim": 128, "num_layers": 4}
     for name, ffn_dim in (("tiny", 64), ("wan", 20480)):
         config = CONFIG.model_copy(update={"model": ModelSettings(**{**SIZES, **sizes, "ffn_dim": ffn_dim})})
         with torch.device("meta"):
@@ -287,4 +287,4 @@ def test_memory_holds_a_few_tensors_and_never_a_model(tmp_path):
     called = subprocess.run(
         [sys.executable, "-c", PEAK, config.model_dump_json()], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert total > 800e6 and int(called.stdout.split()[-1]) * 1024 < 0.1 * total
+    assert total > 170e6 and int(called.stdout.split()[-1]) * 1024 < 0.15 * total  # 10 MB, at any number of layers

@@ -1,4 +1,4 @@
-"""The small codec: one network for whole clips and for chunks, causal, normalised, and as good as its linear start."""
+"""The small codec: whole clips and chunks give the same result; causality, normalisation, linear initialisation."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from moworld.model.codec import PATCH, StreamingCodec, group_frames, hadamard, i
 
 
 def busy_codec() -> StreamingCodec:
-    """A codec whose residual branches and normalisation do something."""
+    """Returns a codec with random residual branches and normalisation."""
     torch.manual_seed(3)
     codec = StreamingCodec(latent_channels=16, hidden=8, blocks=2).eval()
     for layer in (codec.encoder_out, codec.decoder_out):
@@ -21,7 +21,7 @@ def busy_codec() -> StreamingCodec:
     return codec
 
 
-def test_groups_hold_the_first_frame_four_times_and_come_apart_again():
+def test_groups_repeat_the_first_frame_four_times_and_are_inverted():
     video = torch.randn(2, 3, 9, 16, 24)
     patches = group_frames(video)
     assert patches.shape == (2, 3, PATCH, 2, 3)
@@ -30,8 +30,8 @@ def test_groups_hold_the_first_frame_four_times_and_come_apart_again():
     assert torch.equal(frames[:, :, :3], video[:, :, :1].expand(-1, -1, 3, -1, -1))
 
 
-def test_a_length_that_is_not_4k_plus_1_is_refused():
-    with pytest.raises(ValueError, match="8 frames are not 4k"):
+def test_a_length_that_is_not_4k_plus_1_is_rejected():
+    with pytest.raises(ValueError, match=r"found 8, expected 4k \+ 1"):
         group_frames(torch.zeros(1, 3, 8, 16, 16))
 
 
@@ -58,13 +58,13 @@ def test_chunked_decode_equals_full_decode(sizes: tuple[int, ...]):
 def test_a_chunk_decoded_without_its_cache_differs():
     codec, latents = busy_codec(), 0.3 * torch.randn(1, 16, 4, 2, 3)
     _, cache = codec.decode_chunk(latents[:, :, :2], None)
-    forgotten = [torch.zeros_like(entry) for entry in cache]
-    kept, lost = codec.decode_chunk(latents[:, :, 2:], cache)[0], codec.decode_chunk(latents[:, :, 2:], forgotten)[0]
+    zeros = [torch.zeros_like(entry) for entry in cache]
+    kept, lost = codec.decode_chunk(latents[:, :, 2:], cache)[0], codec.decode_chunk(latents[:, :, 2:], zeros)[0]
     assert (kept - lost).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_latents_do_not_see_later_frames_and_do_see_their_own():
+def test_latents_depend_on_their_own_frames_and_not_on_later_ones():
     codec, video = busy_codec(), torch.rand(1, 3, 13, 16, 16) * 2 - 1
     changed = video.clone()
     changed[:, :, 5:] = 0  # frames 5 on belong to latent frames 2 on
@@ -90,7 +90,7 @@ def test_the_linear_start_restores_video_of_as_many_components_as_channels():
     latents = codec.linear_in(patches)
     torch.testing.assert_close(codec.linear_out(latents), patches, rtol=0, atol=1e-3)
     variances = latents.var(0)
-    assert variances.min() > 0.8 and variances.max() < 1.25  # the Hadamard rotation shares the variance out
+    assert variances.min() > 0.8 and variances.max() < 1.25  # the Hadamard rotation equalises the variances
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The closed-form start against a world that only turns: a look-up by ray must beat repeating the frame that is known."""
+"""The closed-form initialisation on a rotating camera: a lookup by ray must beat repeating the known frame."""
 
 import math
 
@@ -24,7 +24,7 @@ def expert(gate):
 
 
 def turning_cameras(degrees_per_frame, latents=4):
-    """A camera that turns on the spot."""
+    """Returns a camera that rotates about its centre."""
     frames = 4 * (latents - 1) + 1
     angles = torch.arange(frames) * math.radians(degrees_per_frame)
     c2w = torch.eye(4).repeat(frames, 1, 1)
@@ -33,7 +33,7 @@ def turning_cameras(degrees_per_frame, latents=4):
 
 
 def panorama(cameras):
-    """Latents (1, 16, F, 8, 12) of a far scene: a smooth random function of the direction of each ray."""
+    """Returns latents (1, 16, F, 8, 12) of a distant scene: a smooth random function of ray direction."""
     rays = cameras.rays(*SIZE).maps().view(1, 4, 6, -1, *SIZE)[:, :, 3:].mean(1)  # (1, 3, F, H, W)
     direction = torch.nn.functional.avg_pool3d(rays, (1, 8, 8))
     generator = torch.Generator().manual_seed(1)
@@ -57,7 +57,7 @@ def clean_error(transformer, degrees, camera=True):
 
 
 @pytest.mark.parametrize("degrees", [2.0, -2.0, 3.0])
-def test_the_start_follows_a_turning_camera(degrees):
+def test_the_initial_model_follows_a_rotating_camera(degrees):
     transformer = expert(gate=0.2)
     found, repeated = clean_error(transformer, degrees)
     blind, _ = clean_error(transformer, degrees, camera=False)
@@ -65,6 +65,6 @@ def test_the_start_follows_a_turning_camera(degrees):
     assert found < 0.75 * blind
 
 
-def test_without_a_gate_the_camera_stays_unheard():
+def test_with_gate_0_the_camera_has_no_effect():
     transformer = expert(gate=0.0)
     assert clean_error(transformer, 3.0) == clean_error(transformer, 3.0, camera=False)

@@ -41,15 +41,15 @@ def test_chunk_by_chunk_equals_the_whole_path_at_once() -> None:
 
 
 @torch.no_grad()
-def test_a_full_bank_changes_nothing_before_it_is_full_and_time_goes_on_after() -> None:
-    policies, batch = [HistoryPolicy(recent=1, camera=0, capacity=capacity) for capacity in (0, 16)], tiny_batch(34)
+def test_a_capacity_changes_nothing_until_the_bank_is_full_and_times_continue() -> None:
+    policies, batch = [HistoryPolicy(recent=1, camera=0, capacity=capacity) for capacity in (0, 16)], tiny_batch(22)
     whole, thinned = (make_rollout(tiny_world(history=policy), batch) for policy in policies)
     for start in range(1, batch["c2w"].shape[1] - 11, 12):
         c2w, intrinsics = (batch[name][:, start : start + 12] for name in ("c2w", "intrinsics"))
         one, other = (rollout.window(LatentCameras.from_chunk(intrinsics, c2w)) for rollout in (whole, thinned))
         assert torch.equal(one.frame_ids, other.frame_ids)
         assert torch.equal(whole.next_chunk(c2w), thinned.next_chunk(c2w))  # the first frame and the latest are in both banks
-    assert len(whole.bank) == 34 and len(thinned.bank) <= 16 and thinned.bank.time == 34
+    assert len(whole.bank) == 22 and len(thinned.bank) <= 16 and thinned.bank.time == 22
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_four_steps_at_shift_five_are_two_for_each_expert() -> None:
 
 
 @torch.no_grad()
-def test_history_is_no_prediction_target_yet_it_is_seen() -> None:
+def test_history_is_attended_to_and_is_no_prediction_target() -> None:
     world, batch = tiny_world(), tiny_batch(7)
     cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
     indices = torch.tensor([[0, 1], [0, 1]])
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:
 
 @torch.no_grad()
 def test_samplers_recover_the_data_when_the_velocity_is_exact() -> None:
-    """With a transformer whose velocity points from a known clean window to the noise, any sampler must end at that window."""
+    """With a velocity that points from a given clean window to the noise, every sampler must end at that window."""
     world, batch = tiny_world(), tiny_batch(4)
     cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
     window = make_window(batch["latents"][:, :, :1], cameras, torch.zeros(2, dtype=torch.long), batch["text"])
@@ -150,11 +150,11 @@ def test_samplers_recover_the_data_when_the_velocity_is_exact() -> None:
 
 @torch.no_grad()
 def test_the_students_euler_steps_are_the_teachers() -> None:
-    """Sampled by the same levels from the same noise they end at the same latents; the stochastic sampler ends elsewhere."""
+    """Equal levels and noise give equal latents; the stochastic sampler gives others."""
     world, batch = tiny_world(student_shift=2.0, sampler="euler"), tiny_batch(4)
     cameras = LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
     window = make_window(batch["latents"][:, :, :1], cameras, torch.zeros(2, dtype=torch.long), batch["text"])
-    made, again = (world.denoise(window, world.config.schedule, torch.Generator().manual_seed(3)) for _ in range(2))
+    made, again = (world.denoiser.denoise(window, world.config.schedule, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(made, again)
     torch.testing.assert_close(made, sample_window(world.experts, window, 4, 2.0, torch.Generator().manual_seed(3)), rtol=1e-4, atol=1e-5)
     other = denoise_few_steps(world.experts, window, world.config.schedule, torch.Generator().manual_seed(3))
@@ -162,7 +162,7 @@ def test_the_students_euler_steps_are_the_teachers() -> None:
 
 
 @torch.no_grad()
-def test_rollouts_that_are_measured_take_the_sampler_of_their_model() -> None:
+def test_evaluated_rollouts_use_the_sampler_of_their_model() -> None:
     batch = tiny_batch(4)
     stochastic, euler = (student_rollout(tiny_world(sampler=sampler), batch, 0) for sampler in ("stochastic", "euler"))
     assert torch.equal(stochastic[:, :, :1], euler[:, :, :1]) and (stochastic - euler).abs().max() > 0.1
@@ -184,7 +184,7 @@ def later_window(world: WorldModel, batch: dict[str, torch.Tensor], history: tor
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [{}, BLOCK_CAUSAL], ids=["joint", "block-causal"])
-def test_what_is_prepared_once_gives_what_each_call_gives(settings) -> None:
+def test_a_prepared_window_gives_the_velocities_of_separate_calls(settings) -> None:
     world, batch = tiny_world(**settings), tiny_batch(10)
     window, noisy = later_window(world, batch)
     assert window.history.shape[2] == 4 if settings else True
@@ -195,22 +195,22 @@ def test_what_is_prepared_once_gives_what_each_call_gives(settings) -> None:
 
 
 @torch.no_grad()
-def test_block_causal_history_sees_itself_and_the_chunk_sees_it() -> None:
+def test_block_causal_history_attends_to_itself_and_the_chunk_to_it() -> None:
     world, batch = tiny_world(**BLOCK_CAUSAL), tiny_batch(10)
     window, noisy = later_window(world, batch)
-    keys = [key for key, _ in PreparedWindow(world.experts.high, window).prepared.past]
+    keys = [own.key for own in PreparedWindow(world.experts.high, window).prepared.past]
     other_chunk = replace(window, condition=window.condition.clone())
     other_chunk.condition[:, :, window.history.shape[2] :] += 1
     for before, after in zip(keys, PreparedWindow(world.experts.high, other_chunk).prepared.past, strict=True):
-        assert torch.equal(before, after[0])  # whatever the chunk holds
+        assert torch.equal(before, after.key)  # whatever the chunk holds
     changed = replace(window, history=window.history + torch.randn(window.history.shape, generator=torch.Generator().manual_seed(3)))
     levels = torch.full((2,), 1.0)
     first, second = (predict_velocity(world.experts.high, noisy, levels, seen) for seen in (window, changed))
     assert (first - second).abs().max() > 1e-4
-    assert not torch.equal(keys[1], PreparedWindow(world.experts.high, changed).prepared.past[1][0])
+    assert not torch.equal(keys[1], PreparedWindow(world.experts.high, changed).prepared.past[1].key)
 
 
-def test_block_causal_gradients_are_the_same_when_activations_are_computed_again() -> None:
+def test_block_causal_gradients_are_equal_with_gradient_checkpointing() -> None:
     gradients = []
     for again in (False, True):
         world, batch = tiny_world(**BLOCK_CAUSAL), tiny_batch(10)

@@ -1,4 +1,4 @@
-"""Text encoders: fixed shape, zeroed padding, prompts that differ by meaning, and one line where weights are missing."""
+"""Text encoders: fixed shape, zeroed padding, similarity by meaning, and missing weights."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def test_embeddings_have_one_length_and_zeros_after_the_prompts_end(minilm):
     assert (long.norm(dim=-1) > 0.1).all()  # cut to the length
 
 
-def test_a_prompt_is_encoded_alone_as_it_is_in_a_batch(minilm):
+def test_a_prompt_is_encoded_as_in_a_batch(minilm):
     together = minilm.encode(["a hall", "a yard under the open sky"])
     torch.testing.assert_close(minilm.encode(["a hall"])[0], together[0], rtol=0, atol=1e-5)
 
 
-def test_like_meanings_lie_closer_than_unlike_ones(minilm):
+def test_similar_meanings_have_similar_embeddings(minilm):
     hall, corridor, lake = torch.nn.functional.normalize(
         minilm.encode(["a dark stone corridor", "a dim rocky hallway", "a lake in sunshine"]).sum(1), dim=-1
     )

@@ -1,4 +1,4 @@
-"""Wan's VAE behind the codec's interface: against Diffusers' own encode and decode, whole and in chunks."""
+"""Wan's VAE with the codec's interface against Diffusers' own encode and decode, whole and in chunks."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from moworld.model.wan_vae import WanCodec, load_codec
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A narrow VAE with Wan's layout and random weights."""
+    """Returns a narrow VAE with Wan's layout and random weights."""
     path = tmp_path_factory.mktemp("vae")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_whole_videos_go_as_diffusers_does_it_and_latents_are_normalised(folder):
+def test_whole_videos_equal_diffusers_and_latents_are_normalised(folder):
     codec, theirs = load_codec(folder), AutoencoderKLWan.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     assert isinstance(codec, WanCodec)
     video = torch.rand(1, 3, 9, 16, 32) * 2 - 1
@@ -32,7 +32,7 @@ def test_whole_videos_go_as_diffusers_does_it_and_latents_are_normalised(folder)
 
 
 @torch.no_grad()
-def test_chunks_are_the_whole_and_a_cache_can_be_used_twice(folder):
+def test_chunks_equal_the_whole_and_a_cache_can_be_reused(folder):
     codec, latents = load_codec(folder), torch.randn(1, 16, 7, 2, 4)
     whole = codec.decode(latents)
     assert whole.shape == (1, 3, 25, 16, 32)
@@ -44,7 +44,7 @@ def test_chunks_are_the_whole_and_a_cache_can_be_used_twice(folder):
     torch.testing.assert_close(codec.decode_chunk(latents[:, :, 1:4], cache)[0], second)
 
 
-def test_each_autoencoder_is_known_by_its_config_and_others_are_refused(folder, tmp_path):
+def test_an_autoencoder_is_selected_by_its_config_and_others_are_rejected(folder, tmp_path):
     StreamingCodec(16, hidden=8, blocks=1).save_pretrained(tmp_path / "own")
     assert isinstance(load_codec(tmp_path / "own"), StreamingCodec)
     (tmp_path / "own" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
@@ -53,5 +53,5 @@ def test_each_autoencoder_is_known_by_its_config_and_others_are_refused(folder, 
     with pytest.raises(InputError, match="no such file"):
         load_codec(tmp_path / "none")
     (tmp_path / "own" / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(InputError, match="fetch the folder again"):
+    with pytest.raises(InputError, match="fetch the whole folder again"):
         load_codec(tmp_path / "own")

@@ -1,4 +1,4 @@
-"""A world model's folder: what is written is read back, and what is missing is named."""
+"""A world model's folder: round trip, determinism, and missing or unknown files and keys."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def same_weights(one: WorldModel, other: WorldModel) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_folder_is_read_back_whole(tmp_path):
+def test_a_folder_round_trips(tmp_path):
     world = tiny_world(seed=5)
     world.save(tmp_path / "model", losses={"high": [[0, 1.0]]})
     again = WorldModel.load(tmp_path / "model")
@@ -38,16 +38,16 @@ def test_the_seed_decides_every_byte(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_the_experts_differ_and_a_level_chooses_one():
+def test_the_experts_differ_and_the_level_selects_one():
     experts = tiny_world().experts
     assert not torch.equal(experts.high.patch_embedding.weight, experts.low.patch_embedding.weight)
     assert experts.at(0.9) is experts.high and experts.at(0.899) is experts.low and experts.at(1.0) is experts.high
 
 
-@pytest.mark.parametrize(("gone", "words"), [("model_index.json", "model_index.json"), (f"transformer_2/{WEIGHTS}", WEIGHTS)])
-def test_a_missing_file_is_named(tmp_path, gone, words):
+@pytest.mark.parametrize(("missing", "words"), [("model_index.json", "model_index.json"), (f"transformer_2/{WEIGHTS}", WEIGHTS)])
+def test_a_missing_file_is_named(tmp_path, missing, words):
     tiny_world().save(tmp_path / "model")
-    (tmp_path / "model" / gone).unlink()
+    (tmp_path / "model" / missing).unlink()
     with pytest.raises(InputError, match=words):
         WorldModel.load(tmp_path / "model")
 
@@ -62,14 +62,14 @@ def test_missing_and_unknown_keys_are_counted_and_named(tmp_path):
         WorldModel.load(tmp_path / "model")
 
 
-def test_a_model_without_a_codec_says_so():
+def test_a_model_without_a_codec_is_an_error():
     with pytest.raises(InputError, match="vae"):
         _ = tiny_world().codec
 
 
 @pytest.mark.parametrize(("patch_size", "tokens"), [((1, 1, 1), 8), ((1, 2, 2), 2)])
-def test_tokens_of_a_frame_are_those_that_the_blocks_see(patch_size, tokens):
-    """Costs and caches of the benchmarks are counted by it."""
+def test_tokens_per_frame_are_those_of_the_blocks(patch_size, tokens):
+    """The plans' costs depend on it."""
     world, batch, seen = tiny_world(patch_size=patch_size), tiny_batch(4), []
     window, clean = random_window(batch, world.config.model, torch.Generator())
     world.experts.low.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))

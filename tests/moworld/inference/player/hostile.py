@@ -1,6 +1,6 @@
-"""What a hostile visitor does: messages, pictures, requests and connections that nobody would mean well with.
+"""A hostile visitor: malformed messages, pictures, requests and connections.
 
-python -m tests.moworld.inference.player.hostile PORT TOKEN SEED COUNT      until COUNT were sent; prints how many of each kind as JSON
+python -m tests.moworld.inference.player.hostile PORT TOKEN SEED COUNT      sends COUNT of them; prints the number of each kind as JSON
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from PIL import Image
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side x side pixels whose file is small."""
+    """Returns a small PNG file of side x side pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -38,13 +38,13 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def declared(jpeg: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header lies about its size."""
+    """Returns the JPEG with a false size in its header."""
     at = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
 
 
 def hostile_pictures() -> list[bytes]:
-    """Bombs, lies, halves, films and things that are no pictures."""
+    """Returns decompression bombs, false headers, truncated files, animations, and files of other kinds."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     flat = Image.new("RGB", (64, 64))
     frames = [Image.new("RGB", (64, 64), (number, 0, 0)) for number in range(40)]
@@ -73,12 +73,12 @@ def hostile_text(rng: random.Random) -> str:
 
 
 def websocket_text(text: str) -> bytes:
-    """A frame of at most 125 bytes, masked with zeros."""
+    """Returns a WebSocket text frame of at most 125 bytes, masked with zeros."""
     return b"\x81" + bytes([0x80 | len(text.encode())]) + b"\0" * 4 + text.encode()
 
 
 class Hostile:
-    """One attacker: `attack` goes on until `count` messages, requests and connections were sent."""
+    """One attacker: `attack` sends `count` messages, requests and connections."""
 
     def __init__(self, port: int, token: str, seed: int) -> None:
         self.port, self.token, self.rng, self.sent = port, token, random.Random(seed), Counter[str]()
@@ -97,7 +97,7 @@ class Hostile:
         return f"http://127.0.0.1:{self.port}{path}"
 
     async def messages(self, http: aiohttp.ClientSession) -> None:
-        """Malformed, oversized and out of order ones, and pictures; at times without a farewell."""
+        """Malformed, oversized and misordered messages, and pictures; sometimes the connection is aborted."""
         async with http.ws_connect(self.url(f"/world?token={self.token}"), max_msg_size=0) as socket:
             for _ in range(self.rng.randrange(1, 60)):
                 if self.rng.random() < 0.2:
@@ -117,7 +117,7 @@ class Hostile:
                 self.sent["flood"] += 1
 
     async def requests(self, http: aiohttp.ClientSession) -> None:
-        """Wrong tokens, foreign origins, rebound hosts, paths of others."""
+        """Wrong tokens, foreign origins, rebound hosts, invalid paths."""
         foreign = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example"})
         for query, headers, wanted in [("?token=wrong", {}, 401), ("", {}, 401), *((f"?token={self.token}", one, 403) for one in foreign)]:
             for path in ("/", "/world", "/metrics"):
@@ -139,7 +139,7 @@ class Hostile:
         self.sent["not found"] += 1
 
     async def bytes(self, http: aiohttp.ClientSession) -> None:
-        """What is no HTTP, and half of what is."""
+        """Bytes that are no HTTP, and truncated requests."""
         for data in (
             self.rng.randbytes(300),
             b"GET / HTTP/1.1\r\nHost: ",
@@ -153,7 +153,7 @@ class Hostile:
             writer.close()
 
     async def frames(self, http: aiohttp.ClientSession) -> None:
-        """Frames that no WebSocket may hold: unmasked, of a reserved kind, longer than anything, in pieces without an end."""
+        """Invalid WebSocket frames: unmasked, reserved, oversized, endless fragments."""
         mask = b"\0" * 4
         endless = b"\x01\xff" + struct.pack(">Q", 60_000) + mask + b"a" * 60_000
         for data in (
@@ -174,7 +174,7 @@ class Hostile:
             writer.close()
 
     async def slow(self, http: aiohttp.ClientSession) -> None:
-        """One that opens a world, says that it drew everything, and never reads."""
+        """Opens a world, reports every frame as drawn, and never reads."""
         _, writer = await self.opened(receive_bytes=4096)
         for text in ['{"type":"start"}', *['{"type":"shown","frame":4294967295}'] * 20]:
             writer.write(websocket_text(text))
@@ -185,7 +185,7 @@ class Hostile:
         writer.close()
 
     async def opened(self, receive_bytes: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A raw connection after the handshake."""
+        """Returns a raw connection after the handshake."""
         raw = socket.socket()
         if receive_bytes:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

@@ -1,4 +1,4 @@
-"""One browser's pacing: newest keys, frames left out where keys change, none where the engine has no time to spare."""
+"""Pacing of one browser: newest keys, frames skipped if keys change, none if the engine has no spare time."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,8 +8,8 @@ from typing import Any
 from moworld.inference.player.stream import Stream
 from tests.moworld.inference.worlds import picture, tiny_engine
 
-FPS = 8.0  # a chunk of 12 frames plays for 1.5 s: a tiny model has time to spare on any machine
-Sent = list[tuple[int, int]]  # frame number, number of the keys that it obeys
+FPS = 8.0  # a chunk of 12 frames plays for 1.5 s: a tiny model has spare time on any machine
+Sent = list[tuple[int, int]]  # frame number, number of the keys it follows
 
 
 def played(folder: Path, scenario: Callable[[Stream, Sent], Coroutine[Any, Any, None]]) -> tuple[Stream, Sent]:
@@ -41,7 +41,7 @@ async def until(ready: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_where_keys_change_every_second_frame_of_what_is_left_is_left_out(tmp_path: Path):
+def test_if_keys_change_every_second_remaining_frame_is_skipped(tmp_path: Path):
     async def scenario(stream: Stream, sent: Sent) -> None:
         await until(lambda: len(sent) >= 13 + 3)  # the first frame, a chunk, and three frames of the next one
         stream.recording = True
@@ -57,14 +57,14 @@ def test_where_keys_change_every_second_frame_of_what_is_left_is_left_out(tmp_pa
     left, first = 25 - at, next(place for place, (_, keys) in enumerate(sent) if keys == 1)
     assert numbers[:at] == list(range(1, at + 1)) and left > 4
     assert numbers[at:first] == [25 - 2 * place for place in reversed(range(-(-left // 2)))]  # the last one is shown
-    assert numbers[first:] == list(range(26, 26 + len(numbers) - first))  # a chunk's first frame obeys, and nothing is left out any more
+    assert numbers[first:] == list(range(26, 26 + len(numbers) - first))  # the first frame of a chunk follows the keys; nothing is skipped after it
     assert stream.numbers["hurried"] == left // 2 and stream.numbers["dropped"] == 0
-    assert len(stream.recorded) == numbers[-1] - at  # recordings have them all
+    assert len(stream.recorded) == numbers[-1] - at  # recordings contain all frames
 
 
-def test_where_making_takes_long_nothing_is_left_out(tmp_path: Path):
+def test_nothing_is_skipped_if_chunks_take_long(tmp_path: Path):
     async def scenario(stream: Stream, sent: Sent) -> None:
-        stream.makings.extend([60.0] * 24)
+        stream.makings.extend([6.0] * 24)
         await until(lambda: len(sent) >= 16)
         stream.hold("w", 1)
         await until(lambda: sent[-1][1] == 1)
@@ -73,7 +73,7 @@ def test_where_making_takes_long_nothing_is_left_out(tmp_path: Path):
     assert [number for number, _ in sent] == list(range(1, len(sent) + 1)) and stream.numbers["hurried"] == 0
 
 
-def test_keys_that_stay_the_same_are_no_change(tmp_path: Path):
+def test_nothing_is_skipped_if_keys_stay_the_same(tmp_path: Path):
     async def scenario(stream: Stream, sent: Sent) -> None:
         await until(lambda: len(sent) >= 16)
         stream.hold("", 1)
@@ -88,7 +88,7 @@ def test_a_pause_makes_no_chunk_late(tmp_path: Path):
         await until(lambda: len(sent) > 13)
         before = stream.numbers["late"]
         stream.running.clear()
-        await asyncio.sleep(4)  # longer than what is made already plays
+        await asyncio.sleep(4)  # longer than the finished chunks play
         held = len(sent)
         stream.running.set()
         await until(lambda: len(sent) > held + 2)

@@ -1,0 +1,130 @@
+"""Settings of the data steps: sources of clips, game recording, camera verification, captions. Imports no heavy package."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from moworld.model.latent_grid import NumFrames
+from moworld.settings import Settings
+
+
+class GameSettings(Settings):
+    """Game recording: levels of the three splits, episodes per level, picture size and speeds."""
+
+    train_maps: tuple[str, ...] = ("MAP01",)
+    validation_maps: tuple[str, ...] = ()
+    held_out_maps: tuple[str, ...] = ()
+    train_episodes_per_map: int = Field(2, ge=1)
+    other_episodes_per_map: int = Field(1, ge=1)
+    frames_per_episode: NumFrames = Field(289, ge=5)
+    width: int = Field(320, ge=1)
+    height: int = Field(240, ge=1)
+    fps: float = Field(17.5, gt=0)
+    units_per_frame: float = Field(10.0, ge=4, le=24)
+    yaw_degrees_per_frame: float = Field(3.0, gt=0, le=15)
+    min_stretch_frames: int = Field(8, ge=1)
+    max_stretch_frames: int = Field(30, ge=1)
+    min_brightness: float = Field(64.0, ge=0, le=255)
+    min_texture: float = Field(5.0, ge=0)
+    gamma: float = Field(1.7, gt=0)
+    attempts: int = Field(80, ge=1)
+    crf: int = Field(18, ge=0, le=51)
+    workers: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "GameSettings":
+        maps = [*self.train_maps, *self.validation_maps, *self.held_out_maps]
+        twice = sorted({name for name in maps if maps.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is listed twice")
+        if self.max_stretch_frames < self.min_stretch_frames:
+            raise ValueError("max_stretch_frames is below min_stretch_frames")
+        return self
+
+    def episodes(self) -> list[tuple[str, str, int]]:
+        """Returns (split, map, number of episodes) of every level."""
+        splits = (("train", self.train_maps), ("validation", self.validation_maps), ("held_out", self.held_out_maps))
+        count = {"train": self.train_episodes_per_map}
+        return [(split, name, count.get(split, self.other_episodes_per_map)) for split, maps in splits for name in maps]
+
+
+class DataSettings(Settings):
+    """The profile's section `data`: training size and the two sources of clips."""
+
+    height: int = Field(64, ge=16, multiple_of=16)
+    width: int = Field(96, ge=16, multiple_of=16)
+    game: GameSettings | None = None
+    videos: str | None = None  # a video, a folder, a .txt list of either, or an fsspec URI of one of them
+    min_frames: int = Field(33, ge=5)  # shorter shots are rejected
+    max_frames: int = Field(2001, ge=5)  # longer shots are cut into clips of this length
+    max_height: int = Field(240, ge=32)  # videos are scaled down to it
+    cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
+    still_seconds: float = Field(1.0, gt=0)  # a picture that does not change for longer is cut out
+    workers: int = Field(2, ge=1)  # videos decoded at the same time, one process each
+    validation_share: float = Field(0.05, ge=0, lt=1)  # of the sources of imported videos, by a hash of their name
+    held_out_share: float = Field(0.1, ge=0, lt=1)
+    validation_videos: tuple[str, ...] = ()  # names of sources; a split with names gets no share of the others
+    held_out_videos: tuple[str, ...] = ()
+    split_seed: int = 0
+    source_pattern: str = r"([^/]+)\.[^./]+$"  # its first group in a video's path is the source's name: here the file name without suffix
+    crf: int = Field(18, ge=0, le=51)
+    licences: dict[Literal["game", "video"], str] = Field(
+        default={}, description="SPDX identifier of each source's footage; gates may require it"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSettings":
+        both = sorted(set(self.validation_videos) & set(self.held_out_videos))
+        if both:
+            raise ValueError(f"{', '.join(both)} is listed in validation_videos and held_out_videos")
+        if self.validation_share + self.held_out_share >= 1:
+            raise ValueError("validation_share and held_out_share leave no footage for training")
+        try:
+            groups = re.compile(self.source_pattern).groups
+        except re.error as error:
+            raise ValueError(f"source_pattern is no regular expression: {error}") from None
+        if not groups:
+            raise ValueError("source_pattern has no group for the source's name")
+        return self
+
+
+class GeometrySettings(Settings):
+    """Camera verification and structure from motion (SfM).
+
+    pairs, gap:   number of frame pairs that are matched to verify a clip, and their distance in frames
+    features:     SIFT features per frame for verification
+    sfm_every:    SfM uses every n-th frame
+    sfm_features: SIFT features per frame for SfM
+    sfm_window, sfm_overlap: frames per SfM window, and how many of them the next window shares
+    """
+
+    pairs: PositiveInt = 8
+    gap: PositiveInt = 3
+    features: PositiveInt = 600
+    sfm_every: PositiveInt = 3
+    sfm_features: PositiveInt = 2000
+    sfm_window: PositiveInt = 160
+    sfm_overlap: NonNegativeInt = 20
+
+
+class VisionSettings(Settings):
+    """OpenAI-compatible vision endpoint for captions. The environment variable `key_variable` holds the key, never a profile.
+
+    asks: how often a caption that mentions the camera is requested again before it is kept, and the contract rejects it
+    """
+
+    url: str = Field(description="with /v1, for example http://qwen-vl:8000/v1")
+    model: str
+    key_variable: str = "MOWORLD_VISION_KEY"
+    frames: int = Field(6, ge=1)
+    max_side: int = Field(448, ge=28)
+    concurrency: int = Field(8, ge=1)
+    attempts: int = Field(5, ge=1)
+    asks: int = Field(2, ge=0)
+    first_delay_seconds: float = Field(1.0, ge=0)
+    longest_delay_seconds: float = Field(60.0, ge=0)
+    timeout_seconds: float = Field(60.0, gt=0)
+    max_tokens: int = Field(200, ge=1)
+    input_price: float = Field(0.0, ge=0, description="per million tokens")
+    output_price: float = Field(0.0, ge=0, description="per million tokens")

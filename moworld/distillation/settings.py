@@ -1,0 +1,89 @@
+"""Settings of the distillation: autoregressive training, starts, monitor, distribution matching. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from moworld.settings import Settings
+from moworld.training.settings import OptimizerSettings, ParallelSettings, Stage
+
+
+class AutoregressiveSettings(Stage):
+    """`frames`: length of the clips that chunks are drawn from; `batch` counts samples over all ranks; `anchor_weight` is lambda of eq. 12."""
+
+    anchor_weight: float = 1.0
+
+
+class GuidanceSettings(Settings):
+    """Guided start: `steps` steps of each expert before the distillation, on the same ranks.
+
+    camera:    guidance weight of the camera condition; 1 is none
+    rescale:   share of the added standard deviation that is removed again (Lin et al. 2024, phi): a higher weight then follows cameras
+               better without more contrast
+    substeps:  guided Euler steps of the teacher that one student step learns; more than one needs `sampler: euler`
+    batch:     over all ranks; 0: the distillation's
+    frames:    length of the clips that chunks are drawn from; 0: as long as the distillation's rollouts
+    optimizer: None takes that of the distillation's student
+    """
+
+    steps: NonNegativeInt
+    camera: NonNegativeFloat = 1.5
+    rescale: float = Field(default=0.0, ge=0, le=1)
+    substeps: PositiveInt = 1
+    batch: NonNegativeInt = 0
+    frames: NonNegativeInt = 0
+    optimizer: OptimizerSettings | None = None
+
+
+class ConsistencySettings(Settings):
+    """Consistency start: `steps` steps of each expert before the distillation, with its batch and ranks.
+
+    frames:         length of the clips that chunks are drawn from; 0: as long as the distillation's rollouts
+    optimizer:      None takes that of the distillation's student
+    target_average: decay of the moving average of the weights that produces the targets
+    """
+
+    steps: NonNegativeInt
+    frames: NonNegativeInt = 0
+    optimizer: OptimizerSettings | None = None
+    target_average: float = Field(default=0.95, ge=0, lt=1)
+
+
+class MonitorSettings(Settings):
+    """Bounds for rollouts relative to the recorded latents of the same clips, each a mean over `window` student steps.
+
+    least_motion:            difference of neighbouring latent frames, as a share of the recorded one's
+    contrast, chunk_drift:   lowest and highest standard deviation of the latents: of the rollout as a share of the recorded one's, and of
+                             the last chunk as a share of the first one's
+    """
+
+    window: PositiveInt = 8
+    least_motion: NonNegativeFloat = 0.15
+    contrast: tuple[float, float] = (0.4, 2.0)
+    chunk_drift: tuple[float, float] = (0.4, 2.5)
+
+
+class DistillSettings(Settings):
+    """`steps` student steps, each after `fake_steps` fake steps; rollouts of `chunks` chunks; score levels as in Self-Forcing.
+
+    batch:       over all ranks
+    teacher:     `bidirectional`, the paper's: the pretrained model sees the whole rollout from its first frame. `autoregressive`: the student
+                 before distillation, at any noise level, sees each chunk under the history of the rollout
+    guidance_start, consistency: training before the distillation, in this order; None, the paper's choice, omits it
+    """
+
+    chunks: PositiveInt
+    batch: PositiveInt
+    steps: NonNegativeInt
+    fake_steps: NonNegativeInt = 5
+    teacher: Literal["bidirectional", "autoregressive"] = "bidirectional"
+    student: OptimizerSettings
+    fake: OptimizerSettings
+    guidance: NonNegativeFloat = 1.0
+    lowest_level: float = Field(default=0.02, ge=0, le=1)
+    highest_level: float = Field(default=0.98, ge=0, le=1)
+    monitor: MonitorSettings = MonitorSettings()
+    guidance_start: GuidanceSettings | None = None
+    consistency: ConsistencySettings | None = None
+    checkpoint_every: NonNegativeInt = 0
+    parallel: ParallelSettings = ParallelSettings()

@@ -1,0 +1,20 @@
+"""Settings of the benchmark. Imports no torch."""
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from moworld.settings import Settings
+
+
+class BenchmarkSettings(Settings):
+    """`windows` held-out windows of one chunk; `samples` longer episodes of `sample_chunks` chunks, shown real beside generated.
+
+    held_out: False for footage without held-out clips: only speed and size are measured
+    """
+
+    held_out: bool = True
+
+    windows: PositiveInt = 12
+    teacher_steps: PositiveInt = 8
+    samples: NonNegativeInt = 3
+    sample_chunks: PositiveInt = 4
+    speed_chunks: PositiveInt = 4

@@ -1,0 +1,138 @@
+"""Settings of the model: sizes, history policy, codec, text encoder, and the device that plans compute with. Imports no torch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from moworld.model.latent_grid import LatentGrid
+from moworld.settings import Settings
+
+Sampler = Literal["stochastic", "euler"]  # of the student's few steps, see `moworld.model.rollout.denoise_few_steps`
+
+
+class HistoryPolicy(Settings):
+    """History frames of a chunk besides its anchor: the first, the `recent` latest, and `camera` frames from similar views (paper 4.2).
+
+    similarity: `camera_latent`, the paper's: distance of camera latents; `field_of_view`: share of the chunk's view that a frame covers.
+                `camera: 0` with a higher `recent` selects by time only.
+    capacity:   maximum number of latent frames in the bank, 0 for no limit. Of similar views the oldest is kept: it has drifted least.
+    """
+
+    recent: NonNegativeInt = 2
+    camera: NonNegativeInt = 2
+    similarity: Literal["camera_latent", "field_of_view"] = "camera_latent"
+    capacity: NonNegativeInt = 512
+
+    @model_validator(mode="after")
+    def _large_enough(self) -> Self:
+        if 0 < self.capacity < 8 * self.num_frames:
+            raise ValueError(f"capacity {self.capacity} is too small: at least {8 * self.num_frames}, or 0 for no limit")
+        return self
+
+    @property
+    def num_frames(self) -> int:
+        return 1 + self.recent + self.camera
+
+
+class ModelSettings(Settings):
+    """The sizes of one expert, the expert boundary, the flow shift and the layout of a chunk. Names are Diffusers'.
+
+    shift:             of training and of the teacher's schedule
+    student_shift:     of the student's few steps; None: the same
+    sampler:           of the student, see `denoise_few_steps`
+    history_attention: `joint`, the paper's: history and chunk attend to all tokens; `block_causal`: history does not attend to the
+                       chunk, so its keys and values are equal in all steps of an expert and are computed once per chunk
+    """
+
+    num_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    attention_head_dim: PositiveInt
+    ffn_dim: PositiveInt
+    freq_dim: PositiveInt = 256
+    text_dim: PositiveInt
+    latent_channels: PositiveInt = 16
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    camera_gate: float = 0.0
+    boundary: float = 0.9
+    shift: PositiveFloat = 5.0
+    chunk_latents: PositiveInt = 3
+    student_steps: PositiveInt = 4
+    student_shift: PositiveFloat | None = None
+    sampler: Sampler = "stochastic"
+    history_attention: Literal["joint", "block_causal"] = "joint"
+    history: HistoryPolicy = HistoryPolicy()
+
+    @property
+    def grid(self) -> LatentGrid:
+        return LatentGrid(self.patch_size)
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Returns the tokens per latent frame for a picture of (height, width) pixels. Raises InputError if tokens do not divide both."""
+        return self.grid.tokens_per_frame(height, width)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Video frames of a chunk."""
+        return self.grid.frames_after_first(self.chunk_latents)
+
+    @property
+    def rays_per_token(self) -> int:
+        """Numbers in a token's part of the ray maps: 24 channels of every pixel of the patch (eq. 2 to 4)."""
+        return 24 * self.grid.pixels_per_token
+
+    def transformer(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `MoWorldTransformer3DModel`: noise, four mask channels and condition latents in, velocity out."""
+        sizes = ("patch_size", "num_attention_heads", "attention_head_dim", "text_dim", "freq_dim", "ffn_dim", "num_layers", "camera_gate")
+        return {name: getattr(self, name) for name in sizes} | {
+            "in_channels": 2 * self.latent_channels + 4,
+            "out_channels": self.latent_channels,
+            "block_causal": self.history_attention == "block_causal",
+        }
+
+
+class BaseSettings(Settings):
+    """Published weights that training starts from: a directory or URI in Wan2.2's layout, Diffusers', or the published MoWorld base's.
+
+    low:     where the low-noise expert is, if not in `source`, as for the published MoWorld base
+    licence: of the weights, for the gates
+    sha256:  `moworld.model.checkpoints.base.base_hash` that the weights must have; "" for any
+    """
+
+    source: str
+    low: str = ""
+    licence: str = "not stated"
+    sha256: str = ""
+
+
+class CodecSettings(Settings):
+    """Sizes of the codec and its training: `steps` of `batch` windows of `groups` latent frames."""
+
+    latent_channels: PositiveInt = 16
+    hidden: PositiveInt = 48
+    blocks: NonNegativeInt = 2
+    steps: NonNegativeInt = 300
+    batch: PositiveInt = 8
+    groups: PositiveInt = 3
+    lr: PositiveFloat = 2e-3
+    latent_noise: NonNegativeFloat = 0.05
+    pca_patches: PositiveInt = 20000
+
+
+class TextSettings(Settings):
+    """Text encoder, the number of tokens a prompt is cut or padded to, and for UMT5 the directory with weights and tokenizer."""
+
+    kind: Literal["minilm", "umt5"]
+    length: NonNegativeInt
+    path: str = ""
+
+
+class Device(Settings):
+    """One accelerator and its links. `utilization` is the share of the peak that training reaches, an assumption until measured."""
+
+    memory_bytes: float
+    flops: float
+    utilization: float
+    link_bytes_per_second: float = 0.0
+    network_bytes_per_second: float = 0.0
+    price_per_hour: float = 0.0
+    runtime_bytes: float = 0.0

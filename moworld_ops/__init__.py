@@ -1,0 +1,1 @@
+"""The workflow around the library: data contracts, components, pipelines, benchmarks and the command line."""

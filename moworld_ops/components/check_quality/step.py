@@ -1,0 +1,37 @@
+"""Step `check_quality`: measures the images and checks every clip against contract `quality`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moworld.data.clips import read_manifest
+from moworld.data.duplicates import clip_hashes, with_similarity
+from moworld.data.quality import measure_quality
+from moworld.files import write_json
+from moworld_ops.components.clips import filter_clips, map_clips
+from moworld_ops.data_contracts.expectations import validate
+from moworld_ops.data_contracts.load import load_contract
+
+VALIDATED = ("clips", "geometry", "quality")  # contracts that the accepted clips keep by now
+
+
+def check_quality(clips: str, out: str, quarantine: str, report: str) -> dict[str, Any]:
+    """Writes accepted clips, the quarantine and the report; returns the summary.
+
+    Contracts `clips` and `geometry` were decided by complete_geometry. Great Expectations validates the accepted rows against all three.
+    Raises Refused when more clips are rejected than the contract allows.
+    """
+
+    def measure(folder: Path) -> list[Any]:
+        rows, hashes = zip(*map_clips(_measure, clips, folder, None), strict=True)
+        return with_similarity(list(rows), list(hashes))
+
+    summary, details = filter_clips(clips, out, quarantine, ["quality"], measure)
+    accepted = [asdict(clip) for clip in read_manifest(out)]
+    results = {name: validate(accepted, load_contract(name)) for name in VALIDATED}
+    write_json(report, {**details, "great_expectations": results})
+    return {**summary, "great_expectations": all(result["success"] for result in results.values())}
+
+
+def _measure(clip: Any, folder: Path, _: Any) -> tuple[Any, Any]:
+    return measure_quality(clip, folder), clip_hashes(clip, folder)

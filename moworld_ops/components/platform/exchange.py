@@ -1,0 +1,64 @@
+"""Exchange between a launcher and its ranks: one folder per job on the shared volume.
+
+It has the inputs, arguments.json, the results and summary.json.
+"""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from moworld.files import read_json, write_json
+from moworld_ops.components.platform.cluster import Stopped
+
+PERSISTENT = ("out", "checkpoints")  # ranks write these in the exchange folder, which outlives a pod
+CACHE = "cache"  # on the shared volume too, but outside the exchange folder, so that it outlives a run
+
+
+def stage_in(exchange: Path, arguments: dict[str, Any], stop: threading.Event | None = None) -> None:
+    """Copies the folders among the arguments to the shared volume and writes arguments.json with their paths there.
+
+    exchange: the job's folder, directly on the shared volume. A cache that is on the volume already, as in the state folder of a
+              cluster, keeps its path; another one becomes VOLUME/encoded.
+    arguments.json is written last. If it exists with equal content, the inputs are complete and are not copied again: ranks may be
+    reading them. Raises Stopped between two files once `stop` is set, because copies take minutes and a terminated pod has seconds.
+    """
+
+    def copy(source: str, target: str) -> None:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        shutil.copy2(source, target)
+
+    fixed, volume = (*PERSISTENT, CACHE), exchange.parent
+    inputs = [key for key, value in arguments.items() if key not in fixed and isinstance(value, str) and Path(value).is_dir()]
+    paths = {key: str(exchange / key) for key in PERSISTENT if key in arguments} | {key: str(exchange / "in" / key) for key in inputs}
+    if (cache := arguments.get(CACHE)) and not Path(cache).is_relative_to(volume):
+        paths[CACHE] = str(volume / "encoded")
+    moved = arguments | paths
+    listed = exchange / "arguments.json"
+    (exchange / "summary.json").unlink(missing_ok=True)
+    if listed.is_file() and read_json(listed) == json.loads(json.dumps(moved)):
+        return
+    for key in inputs:
+        shutil.copytree(arguments[key], moved[key], copy_function=copy, dirs_exist_ok=True)
+    write_json(listed, moved)
+
+
+def stage_out(exchanges: list[Path], out: Path) -> dict[str, Any]:
+    """Copies the results of parallel jobs into `out` (each job writes its own expert) and returns their joined summaries.
+
+    The exchanges stay unchanged, so a restarted launcher can repeat this. Raises RuntimeError for a job without a summary.
+    """
+    summary: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    for exchange in exchanges:
+        if not (exchange / "summary.json").is_file():
+            raise RuntimeError(f"{exchange}: the job is complete but left no summary.json; check that it used the same volume")
+        shutil.copytree(exchange / "out", out, dirs_exist_ok=True)
+        if (exchange / "out" / "losses.json").is_file():
+            losses |= read_json(exchange / "out" / "losses.json")
+        summary |= read_json(exchange / "summary.json")
+    if losses:
+        write_json(out / "losses.json", losses)
+    return summary

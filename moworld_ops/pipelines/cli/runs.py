@@ -1,0 +1,149 @@
+"""CLI commands `runs list`, `show`, `logs`, `cancel`; on a cluster also `schedules`, `unschedule`, `reap`."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from moworld.errors import InputError
+from moworld_ops.pipelines.cli.layout import Commands, Json
+from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_rows, print_table
+from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary
+
+app = Commands(help="List, inspect and cancel runs of this machine and, if KFP_ENDPOINT is set, of the cluster.")
+Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the runs, newest last.
+
+    Example: moworld runs list
+    """
+    _synchronize()
+    keys = ("run", "pipeline", "profile", "engine", "started", "seconds")
+    rows: list[dict[str, Any]] = [{**{key: run.record.get(key) for key in keys}, "status": run.status()} for run in all_runs()]
+    shown = [
+        (
+            row["run"],
+            row["engine"],
+            row["status"],
+            f"{datetime.fromtimestamp(row['started'] or 0):%Y-%m-%d %H:%M}",
+            f"{row['seconds'] or 0:.0f} s",
+        )
+        for row in rows
+    ]
+    print_rows(json, rows, "runs", ("run", "engine", "status", "started", "took"), shown)
+
+
+@app.command()
+def show(run: Name = "latest", json: Json = False) -> None:
+    """Show the steps of a run.
+
+    Example: moworld runs show latest
+    """
+    _synchronize()
+    found = Run.existing(run)
+    if json:
+        print_json({**summary(found), "status": found.status(), "record": str(found.file)})
+        return
+    record, live = found.record, found.steps()
+    rows = []
+    for name in [name for name, _ in ordered(record)] or list(live):
+        step = live.get(name, {"status": "waiting"})
+        rows.append((name, step["status"], f"{step.get('seconds', 0):.1f} s", bytes_text(step.get("peak_bytes", 0)), step.get("error", "")))
+    print_table(f"{found.name}: {found.status()}", ("step", "status", "took", "peak memory", "error"), rows)
+    if record.get("report"):
+        print(f"report: {record['report']}")
+
+
+@app.command()
+def logs(run: Name = "latest") -> None:
+    """Print the log of a run.
+
+    Example: moworld runs logs latest
+    """
+    found = Run.existing(run)
+    if found.on_cluster:
+        from moworld_ops.components.platform.pod_logs import run_logs
+
+        for line in run_logs(found.record["kubeflow"]["id"]):
+            print(line)
+        return
+    path = found.folder / "log.txt"
+    print(path.read_text(encoding="utf-8", errors="replace") if path.exists() else "", end="")
+
+
+@app.command()
+def cancel(run: Name = "latest") -> None:
+    """Cancel a run; it can be resumed.
+
+    Example: moworld runs cancel latest
+    """
+    found = Run.existing(run)
+    if found.on_cluster:
+        from moworld_ops.pipelines.kubeflow_runs import Kubeflow, refresh
+
+        api = Kubeflow(found.record["kubeflow"]["endpoint"])
+        if (status := refresh(found, api)["status"]) != "running":
+            raise InputError(found.folder, "status", status, "a run in progress", "there is nothing to cancel")
+        api.cancel(found.record["kubeflow"]["id"])
+    else:
+        found.cancel()
+    print(f"cancelling {found.name}")
+
+
+@app.command()
+def schedules(json: Json = False) -> None:
+    """List the schedules of the cluster.
+
+    Example: moworld runs schedules
+    """
+    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+
+    rows = [
+        {
+            "schedule": one.display_name,
+            "cron": one.trigger.cron_schedule.cron if one.trigger and one.trigger.cron_schedule else "",
+            "id": one.recurring_run_id,
+        }
+        for one in Kubeflow().schedules()
+    ]
+    print_rows(json, rows, "schedules", ("schedule", "cron", "id"), [tuple(row.values()) for row in rows])
+
+
+@app.command()
+def unschedule(schedule: Annotated[str, typer.Argument(help="Name of a schedule.")]) -> None:
+    """Delete a schedule; its running runs continue.
+
+    Example: moworld runs unschedule data-wan22-a14b
+    """
+    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+
+    Kubeflow().unschedule(schedule)
+    print(f"deleted schedule {schedule}")
+
+
+@app.command()
+def reap(json: Json = False) -> None:
+    """Delete the TrainJobs of finished runs.
+
+    Example: moworld runs reap
+
+    A launcher that is killed leaves its TrainJobs on the NPU pools.
+    """
+    from moworld_ops.components.platform.cluster import connect, namespace
+    from moworld_ops.components.platform.trainjobs import reap as delete_orphans
+    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+
+    gone = delete_orphans(connect(), namespace(), Kubeflow().is_over)
+    print_result(json, gone, f"deleted {len(gone)} TrainJobs{': ' if gone else ''}{', '.join(gone)}")
+
+
+def _synchronize() -> None:
+    """Updates the records of runs on clusters; prints why if that is not possible."""
+    if endpoints := cluster_endpoints():
+        from moworld_ops.pipelines.kubeflow_runs import synchronize
+
+        if problem := synchronize(endpoints):
+            note(f"cluster runs are not up to date: {problem}")

@@ -1,0 +1,178 @@
+"""Places the tasks of a pipeline: on this machine, or on a pool of the cluster.
+
+`Local` gives a task its name and the digest of the code: kfp's local cache does not see our package. `Cluster` gives it resources,
+node selectors and tolerations. On a pool of kind `trainjob` the task's CPU pod launches TrainJobs.
+"""
+
+import hashlib
+import json
+from typing import Any, Protocol
+
+from kfp import dsl
+
+from moworld.errors import InputError
+from moworld_ops.components.platform.context import CONTEXT, NAMESPACE, RUN, StepContext
+from moworld_ops.components.platform.images import image, unpinned, unpublished
+from moworld_ops.components.platform.pools import Job, Pool, Torchrun, TrainJob, text
+from moworld_ops.components.platform.source import ROOT
+from moworld_ops.pipelines.resources import Resources
+
+CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # what steps import
+STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+SIGNING_KEYS = ("signing.pem", "signing.pub")
+SIGNING_MOUNT = "/var/run/moworld/signing"
+UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
+# Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
+LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
+
+
+class Placement(Protocol):
+    """Gives a task its name and its place. base_sha256: hash of the base weights; "" if it is not known."""
+
+    base_sha256: str
+
+    def pool(self, step: str) -> str: ...
+
+    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask: ...
+
+
+class Local:
+    """Placement on this machine."""
+
+    def __init__(self, code: str, resources: Resources, base_sha256: str = "") -> None:
+        self.code, self.resources, self.base_sha256 = code, resources, base_sha256
+
+    def pool(self, step: str) -> str:
+        """Returns parameter `pool` of a step: its ranks if its pool is of kind `torchrun`, else "" for the step's own process."""
+        pool = next(iter(self.resources.pools_of(step)), None)
+        return text(pool) if isinstance(pool, Torchrun) else ""
+
+    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        return task.set_env_variable(CONTEXT, StepContext(step=name, code=self.code).text())
+
+
+class Cluster:
+    """Placement by a profile's section `resources`.
+
+    requirements: fields of `moworld_ops.components.platform.preflight.Requirements`; every task waits for a preflight that checks
+                  them. None omits the preflight
+    """
+
+    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None) -> None:
+        self.resources, self.requirements, self.base_sha256 = resources, requirements, ""
+        self.preflight: dsl.PipelineTask | None = None
+
+    def pool(self, step: str) -> str:
+        """Returns parameter `pool` of a step: its TrainJobs, one per expert for two pools; its ranks; "" for the task's own pod."""
+        pools = self.resources.pools_of(step)
+        jobs = [pool for pool in pools if isinstance(pool, TrainJob)]
+        if not jobs:
+            return "".join(text(pool) for pool in pools if not isinstance(pool, TrainJob))
+        experts = [{"experts": ["high"]}, {"experts": ["low"]}] if len(jobs) == 2 else [{}]
+        return text([self._job(pool, arguments) for pool, arguments in zip(jobs, experts, strict=True)])
+
+    def _job(self, pool: TrainJob, arguments: dict[str, Any]) -> Job:
+        secret, shared = self.resources.store_secret, {"claim": self.resources.claim, "mount": self.resources.mount}
+        facts = pool.model_dump() | shared | {"image": image(pool.image), "arguments": arguments}
+        return Job(**facts, secret=secret, secret_keys=STORE_KEYS if secret else ())
+
+    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        if self.requirements is not None and name != "preflight":
+            if self.preflight is None:
+                from moworld_ops.components.preflight.component import preflight
+
+                self.preflight = self(preflight(settings=json.dumps(self.requirements, sort_keys=True)), "preflight")
+            task.after(self.preflight)
+        step = name.rsplit("-", 1)[0] if name.startswith("train_curriculum-") else name
+        pools = self.resources.pools_of(step)
+        if not pools:
+            raise InputError("profile", f"resources.steps.{step}", "no pool", "a pool for every step", "name one, or a default")
+        self._place(task, pools[0])
+        if step in LAUNCHERS and (step == "preflight" or isinstance(pools[0], TrainJob)):
+            task.set_container_image(image("launcher"))
+        self._secure(task, name)
+        # The cluster's cache key has the names of input artifacts, not their content, and not the content behind a URI: hits could be
+        # stale. --resume keeps the finished tasks of a failed run instead.
+        task.set_caching_options(False)
+        if name not in UNRETRIED:
+            task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        return task
+
+    def _place(self, task: dsl.PipelineTask, pool: Pool) -> None:
+        """Sets resources, deadline and nodes; a launcher is small and runs on the first pool of pods."""
+        from kfp import kubernetes
+
+        if isinstance(pool, TrainJob):
+            task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
+            kubernetes.set_timeout(task, pool.seconds + pool.queue_seconds)
+            own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
+        else:
+            task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
+            kubernetes.set_timeout(task, pool.seconds)
+            own = pool
+        for key, value in own.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for toleration in own.tolerations:
+            kubernetes.add_toleration(task, **toleration)
+
+    def _secure(self, task: dsl.PipelineTask, name: str) -> None:
+        """Sets user, shared volume, the run's id, and secrets by reference."""
+        from kfp import kubernetes
+
+        kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+        kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
+        kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
+        kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
+        task.set_env_variable(CONTEXT, StepContext(step=name).text()).set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
+        if self.resources.store_secret:
+            kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
+        if self.resources.signing_secret and name in ("register", "promote"):
+            kubernetes.use_secret_as_volume(task, self.resources.signing_secret, mount_path=SIGNING_MOUNT)
+            task.set_env_variable("MOWORLD_SIGNING_KEY", f"{SIGNING_MOUNT}/signing.pem")
+
+
+def requirements_of(profile: Any) -> dict[str, Any]:
+    """Returns what a profile's runs need of the cluster: fields of `moworld_ops.components.platform.preflight.Requirements`."""
+    from moworld_ops.data_contracts.load import contract_names, load_contract
+
+    resources: Resources = profile.resources
+    jobs = [pool for pools in resources.used_pools() for pool in pools if isinstance(pool, TrainJob)]
+    images = images_of(resources)
+    nodes: dict[tuple[str, str, int], int] = {}
+    for pools in resources.used_pools():  # the pools of one step work at the same time, steps one after the other
+        together: dict[tuple[str, str, int], int] = {}
+        for pool in pools:
+            if isinstance(pool, TrainJob) and pool.resource:
+                kind = (json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node)
+                together[kind] = together.get(kind, 0) + pool.nodes
+        nodes |= {kind: max(count, nodes.get(kind, 0)) for kind, count in together.items()}
+    given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
+    secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
+    return {
+        "queues": sorted({pool.queue for pool in jobs if pool.queue}),
+        "runtimes": sorted({pool.runtime for pool in jobs}),
+        "claims": [resources.claim],
+        "secrets": secrets,
+        "nodes": [
+            {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
+            for (selector, resource, amount), count in sorted(nodes.items())
+        ],
+        "uris": sorted({uri for uri in given if uri and "://" in uri}),
+        "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
+        "unpublished_images": sorted(images & set(unpublished())),
+        "unpinned_bases": unpinned(images),
+        "contracts": {name: load_contract(name).version for name in contract_names()},
+    }
+
+
+def images_of(resources: Resources) -> set[str]:
+    """Returns the names of the images of a profile's runs on a cluster: those of tasks, launchers and TrainJobs."""
+    return {"data", "launcher", *(pool.image for pools in resources.used_pools() for pool in pools)}
+
+
+def code_digest() -> str:
+    """Returns the SHA-256 of the sources that steps run: after a change the steps run again."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in CODE for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".yaml", ".html")):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

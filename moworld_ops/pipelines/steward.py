@@ -1,0 +1,61 @@
+"""Data of a run for the pages of `moworld data docs`: per contract the accepted rows, the rejected rows and the reasons."""
+
+from pathlib import Path
+from typing import Any
+
+from moworld.errors import InputError
+from moworld_ops.data_contracts.load import load_contract
+from moworld_ops.data_contracts.pages import Checked
+from moworld_ops.pipelines.runs import Run, all_runs
+
+# Contract -> step and output with its accepted rows, in the order in which data meets them.
+ACCEPTED = {"clips": ("complete_geometry", "clips"), "geometry": ("complete_geometry", "clips"), "quality": ("check_quality", "accepted"),
+            "captions": ("annotate", "captioned"), "features": ("cache_features", "features")}  # fmt: skip
+
+
+def latest_checked() -> Run:
+    """Returns the newest run with checked data; raises InputError if there is none."""
+    for run in reversed(all_runs()):
+        if run.steps().get("complete_geometry", {}).get("status") in ("done", "refused"):
+            return run
+    raise InputError("runs", "", "no run that checked data", "one", "run 'moworld run data --profile pocket' first")
+
+
+def checked_by_contract(run: Run) -> list[Checked]:
+    """Returns one `Checked` per contract."""
+    return [_checked(run, name) for name in ACCEPTED]
+
+
+def _checked(run: Run, name: str) -> Checked:
+    step, artifact = ACCEPTED[name]
+    accepted = run.output(step, artifact)
+    rejected: dict[str, dict[str, Any]] = {}
+    reasons = []
+    for _, folder, found in run.rejections():
+        rows = {row["clip_id"]: row for row in rows_of(folder)}
+        for reason in found:
+            if reason["contract"] == name:
+                thumbnail = str(folder / reason["thumbnail"]) if reason.get("thumbnail") else None
+                reasons.append({**reason, "thumbnail": thumbnail})
+                rejected[reason["clip_id"]] = rows.get(reason["clip_id"], {})
+    finished = run.steps().get(step, {}).get("status") == "done"
+    return Checked(load_contract(name), rows_of(accepted) if accepted else [], list(rejected.values()), reasons, finished)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a folder's manifest.parquet or index.parquet; [] if it has neither."""
+    from moworld.files import read_parquet
+
+    path = next((folder / name for name in ("manifest.parquet", "index.parquet") if (folder / name).is_file()), None)
+    return read_parquet(path).to_pylist() if path else []
+
+
+def page_head(run: Run) -> dict[str, Any]:
+    """Returns the facts at the head of each page: run, profile, number of clips, data revision."""
+    record = run.record
+    summary = run.steps().get("collect", {}).get("summary", {})
+    facts = {"run": run.name, "profile": record.get("profile"), "clips collected": summary.get("clips", "unknown")}
+    if rejected := summary.get("rejected"):
+        facts["rejected before"] = f"{len(rejected)} stretches or videos"
+    revision = record.get("data_revision")
+    return {**facts, "data revision": revision[:12] if revision else "none"}

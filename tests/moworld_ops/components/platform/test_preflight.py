@@ -1,0 +1,88 @@
+"""The preflight checks against an API server."""
+
+import json
+
+import pytest
+
+from moworld_ops.components.platform.preflight import Requirements, checks
+from moworld_ops.components.platform.steps import Refused
+from moworld_ops.components.preflight.step import preflight
+from moworld_ops.data_contracts.load import contract_names, load_contract
+from tests.cluster import Cluster, running
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    with running(Cluster()) as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        yield server
+
+
+def furnished(cluster, store):
+    """Creates everything that a run requires on the cluster; returns the requirements."""
+    space = "/api/v1/namespaces/moworld"
+    claim = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
+    cluster.put(f"{space}/persistentvolumeclaims/moworld-work", {"metadata": {"name": "moworld-work"}, **claim})
+    cluster.put(f"{space}/secrets/store", {"metadata": {"name": "store"}, "data": {"AWS_ACCESS_KEY_ID": "eA=="}})
+    cluster.put("/apis/scheduling.volcano.sh/v1beta1/queues/high-noise", {"metadata": {"name": "high-noise"}, "status": {"state": "Open"}})
+    runtime = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/moworld-train-npu"
+    cluster.put(runtime, {"metadata": {"name": "moworld-train-npu"}})
+    for number in range(3):
+        labels = {"accelerator": "huawei-Ascend910"}
+        node = {"metadata": {"name": f"n{number}", "labels": labels}, "status": {"allocatable": {"huawei.com/Ascend910": "8"}}}
+        cluster.put(f"/api/v1/nodes/n{number}", node)
+    quota = {"hard": {"pods": "10", "requests.cpu": "1"}, "used": {"pods": "3", "requests.cpu": "500m"}}
+    cluster.put(f"{space}/resourcequotas/all", {"metadata": {"name": "all"}, "status": quota})
+    store.mkdir()
+    return {
+        "queues": ["high-noise"],
+        "runtimes": ["moworld-train-npu"],
+        "claims": ["moworld-work"],
+        "secrets": {"store": ["AWS_ACCESS_KEY_ID"]},
+        "nodes": [{"selector": {"accelerator": "huawei-Ascend910"}, "resource": "huawei.com/Ascend910", "amount": 8, "count": 3}],
+        "uris": [store.as_uri()],
+        "services": [],
+        "contracts": {name: load_contract(name).version for name in contract_names()},
+    }
+
+
+def test_a_complete_cluster_passes_and_the_step_writes_its_rows(cluster, tmp_path):
+    required = furnished(cluster, tmp_path / "bucket")
+    rows = checks(Requirements(**required))
+    assert all(row["passed"] for row in rows), rows
+    assert preflight(str(tmp_path / "out"), required) == {"checks": len(rows)}
+    assert json.loads((tmp_path / "out" / "checks.json").read_text()) == rows
+    assert all(method == "GET" for method, _ in cluster.requests)
+
+
+SPACE = "/api/v1/namespaces/moworld"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (lambda objects, required: required["queues"].append("low-noise"), "queue low-noise", "nothing"),
+        (lambda objects, required: objects["/apis/scheduling.volcano.sh/v1beta1/queues/high-noise"]["status"].update(state="Closed"), "queue high-noise", "Closed"),
+        (lambda objects, required: required["runtimes"].append("x"), "runtime x", "nothing"),
+        (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["status"].update(phase="Pending"), "claim moworld-work", "Pending"),
+        (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["spec"].update(accessModes=["ReadWriteOnce"]), "claim moworld-work", "ReadWriteOnce"),
+        (lambda objects, required: required["secrets"]["store"].append("AWS_ENDPOINT_URL"), "secret store", "no key AWS_ENDPOINT_URL"),
+        (lambda objects, required: required["nodes"][0].update(count=4), "nodes accelerator=huawei-Ascend910", "3 of 3 nodes"),
+        (lambda objects, required: required["nodes"][0].update(amount=16), "nodes accelerator=huawei-Ascend910", "0 of 3 nodes"),
+        (lambda objects, required: objects[f"{SPACE}/resourcequotas/all"]["status"]["used"].update({"requests.cpu": "1000m"}), "quota all", "used up: requests.cpu"),
+        (lambda objects, required: required["uris"].append("file:///no/such/bucket"), "bucket file:///no/such/bucket", "nothing there"),
+        (lambda objects, required: required["services"].append("http://127.0.0.1:1"), "service http://127.0.0.1:1", "127.0.0.1"),
+        (lambda objects, required: required.update(unpublished_images=["train-npu"]), "image train-npu", "never pushed"),
+        (lambda objects, required: required.update(unpinned_bases=["python:3.11"]), "base image python:3.11", "only a tag"),
+        (lambda objects, required: required["contracts"].update(clips="99.0.0"), "contract clips", load_contract("clips").version),
+    ],
+)  # fmt: skip
+def test_each_missing_thing_is_reported_alone_with_the_finding_and_the_fix(cluster, tmp_path, change, name, words):
+    required = furnished(cluster, tmp_path / "bucket")
+    change(cluster.objects, required)
+    failed = [row for row in checks(Requirements(**required)) if not row["passed"]]
+    assert [row["name"] for row in failed] == [name]
+    assert words in str(failed[0]["found"]) and failed[0]["mend"] and failed[0]["wanted"]
+    with pytest.raises(Refused, match="1 of"):
+        preflight(str(tmp_path / "out"), required)
+    assert not (tmp_path / "out").exists()

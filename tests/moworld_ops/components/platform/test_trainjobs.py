@@ -1,0 +1,393 @@
+"""The launcher of TrainJobs against an API server that validates by the published schema, fails, and loses responses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moworld_ops.components.platform.cluster import Stopped, with_retries
+from moworld_ops.components.platform.context import CONTEXT, RUN, StepContext
+from moworld_ops.components.platform.launch import run_step
+from moworld_ops.components.platform.pools import Job, text
+from moworld_ops.components.platform.trainjobs import Launcher, job_name, reap, run_trainjobs, trainjob
+from tests.cluster import CRDS, Cluster, Script, check_custom, random_faults, running, wait_for
+
+POOL = Job(
+    image="example/python-train-npu@sha256:" + "0" * 64,
+    runtime="moworld-train-npu",
+    nodes=2,
+    procs_per_node=8,
+    resource="huawei.com/Ascend910",
+    cpu="160",
+    memory="1024Gi",
+    queue="high-noise",
+    node_selector={"accelerator": "huawei-Ascend910"},
+    claim="moworld-work",
+    seconds=3600,
+    mount="/mnt/moworld",
+)
+
+
+def test_a_trainjob_satisfies_the_published_schema():
+    job = trainjob("train_curriculum", "m-run-1", POOL, "/mnt/moworld/run-1/arguments.json", "run-1")
+    check_custom(job)
+    job["spec"]["podSpecOverrides"] = []
+    with pytest.raises(AssertionError, match="not known"):
+        check_custom(job)
+
+
+def test_names_are_short_labels_that_differ_between_steps():
+    long = "1f0c2a5e-lifecycle-wan22-a14b-20261124-123949"
+    names = {job_name(long, step, index) for step in ("train_curriculum-1", "train_curriculum-2", "distill") for index in (0, 1)}
+    assert len(names) == 6 and all(len(name) <= 46 and name[0] == "m" for name in names)
+    assert job_name("r1", "train_curriculum-1", 0) == "m-r1-train-curriculum-1-0"
+
+
+@pytest.fixture
+def cluster():
+    with running(Cluster()) as server:
+        yield server
+
+
+LAUNCHER = "import json, sys; from moworld_ops.components.platform.launch import run_step; print(json.dumps(run_step(*json.loads(sys.argv[1]))))"
+
+
+def step_call(tmp_path: Path, pools: list[Job]) -> tuple[str, dict, str]:
+    """Returns the arguments of `run_step` for a training step on these pools."""
+    (tmp_path / "features").mkdir(exist_ok=True)
+    (tmp_path / "features" / "index").write_text("index")
+    arguments = {"features": str(tmp_path / "features"), "previous": None, "out": str(tmp_path / "model"), "seed": 1}
+    return "train_curriculum", arguments, text(pools)
+
+
+@pytest.fixture
+def variables(cluster, tmp_path) -> dict[str, str]:
+    """Environment variables of a launcher."""
+    kubeconfig = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
+    return {"KUBECONFIG": kubeconfig, RUN: "r1", CONTEXT: StepContext(step="train_curriculum-1").text(), "MOWORLD_POLL_SECONDS": "0.05"}
+
+
+@pytest.fixture
+def launch(variables, monkeypatch):
+    """Runs a launcher in this process."""
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    return lambda tmp_path, pools: run_step(*step_call(tmp_path, pools))
+
+
+@pytest.fixture
+def launcher(variables, tmp_path):
+    """Starts a launcher as a process of its own, for tests that send signals."""
+
+    def start(pools: list[Job], **more: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", LAUNCHER, json.dumps(step_call(tmp_path, pools))]
+        environment = {**os.environ, **variables, **more}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def pools(tmp_path: Path) -> list[Job]:
+    shared = POOL.model_copy(update={"mount": str(tmp_path / "volume")})
+    low = {"queue": "low-noise", "arguments": {"experts": ["low"]}}
+    return [shared.model_copy(update={"arguments": {"experts": ["high"]}}), shared.model_copy(update=low)]
+
+
+def ranks_finish(job: dict) -> None:
+    """Writes the output of a job's ranks to the shared volume."""
+    path = Path(job["spec"]["trainer"]["command"][-1])
+    arguments = json.loads(path.read_text())
+    assert (Path(arguments["features"]) / "index").read_text() == "index"
+    (expert,) = arguments["experts"]
+    folder = Path(arguments["out"]) / expert
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_text(expert)
+    path.with_name("summary.json").write_text(json.dumps({expert: 1}))
+
+
+def queue_of(job: dict) -> str:
+    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    return replicated["template"]["spec"]["template"]["metadata"]["annotations"]["scheduling.volcano.sh/queue-name"]
+
+
+def test_two_parallel_jobs_are_logged_and_their_experts_joined(cluster, tmp_path, launch, capsys):
+    jobs = {}
+    cluster.on_create = lambda job: (ranks_finish(job), jobs.update({job["metadata"]["name"]: job}))
+    cluster.script = lambda job: Script("", "Running", "Running", "Running", "Complete", lines=("step 1", "step 2", "loss 0.5", "saved"))
+    assert launch(tmp_path, pools(tmp_path)) == {"high": 1, "low": 1}
+    out = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["high", "low"]
+    assert {name: queue_of(job) for name, job in jobs.items()} == {
+        "m-r1-train-curriculum-1-0": "high-noise",
+        "m-r1-train-curriculum-1-1": "low-noise",
+    }
+    for name in jobs:
+        assert [line for line in out.splitlines() if f"[{name}]" in line] == [
+            f"[{name}] {text}" for text in ("step 1", "step 2", "loss 0.5", "saved")
+        ]
+    assert cluster.jobs() == {} and list((tmp_path / "volume").iterdir()) == []
+
+
+def test_what_a_job_of_one_run_caches_is_there_for_the_next_run(cluster, variables, tmp_path, monkeypatch):
+    found = []
+
+    def ranks_encode(job: dict) -> None:
+        path = Path(job["spec"]["trainer"]["command"][-1])
+        arguments = json.loads(path.read_text())
+        cache, out = Path(arguments["cache"]), Path(arguments["out"])
+        found.append([file.name for file in cache.glob("*")])
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / "clip").write_text("encoded")
+        out.mkdir()
+        path.with_name("summary.json").write_text("{}")
+
+    cluster.on_create, cluster.script = ranks_encode, lambda job: Script("Complete")
+    volume = tmp_path / "volume"
+    arguments = {"out": str(tmp_path / "features"), "cache": str(volume / "home/encoded")}  # MOWORLD_HOME of a cluster's pods
+    for run in ("r1", "r2"):
+        for key, value in {**variables, "MOWORLD_RUN": run}.items():
+            monkeypatch.setenv(key, value)
+        run_step("cache_features", arguments, text([POOL.model_copy(update={"mount": str(volume)})]))
+    assert found == [[], ["clip"]]
+    assert [path.name for path in volume.iterdir()] == ["home"]  # the folders of both jobs are deleted
+
+
+def test_a_failed_job_fails_the_step_with_its_reason_and_frees_the_other_pool(cluster, tmp_path, launch):
+    ended = {"name": "node", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+    killed = {**ended, "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    cluster.script = lambda job: (
+        Script("Running", "Failed", pod={"containerStatuses": [killed]}) if queue_of(job) == "low-noise" else Script("Running")
+    )
+    with pytest.raises(RuntimeError, match="m-r1-train-curriculum-1-1 failed: out of memory: pod m-r1-train-curriculum-1-1-node-0-0-x"):
+        launch(tmp_path, pools(tmp_path))
+    assert cluster.jobs() == {} and len(cluster.deleted) == 2
+
+
+@pytest.mark.parametrize("when", ["while the first job is created", "while both run"])
+def test_a_cancelled_pipeline_holds_no_accelerator(cluster, tmp_path, launcher, when):
+    cluster.script = lambda job: Script("Running")
+    process: list[subprocess.Popen] = []
+    if when == "while the first job is created":  # the response arrives after the signal: the job exists and must be deleted
+        cluster.on_create = lambda job: (process[0].send_signal(signal.SIGTERM), threading.Event().wait(0.3))
+    process.append(launcher(pools(tmp_path)))
+    if when == "while both run":
+        wait_for(lambda: len(cluster.jobs()) == 2 and len(cluster.requests) > 8)
+        process[0].send_signal(signal.SIGTERM)
+    process[0].communicate(timeout=60)
+    assert process[0].returncode == 128 + signal.SIGTERM
+    assert cluster.jobs() == {} and len(cluster.made) == len(cluster.deleted)
+
+
+def test_the_successor_of_a_killed_launcher_adopts_its_job_and_stages_nothing_again(cluster, tmp_path, launcher, launch, capsys):
+    cluster.script = lambda job: Script("Running")
+    first = launcher(pools(tmp_path)[:1])
+    wait_for(lambda: cluster.jobs() and len(cluster.requests) > 5)
+    first.kill()
+    first.communicate()
+    (job,) = cluster.jobs().values()
+    read_by_ranks = tmp_path / "volume" / job["metadata"]["name"] / "in" / "features" / "index"
+    before = read_by_ranks.stat()
+    ranks_finish(job)
+    cluster.script = lambda job: Script("Complete")
+    assert launch(tmp_path, pools(tmp_path)[:1]) == {"high": 1}
+    assert "adopted" in capsys.readouterr().out and len(cluster.made) == 1
+    assert not read_by_ranks.exists() and before.st_mtime  # removed only after the results were copied
+
+
+@pytest.mark.parametrize("reason", ["had failed", "was specified differently"])
+def test_an_earlier_job_that_failed_or_differs_is_recreated(cluster, tmp_path, launch, capsys, reason):
+    cluster.on_create = ranks_finish
+    name, (pool, _) = job_name("r1", "train_curriculum-1", 0), pools(tmp_path)
+    pool_before = pool if reason == "had failed" else pool.model_copy(update={"cpu": "1"})
+    before = trainjob("train_curriculum", name, pool_before, str(tmp_path / "volume" / name / "arguments.json"), "r1")
+    before["_reads"] = 0
+    uid = cluster.put(f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs/{name}", before)["metadata"]["uid"]
+    cluster.script = lambda job: Script("Failed" if job["metadata"]["uid"] == uid and reason == "had failed" else "Complete")
+    assert launch(tmp_path, [pool]) == {"high": 1}
+    assert f"{reason}: deleting and recreating it" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not CRDS.is_dir(), reason="the published schemas of custom resources are not beside this checkout")
+def test_a_refused_job_raises_the_server_s_message(tmp_path, launch):
+    bad = [pools(tmp_path)[0].model_copy(update={"node_selector": {"accelerator": 1}})]  # this module would refuse it, too
+    with pytest.raises(RuntimeError, match=r"refused TrainJob moworld/m-r1-train-curriculum-1-0: 400 strict decoding error.*nodeSelector"):
+        run_trainjobs(*step_call(tmp_path, [])[:2], bad)
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: nothing runs after it."""
+
+
+class Mortal:
+    """Makes an ApiClient die at its n-th request, before it is sent or before its response is read."""
+
+    def __init__(self, api, at: int, answered: bool) -> None:
+        send, self.count = api.call_api, 0
+
+        def call(*args, **kwargs):
+            self.count += 1
+            if self.count > at or (self.count == at and not answered):
+                raise Killed
+            answer = send(*args, **kwargs)
+            if self.count == at:
+                raise Killed
+            return answer
+
+        api.call_api = call
+
+
+class Attempt(threading.Thread):
+    """One launcher pod, in a thread: terminated or killed at a chosen request, or left alone."""
+
+    def __init__(self, server: Cluster, job: dict, owner: str, chance: random.Random) -> None:
+        super().__init__(daemon=True)
+        from kubernetes import client
+
+        settings = client.Configuration(host=server.url)
+        settings.retries = False
+        api = client.ApiClient(settings)
+        api.set_default_header("X-Launcher", owner)
+        self.fate = chance.choice(["left", "left", "SIGTERM", "SIGKILL", "SIGKILL"])
+        at, answered = chance.randint(1, 14), chance.random() < 0.5
+        stop = threading.Event()
+        if self.fate == "SIGKILL":
+            Mortal(api, at, answered)
+        elif self.fate == "SIGTERM":
+            send, sent = api.call_api, []
+
+            def call(*args, **kwargs):
+                sent.append(1)
+                if len(sent) == at:
+                    stop.set()
+                return send(*args, **kwargs)
+
+            api.call_api = call
+        self.said: list[str] = []
+        self.launcher = Launcher(api, "moworld", owner, stop, self.said.append, poll_seconds=0.002, grace_seconds=5.0)
+        self.job, self.outcome = json.loads(json.dumps(job)), ""
+
+    def run(self) -> None:
+        name = self.job["metadata"]["name"]
+        try:
+            with self.launcher.cleanup([name]):
+                self.launcher.ensure(self.job, lambda: None)
+                self.launcher.follow([name])
+                self.outcome = "Complete"
+        except Killed:
+            self.outcome = "killed"
+        except SystemExit as error:
+            assert error.code == 128 + signal.SIGTERM
+            self.outcome = "terminated"
+        except RuntimeError as error:
+            self.outcome = str(error)
+
+
+def interleaving(seed: int) -> dict[str, int]:
+    """Runs attempts of one step, some concurrent, some killed, against a failing server; checks the invariants and counts the outcomes."""
+    chance = random.Random(seed)
+    with running(Cluster()) as server:
+        server.fault = random_faults(seed, chance.choice([0.0, 0.1, 0.3]))
+        server.deletion_reads = chance.randint(0, 3)
+        lines = tuple(f"line {index}" for index in range(chance.randint(0, 30)))
+        end = chance.choice(["Complete", "Complete", "Failed", "Running"])
+        server.script = lambda job: Script(*[""] * (seed % 3), *["Running"] * (5 + seed % 7), end, lines=lines)
+        job = trainjob("distill", job_name("run", "distill", 0), POOL, "/mnt/moworld/x/arguments.json", "run")
+        attempts: list[Attempt] = []
+        for number in range(4):
+            attempt = Attempt(server, job, f"pod-{number}", chance)
+            if end == "Running" and number == 3:
+                attempt.launcher.stop.set()  # nothing else ends it
+            attempts.append(attempt)
+            attempt.start()
+            if chance.random() < 0.7 or number == 3:  # else the next one starts while this one is still running, as after a lost node
+                attempt.join(0.05 if end == "Running" and attempt.fate == "left" else 60)
+            if attempt.outcome in ("Complete", "terminated"):
+                break
+        for attempt in attempts:
+            if end == "Running":
+                attempt.launcher.stop.set()
+            attempt.join(60)
+            assert not attempt.is_alive(), f"seed {seed}: an attempt hangs"
+        names = {name for name, _ in server.made}
+        assert len(names) <= 1, f"seed {seed}: two jobs for one step: {names}"
+        left = server.jobs()
+        alive = {attempt.launcher.owner for attempt in attempts if attempt.outcome != "killed"}
+        for one in left.values():  # only a killed launcher leaves a job, for the next one or the reaper
+            assert one["metadata"]["annotations"]["moworld.io/launcher"] not in alive, f"seed {seed}: orphan of a launcher that ended"
+        server.fault = lambda method, path: ""
+        from kubernetes import client
+
+        assert reap(client.ApiClient(client.Configuration(host=server.url)), "moworld", lambda run: run != "run") == []
+        assert reap(client.ApiClient(client.Configuration(host=server.url)), "moworld", lambda run: run == "run") == sorted(left)
+        assert server.jobs() == {}, f"seed {seed}: orphan"
+        for asker, owner, state in server.deletions[: len(server.deletions) - len(left)]:  # all except the reaper's
+            assert asker == owner or state == "Failed", f"seed {seed}: {asker} deleted the job of {owner}"
+        for attempt in attempts:
+            if attempt.outcome == "Complete":
+                assert "Complete" in server.ends.values(), f"seed {seed}: success of a job that was never complete"
+                mine = [line.partition("] ")[2] for line in attempt.said if line.startswith("[")]
+                assert mine == [line for line in lines if line in mine], f"seed {seed}: lines twice or out of order"
+            elif " failed: " in attempt.outcome:
+                assert "Failed" in server.ends.values(), f"seed {seed}: failure of a job that never failed"
+            else:
+                assert attempt.outcome in ("killed", "terminated") or "taken over" in attempt.outcome or "was deleted by someone else" in attempt.outcome
+        if end == "Complete" and any(a.fate == "left" for a in attempts) and len(attempts) == 1:
+            assert attempts[0].outcome == "Complete"
+        kinds = [("taken over" if "taken over" in a.outcome else "failed" if " failed" in a.outcome else a.outcome) for a in attempts]
+        return {kind: kinds.count(kind) for kind in kinds} | {"left to the reaper": len(left), "jobs made": len(server.made)}
+
+
+def test_twelve_interleavings_leave_no_orphan_and_a_true_status():
+    assert all(interleaving(seed)["jobs made"] <= 4 for seed in range(12))
+
+
+@pytest.mark.slow
+def test_two_hundred_interleavings_leave_no_orphan_and_a_true_status():
+    total: dict[str, int] = {}
+    for seed in range(1000, 1200):
+        for key, count in interleaving(seed).items():
+            total[key] = total.get(key, 0) + count
+    print(json.dumps(total))
+    assert {"Complete", "failed", "killed", "terminated", "left to the reaper"} <= set(total)  # each of them occurred
+    assert total["left to the reaper"] > 0 and total.get("taken over", 0) > 0
+
+
+def test_retries_keep_to_retry_after_and_stop_when_asked(cluster):
+    from kubernetes.client import ApiException
+
+    stop, waits = threading.Event(), []
+    stop.wait = lambda seconds: waits.append(seconds) or len(waits) == 4  # type: ignore[method-assign]
+    errors = [ApiException(status=503), ApiException(status=429), ApiException(status=500), ApiException(status=0)]
+    errors[1].headers = {"Retry-After": "7"}
+
+    def request() -> None:
+        raise errors[len(waits)]
+
+    with pytest.raises(Stopped):
+        with_retries(request, stop, first_wait=0.5)
+    assert waits == [0.5, 7.0, 2.0, 4.0]
+    final = ApiException(status=403)
+    with pytest.raises(ApiException):
+        with_retries(lambda: (_ for _ in ()).throw(final), threading.Event())
+
+
+def test_an_outage_ends_in_one_error_with_the_last_status(cluster):
+    from kubernetes import client
+
+    cluster.fault = lambda method, path: "503"
+    custom = client.CustomObjectsApi(client.ApiClient(client.Configuration(host=cluster.url)))
+    with pytest.raises(ConnectionError, match=r"did not respond within 0 s \(503"):
+        with_retries(lambda: custom.get_cluster_custom_object("a.b", "v1", "queues", "x"), threading.Event(), seconds=0.2, first_wait=0.05)
+    assert len(cluster.requests) == 0
+
+
+def test_a_trainjob_can_be_written_as_yaml():
+    job = trainjob("distill", "m-x", POOL, "/mnt/a.json", "r")
+    assert yaml.safe_load(yaml.safe_dump(job)) == job

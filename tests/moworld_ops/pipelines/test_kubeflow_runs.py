@@ -1,0 +1,213 @@
+"""Runs on a cluster, through the command line, against a stateful API server that loses answers."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from moworld.errors import InputError
+from moworld_ops.pipelines.cli.app import main
+from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+from moworld_ops.pipelines.runs import Run
+from tests.cluster import Cluster, random_faults, running, wait_for
+from tests.kubeflow_api import KubeflowApi
+
+SMALL = ("--profile", "wan22-a14b", "--set", "inputs.features=s3://moworld/features")
+
+
+@pytest.fixture
+def api():
+    with running(KubeflowApi()) as server:
+        yield server
+
+
+@pytest.fixture
+def moworld(tmp_path, api, monkeypatch, capsys):
+    """The command line, in this process: (exit status, stdout, stderr); with wait=False in one of its own."""
+    settings = {"MOWORLD_HOME": str(tmp_path), "KFP_ENDPOINT": api.url, "MOWORLD_POLL_SECONDS": "0.02"}
+
+    def call(*arguments, wait=True, **more):
+        with monkeypatch.context() as patch:
+            for key, value in {**settings, **more}.items():
+                patch.setenv(key, value)
+            if not wait:
+                # a shell that starts tests in its background has them ignore SIGINT, which children inherit
+                code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from moworld_ops.pipelines.cli.app import main; main()"
+                command = [sys.executable, "-c", code, *arguments]
+                return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            patch.setattr(sys, "argv", ["moworld", *arguments])
+            status = 0
+            try:
+                main()
+            except SystemExit as error:
+                status = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    monkeypatch.setenv("MOWORLD_HOME", str(tmp_path))
+    return call
+
+
+def test_a_run_is_uploaded_started_followed_and_listed_like_a_local_one(moworld, api):
+    status, out, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["status"] == "done"
+    assert set(found["steps"]) == {"preflight", "importer", "train-curriculum", *(f"train-curriculum-{n}" for n in range(2, 6))}
+    assert "#/runs/details/runs-" in err and err.index("preflight") < err.index("train-curriculum-5")
+    (run,), (pipeline,) = api.runs, api.pipelines
+    assert run["display_name"] == found["run"] and run["service_account"] == "moworld-launcher"
+    assert run["runtime_config"]["parameters"] == {"features": "s3://moworld/features", "run": found["run"], "seed": "1"}
+    assert pipeline["display_name"] == "moworld-pretrain-wan22-a14b"
+    status, out, _ = moworld("runs", "list", "--json")
+    (row,) = json.loads(out)
+    assert (row["engine"], row["status"], row["run"]) == ("kubeflow", "done", found["run"])
+    status, out, _ = moworld("runs", "show", found["run"], "--json")
+    assert json.loads(out)["steps"]["preflight"]["status"] == "done"
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+    assert len(api.pipelines) == 1 and len(api.versions) == 2 and len(api.runs) == 2  # the same IR is no second version
+
+
+def test_a_failed_run_names_the_task_and_resumes_from_there(moworld, api):
+    api.fails = {"train-curriculum-3"}
+    status, out, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
+    assert status == 1 and "failed" in out
+    assert "train-curriculum-3: main exited with 1; continue with: moworld run pretrain --resume" in err
+    api.fails = set()
+    status, out, err = moworld("run", "pretrain", "--resume", "latest", "--json")
+    assert status == 0, err
+    assert json.loads(out)["status"] == "done" and len(api.runs) == 1
+    status, _, err = moworld("run", "pretrain", "--resume", "latest")
+    assert status == 2 and "nothing to resume" in err
+
+
+def test_a_watch_may_end_and_the_run_is_cancelled_by_name(moworld, api):
+    process = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, wait=False, MOWORLD_POLL_SECONDS="1000")
+    wait_for(lambda: api.runs and api.runs[0]["state"] == "RUNNING", seconds=120)
+    wait_for(lambda: (seen := len(api.requests)) and not time.sleep(1.5) and len(api.requests) == seen)  # it has requested the state, and waits
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "moworld runs cancel pretrain-wan22" in err, err
+    status, out, err = moworld("runs", "cancel")
+    assert status == 0 and "cancelling pretrain-wan22" in out, err
+    _, out, _ = moworld("runs", "list", "--json")
+    assert json.loads(out)[0]["status"] == "cancelled"
+    status, _, err = moworld("runs", "cancel")
+    assert status == 2 and "nothing to cancel" in err
+
+
+def test_runs_of_others_and_of_schedules_are_listed_too(moworld, api, tmp_path):
+    status, out, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--schedule", "0 0 3 * * *", "--json")
+    assert status == 0, err
+    (schedule,) = api.schedules
+    assert int(schedule["max_concurrency"]) == 1 and schedule["no_catchup"] is True and schedule["mode"] == "ENABLE"
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+    assert schedule["runtime_config"]["parameters"]["run"] == ""  # each run takes the id that the cluster assigns
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--schedule", "0 0 4 * * *")
+    assert [one["trigger"]["cron_schedule"]["cron"] for one in api.schedules] == ["0 0 4 * * *"]
+    status, out, _ = moworld("runs", "schedules", "--json")
+    assert json.loads(out)[0]["schedule"] == "pretrain-wan22-a14b"
+    api.page = 1
+    for name in ("pretrain-wan22-a14b-a1", "../../etc"):
+        reference = {key: api.versions[-1][key] for key in ("pipeline_id", "pipeline_version_id")}
+        api.answer(
+            "POST",
+            "/apis/v2beta1/runs",
+            {},
+            {
+                "experiment_id": api.experiments[0]["experiment_id"],
+                "display_name": name,
+                "pipeline_version_reference": reference,
+                "runtime_config": schedule["runtime_config"],
+            },
+        )
+    _, out, err = moworld("runs", "list", "--json")
+    assert sorted(row["run"] for row in json.loads(out)) == ["pretrain-wan22-a14b-a1", api.runs[1]["run_id"]], err
+    assert moworld("runs", "unschedule", "pretrain-wan22-a14b")[0] == 0 and api.schedules == []
+    status, _, err = moworld("runs", "unschedule", "pretrain-wan22-a14b")
+    assert status == 2 and "no such schedule" in err
+    status, _, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--schedule", "0 3 * * *")
+    assert status == 2 and "six fields" in err
+
+
+def test_an_unreliable_server_gets_each_run_once(api, tmp_path, monkeypatch):
+    """Answers are lost after the request was executed: a retried start must not start a second run."""
+    monkeypatch.setenv("KFP_ENDPOINT", api.url)
+    from moworld_ops.pipelines.kubeflow_runs import submit
+
+    for seed in range(4):
+        monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / str(seed)))
+        faults = random_faults(seed, 0.25)
+        api.fault = lambda method, path, faults=faults: (
+            "" if path.endswith("healthz") else {"429": "503", "500": "lost"}.get(fault := faults(method, path), fault)
+        )
+        run = submit("pretrain", "wan22-a14b", ["inputs.features=s3://moworld/features", f"seed={seed}"])
+        assert len(api.runs) == seed + 1 and api.runs[-1]["run_id"] == run.record["kubeflow"]["id"]
+    names = [one["display_name"] for one in api.versions]
+    assert len(api.pipelines) == 1 and len(names) == len(set(names))
+
+
+def test_an_endpoint_that_is_not_there_is_one_line_within_ten_seconds(moworld):
+    status, out, err = moworld("run", "lifecycle", "--profile", "wan22-a14b", "--engine", "kubeflow", KFP_ENDPOINT="http://127.0.0.1:1")
+    assert status == 2 and out == "" and len(err.strip().splitlines()) == 1 and "no connection" in err
+    status, _, err = moworld("runs", "list", KFP_ENDPOINT="http://127.0.0.1:1")
+    assert status == 0 and "not up to date" in err
+
+
+def test_a_refusal_has_the_message_of_the_server(api, tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_ENDPOINT", api.url)
+    kubeflow = Kubeflow()
+    package = tmp_path / "pipeline.yaml"
+    package.write_text("pipelineInfo: {name: x}\nschemaVersion: 2.1.0\nsdkVersion: kfp-2.17.0\nnonsense: 1\nroot: {dag: {tasks: {}}}\n")
+    with pytest.raises(InputError, match="invalid IR"):
+        kubeflow.upload("x", package)
+
+
+def test_logs_are_those_of_the_runs_pods_and_the_reaper_requests_which_runs_are_over(moworld, api, tmp_path):
+    with running(Cluster()) as cluster:
+        kubeconfig = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
+        moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+        run_id = api.runs[0]["run_id"]
+        name = f"/api/v1/namespaces/moworld/pods/pod-{run_id}"
+        status, _, err = moworld("runs", "logs", KUBECONFIG=kubeconfig)
+        assert status == 2 and "artifact store" in err
+        cluster.put(name, {"metadata": {"name": f"pod-{run_id}", "labels": {"pipeline/runid": run_id}}, "status": {"phase": "Running"}})
+        status, out, err = moworld("runs", "logs", KUBECONFIG=kubeconfig)
+        assert status == 0 and f"== pod-{run_id} (Running)" in out, err
+        jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs"
+        for one in (run_id, "long-gone"):
+            labels = {"app.kubernetes.io/part-of": "moworld", "moworld.io/run": one}
+            cluster.put(f"{jobs}/m-{one}", {"metadata": {"name": f"m-{one}", "labels": labels}, "spec": {}})
+        _, out, _ = moworld("runs", "reap", "--json", KUBECONFIG=kubeconfig)
+        assert json.loads(out) == ["m-long-gone"] and list(cluster.jobs()) == [f"m-{run_id}"]
+        moworld("runs", "cancel")
+        moworld("runs", "show")
+        _, out, _ = moworld("runs", "reap", "--json", KUBECONFIG=kubeconfig)
+        assert json.loads(out) == [f"m-{run_id}"] and cluster.jobs() == {}
+
+
+def test_the_reaper_sends_the_token_of_its_pod(moworld, api, tmp_path):
+    api.token, kept = "given", tmp_path / "token"
+    with running(Cluster()) as cluster:
+        settings = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "KFP_TOKEN_FILE": str(kept)}
+        labels = {"app.kubernetes.io/part-of": "moworld", "moworld.io/run": "long-gone"}
+        path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs/m-long-gone"
+        cluster.put(path, {"metadata": {"name": "m-long-gone", "labels": labels}, "spec": {}})
+        for content, said in ((None, "KFP_TOKEN_FILE"), ("another", "status 401")):
+            if content:
+                kept.write_text(content)
+            status, _, err = moworld("runs", "reap", **settings)
+            assert status == 2 and said in err and len(cluster.jobs()) == 1, err
+        kept.write_text("given\n")
+        _, out, err = moworld("runs", "reap", "--json", **settings)
+        assert json.loads(out) == ["m-long-gone"], err
+
+
+def test_a_record_of_a_cluster_run_is_readable_without_the_cluster(moworld, api):
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
+    status, out, err = moworld("runs", "show", "latest", "--json", KFP_ENDPOINT="")
+    assert status == 0 and json.loads(out)["status"] == "done", err
+    assert Run.existing("latest").on_cluster

@@ -1,0 +1,76 @@
+"""Writes the locks from pyproject.toml: `make lock` (UPGRADE=1 drops the present pins). Needs uv on the path.
+
+    requirements.torch.lock  torch and what torch itself requires
+    requirements.base.lock   the rest of the base install; a subset of requirements.lock
+    requirements.lock        the rest of everything (all extras and the development tools)
+
+Each is universal (environment markers for Linux and macOS, Python 3.11 to 3.13) and hashed; pip and uv install them.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCH = "requirements.torch.lock"
+BASE = "requirements.base.lock"
+ALL = "requirements.lock"
+HEADERS = {
+    TORCH: "# Written by 'make lock': torch and what torch requires. TORCH_INDEX=... installs another build in its place.",
+    BASE: "# Written by 'make lock': the base install without torch; a subset of requirements.lock.",
+    ALL: "# Written by 'make lock': all extras and the development tools, without torch and its CUDA libraries.",
+}
+# What another build of torch brings in versions of its own. Everything else that torch requires is in the other locks, too.
+OF_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
+
+
+def pins(text: str) -> dict[str, str]:
+    """Returns the blocks of a lock by package: the pin, its marker and its hashes. A package may have a block per marker."""
+    blocks: dict[str, str] = {}
+    for block in re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE):
+        if found := re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?==", block):
+            # pip wants the package with extras and without to be pinned, each on a line of its own
+            plain = block.replace(found[2], "", 1) if found[2] else ""
+            blocks[found[1]] = blocks.get(found[1], "") + plain + block
+    return blocks
+
+
+def compile_(*arguments: str, keep: str = "") -> dict[str, str]:
+    """Resolves requirements with uv for all platforms and Pythons at once. keep: a lock whose pins are constraints."""
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, out = Path(folder, "constraints.txt"), Path(folder, "out.txt")
+        kept = re.findall(r"^[A-Za-z0-9][^\\\n]*", keep, re.MULTILINE)
+        constraints.write_text("\n".join(re.sub(r"\[[^]]*\]", "", line) for line in kept))  # constraints have no extras
+        command = ["uv", "pip", "compile", "-q", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
+        command += ["--no-annotate", "--no-strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
+        command += ["-c", str(constraints), "-o", str(out), *arguments]
+        environment = {key: value for key, value in os.environ.items() if key != "UV_FIND_LINKS"}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        return pins(out.read_text())
+
+
+def write(name: str, blocks: dict[str, str]) -> None:
+    body = "".join(blocks[package] for package in sorted(blocks))
+    (ROOT / name).write_text(f"{HEADERS[name]}\n{body}")
+    print(f"{name}: {len(blocks)} packages")
+
+
+def main(upgrade: bool) -> None:
+    present = "" if upgrade else "".join((ROOT / name).read_text() for name in (TORCH, ALL) if (ROOT / name).exists())
+    everything = compile_("--extra", "dev", "pyproject.toml", keep=present)
+    pinned = "".join(everything.values())
+    with tempfile.NamedTemporaryFile("w", suffix=".in") as torch:
+        torch.write(re.match(r"torch==\S+", everything["torch"])[0])  # type: ignore[index]
+        torch.flush()
+        write(TORCH, compile_(torch.name, keep=pinned))
+    base = compile_("pyproject.toml", keep=pinned)
+    write(BASE, {name: block for name, block in base.items() if not OF_TORCH.fullmatch(name)})
+    write(ALL, {name: block for name, block in everything.items() if name == "triton" or not OF_TORCH.fullmatch(name)})
+
+
+if __name__ == "__main__":
+    main(upgrade=bool(os.environ.get("UPGRADE")))
+    sys.exit(0)
