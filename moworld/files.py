@@ -157,11 +157,15 @@ def write_json(path: Pathlike, value: Any) -> None:
 def read_parquet(source: Pathlike | IO[Any], columns: list[str] | None = None) -> Any:
     """Returns a Parquet file, or some of its columns, as a pyarrow Table. Raises what pyarrow raises.
 
-    It uses none of Arrow's threads: they can abort a process at its end (apache/arrow#34314, #50482).
+    It uses none of Arrow's threads (`parquet.read_table` starts some, whatever its arguments say): such a thread that still holds a
+    Python file when the process ends aborts it (apache/arrow#34314, #50482).
     """
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.read_table(source, columns=columns, partitioning=None, use_threads=False, pre_buffer=False)
+    native = source if isinstance(source, str | os.PathLike) else pyarrow.BufferReader(source.read())
+    with parquet.ParquetFile(native, pre_buffer=False) as file:
+        return file.read(columns, use_threads=False)
 
 
 def open_uri(uri: str, mode: str = "rb") -> IO[Any]:

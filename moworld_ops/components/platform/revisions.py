@@ -69,10 +69,8 @@ def newest_revision(registry: str) -> str:
 
 def read_index(registry: str, revision: str) -> list[dict[str, Any]]:
     """Returns the rows of the feature index at a revision; shards are not fetched. Raises InputError for an unknown revision."""
-    import io
-
     with _file_system(registry, revision) as files, files.open(f"{TRACKED}/index.parquet", "rb") as stream:
-        return list(read_parquet(io.BytesIO(stream.read())).to_pylist())
+        return list(read_parquet(stream).to_pylist())
 
 
 @contextmanager
