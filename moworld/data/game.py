@@ -244,23 +244,23 @@ def _attempts(
     walker = Walker(geometry, settings.units_per_frame, settings.yaw_degrees_per_frame, stretch_frames=stretch)
     refused = {"dark": 0, "bare": 0, "narrow": 0, "stuck": 0}
     for start in geometry.starts(rng, settings.attempts, walker.body_units):
-        reason = _refusal(engine.image(engine.render(*start))[None], settings)
+        reason = refusal(engine.image(engine.render(*start))[None], settings)
         tries = 0 if reason else PLANS_PER_START
         plan = next(filter(None, (walker.plan(start, settings.frames_per_episode, rng) for _ in range(tries))), None)
         if plan is None:
             refused[reason or "narrow"] += 1
             continue
         samples = np.stack([engine.image(engine.render(*place)) for place in plan.track[::SAMPLE_EVERY]])
-        reason = _refusal(samples, settings)  # sampling some places costs little compared with the walk
+        reason = refusal(samples, settings)  # sampling some places costs little compared with the walk
         episode = None if reason else _walk(engine, plan, settings)
-        if episode is not None and not (reason := _refusal(episode.frames[::8], settings)):
+        if episode is not None and not (reason := refusal(episode.frames[::8], settings)):
             return episode, refused
         refused[reason or "stuck"] += 1
     counts = ", ".join(f"{count} {reason}" for reason, count in refused.items() if count) or "no open place"
     raise InputError("data.game", name, f"no good walk ({counts})", "a bright, open level", "choose another level, or more attempts")
 
 
-def _refusal(frames: Frames, settings: GameSettings) -> str:
+def refusal(frames: Frames, settings: GameSettings) -> str:
     """Returns why frames (T, H, W, 3) are rejected: "dark", "bare" (a wall fills the view), or "" if they are not."""
     grey = frames[:, ::4, ::4].mean(axis=-1)
     if np.mean(grey.mean(axis=(1, 2)) < settings.min_brightness) > 0.2:

@@ -1,6 +1,9 @@
 """Settings of the data steps: sources of clips, game recording, camera verification, captions. Imports no heavy package."""
 
+import json
 import re
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -9,8 +12,19 @@ from moworld.model.latent_grid import NumFrames
 from moworld.settings import Settings
 
 
+@cache
+def game_maps() -> dict[str, list[str]]:
+    """Returns the levels of each split: the one list for all profiles, studies and applications."""
+    return json.loads((Path(__file__).parent / "game_maps.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def split_of_map(name: str) -> str:
+    """Returns the split of a level, "" for an unknown one."""
+    return next((split for split, names in game_maps().items() if name in names), "")
+
+
 class GameSettings(Settings):
-    """Game recording: levels of the three splits, episodes per level, picture size and speeds."""
+    """Game recording: levels of the three splits, episodes per level, picture size and speeds. A level's split is that of `game_maps`."""
 
     train_maps: tuple[str, ...] = ("MAP01",)
     validation_maps: tuple[str, ...] = ()
@@ -38,6 +52,10 @@ class GameSettings(Settings):
         twice = sorted({name for name in maps if maps.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed twice")
+        for split in ("train", "validation", "held_out"):
+            for name in getattr(self, f"{split}_maps"):
+                if (own := split_of_map(name)) not in (split, ""):
+                    raise ValueError(f"{name} is a level of the split {own}, not {split}; see moworld/data/game_maps.json")
         if self.max_stretch_frames < self.min_stretch_frames:
             raise ValueError("max_stretch_frames is below min_stretch_frames")
         return self

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from moworld.distillation.autoregressive import ground_truth_window
+from moworld.distillation.autoregressive import ground_truth_window, rollout_of
 from moworld.distillation.dmd import dmd_direction, draw_score_level, fake_loss, student_loss
 from moworld.distillation.monitors import CollapseMonitor, measures
 from moworld.distillation.settings import DistillSettings
-from moworld.model.rollout import Noise, NoiseShare, Rollout, roll_out
+from moworld.model.rollout import Noise, NoiseShare, roll_out
 from moworld.model.settings import ModelSettings
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
@@ -17,23 +17,6 @@ from moworld.training.parallel import Ranks
 from moworld.training.trainer import Batch, Curves, Run, resume, training_state
 
 TEACHER_EVALUATIONS = "teacher evaluations"
-
-
-def rollout_of(world: WorldModel, batch: Batch, generator: Noise, kind: type[Rollout] = Rollout) -> Rollout:
-    """Returns a rollout of `world` that starts from the first latent frame and camera of the batch."""
-    config = world.config
-    return kind(
-        world.experts,
-        batch["latents"][:, :, :1],
-        batch["text"],
-        batch["intrinsics"][:, 0],
-        schedule=config.schedule,
-        policy=config.model.history,
-        chunk_latents=config.model.chunk_latents,
-        generator=generator,
-        first_pose=batch["c2w"][:, 0],
-        sampler=config.model.sampler,
-    )
 
 
 def student_rollout(student: WorldModel, batch: Batch, generator: Noise) -> tuple[Tensor, str]:

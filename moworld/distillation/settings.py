@@ -9,9 +9,15 @@ from moworld.training.settings import OptimizerSettings, ParallelSettings, Stage
 
 
 class AutoregressiveSettings(Stage):
-    """`frames`: length of the clips that chunks are drawn from; `batch` counts samples over all ranks; `anchor_weight` is lambda of eq. 12."""
+    """`frames`: length of the clips that chunks are drawn from; `batch` counts samples over all ranks.
+
+    anchor_weight: lambda of eq. 12
+    exposure:      chunks that a step trains on besides one under ground-truth history, each after one more chunk of the model's own; 0 is the
+                   paper's choice
+    """
 
     anchor_weight: float = 1.0
+    exposure: NonNegativeInt = 0
 
 
 class GuidanceSettings(Settings):

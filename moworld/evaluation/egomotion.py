@@ -51,6 +51,11 @@ def commanded_motion(c2w: ArrayLike, stride: int = STRIDE) -> Array:
     return _amounts(se3.invert(c2w[:-1]) @ c2w[1:]) * (180 / np.pi, 1, 1)
 
 
+def motion_poses(motion: ArrayLike) -> Array:
+    """Returns the later camera in the earlier one's axes (F, 4, 4) for motions (F, 3) of `camera_motion`."""
+    return _poses(np.asarray(motion, dtype=np.float64) * (np.pi / 180, 1, 1))
+
+
 def _measure(grey: list[NDArray[np.uint8]], distance: Array, intrinsics: Array, stride: int) -> Array:
     """Returns (F, 3) radians right, steps ahead and right; grey: frames (h, w); distance: (T, *GRID)."""
     cells = (np.stack(np.meshgrid(np.arange(GRID[1]), np.arange(GRID[0])), axis=-1).reshape(-1, 2) + 0.5) / GRID[::-1]  # centres

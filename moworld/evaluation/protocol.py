@@ -13,7 +13,7 @@ from torch import Tensor
 from moworld.data.clips import read_manifest
 from moworld.data.features import FeatureStore
 from moworld.data.frames import model_depth
-from moworld.distillation.phases import rollout_of
+from moworld.distillation.autoregressive import rollout_of
 from moworld.evaluation.camera_accuracy import correlation, gain
 from moworld.evaluation.egomotion import GRID, camera_motion, commanded_motion
 from moworld.evaluation.settings import BenchmarkSettings

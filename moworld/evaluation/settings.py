@@ -8,6 +8,7 @@ from moworld.settings import Settings
 class BenchmarkSettings(Settings):
     """`windows` held-out windows of one chunk; `samples` longer episodes of `sample_chunks` chunks, shown real beside generated.
 
+    walk_starts:  held-out first frames from which straight walks of `walk_frames` frames start, rounded up to whole chunks; 0: none
     held_out: False for footage without held-out clips: only speed and size are measured
     """
 
@@ -17,4 +18,6 @@ class BenchmarkSettings(Settings):
     teacher_steps: PositiveInt = 8
     samples: NonNegativeInt = 3
     sample_chunks: PositiveInt = 4
+    walk_starts: NonNegativeInt = 6
+    walk_frames: NonNegativeInt = 300
     speed_chunks: PositiveInt = 4

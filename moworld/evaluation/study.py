@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moworld.data.features import FeatureStore
 from moworld.evaluation.protocol import held_out_windows, obedience, sample_depth, student_rollout, teacher_chunk
+from moworld.evaluation.straight_walks import AROUND, looks
 from moworld.files import atomic_write, read_json, sha256_tree, write_json
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import HistoryPolicy
@@ -28,7 +29,6 @@ from moworld.video import write_video
 
 Frames = NDArray[np.uint8]
 AT_FRAMES = (100, 500, 1000)
-AROUND = 24  # frames in one measurement of the drift
 CAMERA_KEYS = ("c2w", "intrinsics")
 LOOKS = ("contrast", "saturation", "sharpness", "motion")
 SHEET, WALK_SHEET = (0, 4, 8, 12, 24, 48, 72, 96), (0, 12, 48, 100, 250, 500, 750, 1000)  # frames shown side by side
@@ -247,19 +247,6 @@ def by_chunk(made: list[Frames], real: list[Frames], chunk_frames: int) -> list[
     """Returns the PSNR in dB of each chunk after the first frame, over all videos."""
     starts = range(1, len(real[0]), chunk_frames)
     return [_psnr([v[at : at + chunk_frames] for v in made], [v[at : at + chunk_frames] for v in real]) for at in starts]
-
-
-def looks(frames: Frames) -> dict[str, float]:
-    """Returns standard deviation of luma, saturation, variance of the Laplacian, and change between frames, means over frames (T, H, W, 3)."""
-    import cv2
-
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(np.float64)
-    return {
-        "contrast": float(grey.std(axis=(1, 2)).mean()),
-        "saturation": float(np.mean([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1].mean() for frame in frames])),
-        "sharpness": float(np.mean([cv2.Laplacian(frame, cv2.CV_64F).var() for frame in grey])),
-        "motion": float(np.abs(np.diff(grey, axis=0)).mean()),
-    }
 
 
 def _psnr(made: list[Frames], real: list[Frames]) -> float:

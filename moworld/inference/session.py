@@ -83,6 +83,7 @@ class WorldSession:
             policy=config.model.history,
             chunk_latents=self.chunk_latents,
             generator=torch.Generator().manual_seed(seed),
+            least_spread=config.model.least_spread,
             denoise=self.model.denoiser.denoise,
         )
         self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None

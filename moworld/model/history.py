@@ -13,13 +13,14 @@ from moworld.model.settings import HistoryPolicy
 def select_history(distance: Tensor, policy: HistoryPolicy) -> Tensor:
     """Returns the latent frames of a chunk's context: the first, the most recent, and those with the nearest views (paper 4.2).
 
-    distance: (B, M) of the bank's M frames, in order of time, to the views of the chunk
+    distance: (B, M) of the bank's M frames, in order of time, to the views of the chunk. The last one is the chunk's anchor, which is in
+              the window already: it is selected only if it is the first frame, too
     returns:  (B, policy.num_frames) int64 indices into the bank, ascending and without repetition. If the bank has fewer frames,
               the first one fills the rest, so that the token budget is fixed.
     """
-    batch, num_frames = distance.shape
-    recent_start = max(1, num_frames - policy.recent)
-    always = [0, *range(recent_start, num_frames)]
+    batch, before_anchor = len(distance), max(1, distance.shape[1] - 1)
+    recent_start = max(1, before_anchor - policy.recent)
+    always = [0, *range(recent_start, before_anchor)]
     num_similar = min(policy.camera, recent_start - 1)
     candidates = distance[:, 1:recent_start]
     similar = 1 + candidates.topk(num_similar, dim=1, largest=False).indices if num_similar > 0 else distance.new_zeros((batch, 0)).long()
@@ -100,7 +101,7 @@ class HistoryBank:
 
     def select(self, chunk_cameras: LatentCameras, policy: HistoryPolicy) -> Tensor:
         """Returns indices (B, policy.num_frames). Moments depend on the origin: camera latents are compared about the bank's last frame."""
-        if not policy.camera or len(self) <= 1 + policy.recent:  # no frames to choose from
+        if not policy.camera or len(self) <= 2 + policy.recent:  # no frames to choose from
             return select_history(torch.zeros(self._parts["views"].value.shape[:2], device=self.latents.device), policy)
         if policy.similarity == "field_of_view":
             return select_history(-fields_of_view_overlap(self.cameras, chunk_cameras), policy)

@@ -86,12 +86,37 @@ class ExpertsDenoiser:
         return denoise_few_steps(self.experts, window, schedule, generator, exit_step, self.sampler)
 
 
+class KeptSpread:
+    """Keeps the latents of a rollout from fading: raises the contrast of a chunk where that of the last chunks is too low.
+
+    The spread of a chunk is the standard deviation of its latents about the mean of each channel. A single chunk may have little of it, as a
+    wall close by does; only a moving average below `least` is corrected, by at most LARGEST_GAIN.
+    """
+
+    DECAY, LARGEST_GAIN = 7 / 8, 1.5
+
+    def __init__(self, least: float) -> None:
+        self.least, self.average = least, torch.tensor(least)
+
+    def __call__(self, chunk: Tensor) -> Tensor:
+        """Returns the chunk (B, C, L, h, w), scaled about the mean of each channel and sample."""
+        if not self.least:
+            return chunk
+        about = chunk - chunk.mean(dim=(2, 3, 4), keepdim=True)
+        gain = (self.least / self.average.to(chunk)).clamp(1, self.LARGEST_GAIN).detach()
+        kept = chunk + (gain - 1) * about
+        spread = gain * about.detach().square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
+        self.average = self.DECAY * self.average.to(chunk) + (1 - self.DECAY) * spread
+        return kept
+
+
 class Rollout:
     """The state of one autoregressive generation of B worlds: the history bank and the rays' cache.
 
     first_latent: (B, C, 1, h, w); text: (B, L, text_dim); intrinsics: (B, 4) normalised, the default for chunks without their own
     schedule:     (S,) noise levels of the few-step sampler; chunk_latents: new latent frames per chunk
     sampler:      see `denoise_few_steps`
+    least_spread: see `KeptSpread`
     denoise:      of another `Denoiser` than these experts with this sampler
     """
 
@@ -108,6 +133,7 @@ class Rollout:
         generator: Noise,
         first_pose: Tensor | None = None,
         sampler: Sampler = "stochastic",
+        least_spread: float = 0.0,
         denoise: Denoise | None = None,
     ) -> None:
         self.experts, self.text, self.intrinsics = experts, text, intrinsics
@@ -116,7 +142,7 @@ class Rollout:
         batch = first_latent.shape[0]
         pose = torch.eye(4, device=first_latent.device).expand(batch, 4, 4) if first_pose is None else first_pose
         self.bank = HistoryBank(first_latent, LatentCameras.from_frames(intrinsics[:, None], pose[:, None]), policy.capacity)
-        self.ray_cache = RayCache()
+        self.ray_cache, self.keep_spread = RayCache(), KeptSpread(least_spread)
 
     def window(self, cameras: LatentCameras) -> Window:
         """Returns the window of the next chunk, whose new frames have these cameras."""
@@ -139,7 +165,7 @@ class Rollout:
         cameras = LatentCameras.from_chunk(intrinsics, c2w.to(self.bank.latents))
         window = self.window(cameras)
         exits = {} if exit_step is None else {"exit_step": exit_step}
-        chunk = self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:]  # without the anchor
+        chunk = self.keep_spread(self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:])  # without the anchor
         self.bank.append(chunk, cameras)
         return chunk
 

@@ -11,7 +11,7 @@ Sampler = Literal["stochastic", "euler"]  # of the student's few steps, see `mow
 
 
 class HistoryPolicy(Settings):
-    """History frames of a chunk besides its anchor: the first, the `recent` latest, and `camera` frames from similar views (paper 4.2).
+    """History frames of a chunk besides its anchor: the first, the `recent` latest before the anchor, and `camera` frames from similar views (paper 4.2).
 
     similarity: `camera_latent`, the paper's: distance of camera latents; `field_of_view`: share of the chunk's view that a frame covers.
                 `camera: 0` with a higher `recent` selects by time only.
@@ -40,6 +40,8 @@ class ModelSettings(Settings):
     shift:             of training and of the teacher's schedule
     student_shift:     of the student's few steps; None: the same
     sampler:           of the student, see `denoise_few_steps`
+    least_spread:      of the latents over the last chunks of a rollout, which otherwise fade over hundreds of frames (see `KeptSpread`);
+                       0, the paper's choice, changes nothing
     history_attention: `joint`, the paper's: history and chunk attend to all tokens; `block_causal`: history does not attend to the
                        chunk, so its keys and values are equal in all steps of an expert and are computed once per chunk
     """
@@ -59,6 +61,7 @@ class ModelSettings(Settings):
     student_steps: PositiveInt = 4
     student_shift: PositiveFloat | None = None
     sampler: Sampler = "stochastic"
+    least_spread: NonNegativeFloat = 0.0
     history_attention: Literal["joint", "block_causal"] = "joint"
     history: HistoryPolicy = HistoryPolicy()
 

@@ -42,21 +42,22 @@ def reconstruction_psnr(codec: StreamingCodec, clips: list[Frames]) -> float:
     return psnr(float(np.average(errors, weights=[clip.size for clip in clips])))
 
 
-def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tuple[StreamingCodec, dict[str, Any]]:
-    """Trains a codec on clips (T, H, W, 3) of equal size; returns it with its loss curve and the PSNR after the linear initialisation.
+def train_codec(
+    clips: list[Frames], settings: CodecSettings, seed: int, start: StreamingCodec | None = None
+) -> tuple[StreamingCodec, dict[str, Any]]:
+    """Trains a codec on clips (T, H, W, 3) of equal size; returns it with its loss curve and the PSNR before the first step.
 
-    Clips shorter than a window contribute patches to the linear initialisation only. Raises InputError if no clip has a window's length.
+    start: codec to continue from, in place, with its sizes and latent statistics; None starts from the principal components of patches,
+           which clips shorter than a window contribute to, too
+    Raises InputError if no clip has a window's length.
     """
     long_enough = [clip for clip in clips if len(clip) >= window_frames(settings)]
     if not long_enough:
         longest, fix = max(map(len, clips), default=0), "lower codec.groups or record longer clips"
         raise InputError("clips", "train", f"at most {longest} frames", f"{window_frames(settings)} frames", fix)
     generator, picker = torch.Generator().manual_seed(seed), random.Random(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        codec = StreamingCodec(settings.latent_channels, settings.hidden, settings.blocks)
-    initialize_from_patches(codec, _sample_patches(clips, settings.pca_patches, picker))
-    linear_psnr = reconstruction_psnr(codec, clips[:2])
+    codec = start.train() if start else _linear_codec(clips, settings, seed, picker)
+    first_psnr = reconstruction_psnr(codec, clips[:2])
     learner = Learner(codec, OptimizerSettings(lr=settings.lr, weight_decay=0.0, warmup=10, final_lr=0.02), settings.steps)
     weights = group_weights(settings.groups, sum(len(clip) for clip in clips) / len(clips))
     curve = []
@@ -70,8 +71,17 @@ def train_codec(clips: list[Frames], settings: CodecSettings, seed: int) -> tupl
         learner.step(loss)
         curve.append([step, round(loss.item(), 6)])
     codec.eval()
-    _set_latent_statistics(codec, clips)
-    return codec, {"losses": {"reconstruction": curve}, "linear_psnr_train": linear_psnr}
+    if start is None:
+        _set_latent_statistics(codec, clips)
+    return codec, {"losses": {"reconstruction": curve}, "first_psnr_train": first_psnr}
+
+
+def _linear_codec(clips: list[Frames], settings: CodecSettings, seed: int, picker: random.Random) -> StreamingCodec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = StreamingCodec(settings.latent_channels, settings.hidden, settings.blocks)
+    initialize_from_patches(codec, _sample_patches(clips, settings.pca_patches, picker))
+    return codec
 
 
 def window_frames(settings: CodecSettings) -> int:

@@ -14,6 +14,7 @@ from moworld.camera.se3 import align, centre_error_rms, rotation_angle_degrees
 from moworld.data.clips import Clip
 from moworld.data.game import GameSettings, record_game
 from moworld.data.geometry import recover_cameras
+from moworld.data.settings import split_of_map
 from moworld.data.verification import GeometrySettings
 
 KEYS = ("registered", "rotation_degrees", "ate_percent", "focal", "lens_error", "followed_share", "followed_share_lowest")
@@ -30,7 +31,8 @@ def bench_geometry(settings: GeometrySettings, maps: tuple[str, ...], frames: in
         for name in maps:
             folder = Path(scratch) / name
             sizes = {"frames_per_episode": frames, "width": 640, "height": 480}
-            game = GameSettings.model_validate({"train_maps": (name,), "train_episodes_per_map": 1, "workers": 1, **sizes})
+            level = {"train_maps": (), f"{split_of_map(name) or 'train'}_maps": (name,), "train_episodes_per_map": 1}
+            game = GameSettings.model_validate({**level, "workers": 1, **sizes})
             (clip,), _ = record_game(folder, game, seed)
             rows.append({"episode": clip.clip_id, **compare(clip, folder, settings)})
             yield rows[-1]

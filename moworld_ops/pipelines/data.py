@@ -13,7 +13,7 @@ from moworld_ops.components.collect.component import collect
 from moworld_ops.components.complete_geometry.component import complete_geometry
 from moworld_ops.components.train_codec.component import train_codec
 from moworld_ops.pipelines.placement import Placement
-from moworld_ops.pipelines.profile import Profile, text
+from moworld_ops.pipelines.profile import Profile, base_of, text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -
     captioned = place(scenes, "annotate").outputs["captioned"]
     codec = vae
     if profile.codec is not None:
-        trained = train_codec(clips=captioned, settings=text(profile.codec), data=text(profile.data), seed=seed)
+        base = base_of(profile, place.base_sha256)
+        trained = train_codec(clips=captioned, settings=text(profile.codec), data=text(profile.data), seed=seed, base=base)
         codec = place(trained, "train_codec").outputs["codec"]
     cached = cache_features(
         clips=captioned,

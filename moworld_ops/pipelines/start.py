@@ -57,7 +57,7 @@ def _build(pipeline: str, settings: Profile) -> tuple[Any, str]:
     from moworld_ops.pipelines.placement import Local, code_digest
 
     code, found = code_digest(), ""
-    if pipeline in ("pretrain", "lifecycle") and settings.inputs.base:
+    if pipeline in ("data", "pretrain", "lifecycle") and settings.inputs.base:
         from moworld.model.checkpoints.base import base_hash
 
         places = {name: _absolute(getattr(settings.inputs, name)) for name in ("base", "base_low")}

@@ -4,17 +4,21 @@ Each rank reads its own rows of each tensor, from a folder or a URI; nothing is 
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from moworld.errors import InputError
-from moworld.files import sha256_file
+from moworld.files import open_uri, sha256_file
 from moworld.model.checkpoints.convert import Shapes, finite, match, new_adapter
 from moworld.model.checkpoints.reader import Checkpoint, find_experts
+from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.experts import Experts
 from moworld.model.settings import BaseSettings
 from moworld.model.weights import load_weights, tensors_of
@@ -75,6 +79,23 @@ def world_from_base(
         made.append(expert)
     config = config.model_copy(update={"base": base.source, "base_licence": base.licence})
     return WorldModel(config, Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary))
+
+
+def base_codec(base: BaseSettings) -> StreamingCodec | None:
+    """Returns the small codec in folder `vae` of the base, or None if the base has none, or a published autoencoder."""
+    folder = f"{base.source.rstrip('/')}/vae"
+    try:
+        with open_uri(f"{folder}/config.json") as stream:
+            name = json.load(stream).get("_class_name", "")
+    except (InputError, FileNotFoundError, NotADirectoryError):
+        return None
+    if name != "StreamingCodec":
+        return None
+    with TemporaryDirectory(prefix="codec-") as scratch:
+        for file in ("config.json", WEIGHTS):
+            with open_uri(f"{folder}/{file}") as stream:
+                Path(scratch, file).write_bytes(stream.read())
+        return StreamingCodec.from_pretrained(scratch)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def benchmark(
     from moworld.evaluation.protocol import measure_accuracy, write_samples
     from moworld.evaluation.settings import BenchmarkSettings
     from moworld.evaluation.speed import measure_speed, weight_bytes
+    from moworld.evaluation.straight_walks import measure_straight_walks
     from moworld.files import atomic_folder, read_json, write_json
     from moworld.model.world import WorldModel
 
@@ -35,6 +36,7 @@ def benchmark(
             world, full, source = (WorldModel.load(folder, place) for folder in (model, unquantized, teacher))
             metrics |= measure_accuracy(world, source, full, store, chosen, seed)
             metrics |= write_samples(world, store, clips, target, chosen, seed)
+            metrics |= measure_straight_walks(world, store, chosen, seed)
         metrics |= {"model_bytes": weight_bytes(model), "unquantized_bytes": weight_bytes(unquantized)}
         codec_metrics = Path(features) / "codec" / "codec_metrics.json"
         if chosen.held_out and codec_metrics.is_file():

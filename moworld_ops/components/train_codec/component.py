@@ -14,7 +14,9 @@ from moworld_ops.components.platform.images import image
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
-def train_codec(clips: dsl.Input[dsl.Dataset], codec: dsl.Output[dsl.Model], settings: str, data: str, seed: str) -> None:
+def train_codec(
+    clips: dsl.Input[dsl.Dataset], codec: dsl.Output[dsl.Model], settings: str, data: str, seed: str, base: str = "null"
+) -> None:
     """Train the small causal video autoencoder of profile `pocket`.
 
     Args:
@@ -23,6 +25,7 @@ def train_codec(clips: dsl.Input[dsl.Dataset], codec: dsl.Output[dsl.Model], set
         settings: section `codec` of the profile, JSON
         data: section `data` of the profile, JSON, for the frame size
         seed: seed of initialisation and sample order
+        base: weights that training starts from (moworld.model.settings.BaseSettings), JSON; the codec continues from the one in them, if any
     """
     from json import loads
 
@@ -31,4 +34,5 @@ def train_codec(clips: dsl.Input[dsl.Dataset], codec: dsl.Output[dsl.Model], set
 
     with recorded(codec) as record:
         size_hw = (loads(data)["height"], loads(data)["width"])
-        record(step(clips=clips.path, out=codec.path, settings=loads(settings), size_hw=size_hw, seed=int(seed)))
+        options = {"settings": loads(settings), "size_hw": size_hw, "seed": int(seed), "base": loads(base)}
+        record(step(clips=clips.path, out=codec.path, **options))

@@ -4,17 +4,21 @@ from pathlib import Path
 from typing import Any
 
 
-def train_codec(clips: str, out: str, settings: dict[str, Any], size_hw: tuple[int, int], seed: int) -> dict[str, Any]:
+def train_codec(
+    clips: str, out: str, settings: dict[str, Any], size_hw: tuple[int, int], seed: int, base: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes a codec folder with losses.json and codec_metrics.json (PSNR in dB per split); returns the metrics.
 
     clips: folder of captioned clips; size_hw: the model's frame size in pixels
+    base:  weights that training starts from (`moworld.model.settings.BaseSettings`); the codec continues from that in its folder `vae`, if any
     Raises InputError when no clip belongs to the training split.
     """
     from moworld.data.clips import read_manifest
     from moworld.data.frames import model_frames
     from moworld.errors import InputError
     from moworld.files import atomic_folder, write_json
-    from moworld.model.settings import CodecSettings
+    from moworld.model.checkpoints.base import base_codec
+    from moworld.model.settings import BaseSettings, CodecSettings
     from moworld.training.codec import reconstruction_psnr
     from moworld.training.codec import train_codec as train
 
@@ -24,9 +28,9 @@ def train_codec(clips: str, out: str, settings: dict[str, Any], size_hw: tuple[i
         by_split[clip.split].append(model_frames(clips, clip, size_hw))
     if not by_split["train"]:
         raise InputError(Path(clips) / "manifest.parquet", "split", "no training clip", "at least one", "record or import more footage")
-    codec, record = train(by_split["train"], chosen, seed)
+    codec, record = train(by_split["train"], chosen, seed, base_codec(BaseSettings(**base)) if base else None)
     metrics = {f"psnr_{split}": round(reconstruction_psnr(codec, frames), 3) for split, frames in by_split.items() if frames}
-    metrics["linear_psnr_train"] = round(record["linear_psnr_train"], 3)
+    metrics["first_psnr_train"] = round(record["first_psnr_train"], 3)
     with atomic_folder(out) as target:
         codec.save_pretrained(target)
         write_json(target / "losses.json", record["losses"])

@@ -9,18 +9,18 @@ from moworld.errors import InputError
 from moworld_ops.pipelines.cli.layout import Json, option
 from moworld_ops.pipelines.cli.output import print_json, print_table, working
 
-PROTOCOLS = ("speed", "camera", "vbench-i2v", "distill")
-SPEED, VBENCH, DISTILL = "Protocol speed", "Protocol vbench-i2v", "Protocol distill"
+PROTOCOLS = ("speed", "camera", "walk", "vbench-i2v", "distill")
+SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill and walk"
 
 
-SUBJECTS = "A model directory, a registered NAME@ALIAS, or (camera, vbench-i2v) a directory of videos; distill: runs."
+SUBJECTS = "A model directory, a registered NAME@ALIAS, or (camera, vbench-i2v) a directory of videos; walk: models; distill: runs."
 ABLATE = "Students to train in addition: anchor (no anchor loss), consistency, guidance (with that start, or without it)."
 
 
 def evaluate(
     subjects: Annotated[list[str] | None, typer.Argument(metavar="[SUBJECT]...", help=SUBJECTS)] = None,
-    protocol: Annotated[str, option("speed, camera, vbench-i2v, or distill.")] = "speed",
-    to: Annotated[Path | None, option("distill, vbench-i2v: directory of page and videos; reused.", "--out", panel="Output")] = None,
+    protocol: Annotated[str, option("speed, camera, walk, vbench-i2v, or distill.")] = "speed",
+    to: Annotated[Path | None, option("distill, walk, vbench-i2v: directory of page and videos; reused.", "--out", panel="Output")] = None,
     price_per_hour: Annotated[float | None, option("Assumed price of one machine hour.", min=0, panel=SPEED)] = None,
     suite: Annotated[Path | None, option("List of prompts, vbench2_i2v_full_info.json.", panel=VBENCH)] = None,
     images: Annotated[Path | None, option("Images of the suite, cropped to the aspect ratio of the videos.", panel=VBENCH)] = None,
@@ -34,13 +34,17 @@ def evaluate(
     also: Annotated[list[str] | None, option("Another student model to compare.", metavar="NAME=DIR", panel=DISTILL)] = None,
     ablate: Annotated[str, option(ABLATE, panel=DISTILL)] = "",
     episodes: Annotated[int | None, option("Number of held-out episodes; default: 11.", min=1, panel=DISTILL)] = None,
-    seeds: Annotated[int, option("Number of seeds.", min=1, panel=DISTILL)] = 3,
-    frames: Annotated[int, option("Frames of the walks that measure drift.", min=48, panel=DISTILL)] = 1008,
+    seeds: Annotated[int, option("Number of seeds.", min=1, panel=WALK)] = 3,
+    frames: Annotated[int, option("Frames of the walks that measure drift.", min=48, panel=WALK)] = 1008,
     json: Json = False,
 ) -> None:
     """Evaluate models, videos, or the distillation of a run.
 
+    Protocol walk compares models with what a game engine shows on the same walks, through levels that were never trained on.
+
     Example: moworld evaluate moworld-pocket@champion --protocol speed
+
+    Example: moworld evaluate models/pocket-long moworld-pocket@champion --protocol walk --seeds 1
 
     Example: moworld evaluate latest --protocol distill --ablate anchor,consistency
 
@@ -60,6 +64,9 @@ def evaluate(
 
         options = Options(suite, images, to or Path("vbench"), samples, limit, actions, weights.expanduser(), str(pick_device(device)))
         evaluate_vbench(subjects or [], options, scores, require or [], json)
+        return
+    if protocol == "walk":
+        _evaluate_walks(subjects or [], to or Path("walk"), json, seeds, frames)
         return
     if not subjects or len(subjects) > 1:
         raise InputError("moworld evaluate", "SUBJECT", f"{len(subjects or [])} subjects", "one", "name a model or a directory of videos")
@@ -99,6 +106,24 @@ def _camera(subject: str, device: str) -> dict[str, Any]:
     from moworld_ops.components.platform.registry import model_folder
 
     return dict(evaluate_model(model_folder(subject), device=device))
+
+
+def _evaluate_walks(subjects: list[str], to: Path, json: bool, seeds: int, frames: int) -> None:
+    if not subjects:
+        raise InputError("moworld evaluate", "SUBJECT", "no subject", "models", "name a model directory or a registered model")
+    from moworld.evaluation.walk import WalkSettings
+    from moworld.evaluation.walk_report import COLUMNS, evaluate_walks, table
+    from moworld_ops.components.platform.registry import model_folder
+
+    models = {subject: str(model_folder(subject)) for subject in subjects}
+    results = evaluate_walks(models, WalkSettings(straight=frames), list(range(seeds)), to)
+    if json:
+        print_json(results)
+        return
+    shown = table(results)
+    rows = [(column, *("" if row[column] is None else str(row[column]) for row in shown.values())) for column in COLUMNS]
+    print_table("walks through held-out levels", ("measure", *shown), [row for row in rows if any(row[1:])])
+    print(f"page and pictures: {to / 'walk.html'}")
 
 
 def _evaluate_distillation(names: list[str], to: Path, also: list[str], json: bool, **settings: Any) -> None:

@@ -19,11 +19,12 @@ def test_the_budget_is_fixed_and_first_and_recent_frames_are_always_selected(fra
     chosen = select_history(torch.rand(2, frames, generator=generator), policy)
     assert chosen.shape == (2, policy.num_frames)
     for row in chosen.tolist():
-        assert row == sorted(row) and row[0] == 0 and row[-1] < frames
-        assert set(range(max(1, frames - recent), frames)) <= set(row)
+        before_anchor = max(1, frames - 1)
+        assert row == sorted(row) and row[0] == 0 and row[-1] < before_anchor, "the anchor is in the window already"
+        assert set(range(max(1, before_anchor - recent), before_anchor)) <= set(row)
         repeated = [index for index in row if row.count(index) > 1]
         assert set(repeated) <= {0}, "only the first frame may fill up the budget"
-        assert len(set(row)) == min(frames, policy.num_frames)
+        assert len(set(row)) == min(before_anchor, policy.num_frames)
 
 
 def test_camera_frames_are_the_nearest_to_the_mean_of_the_chunk() -> None:
@@ -31,7 +32,7 @@ def test_camera_frames_are_the_nearest_to_the_mean_of_the_chunk() -> None:
     chunk = torch.tensor([[[6.0], [7.0], [8.0]]])
     distance = camera_latent_distance(latents, chunk)
     torch.testing.assert_close(distance, (latents - 7).abs()[..., 0])
-    assert select_history(distance, HistoryPolicy(recent=2, camera=3)).tolist() == [[0, 6, 7, 8, 18, 19]]
+    assert select_history(distance, HistoryPolicy(recent=2, camera=3)).tolist() == [[0, 6, 7, 8, 17, 18]]
 
 
 def yaw_cameras(degrees: list[float]) -> LatentCameras:
@@ -47,7 +48,7 @@ def test_the_frames_of_a_revisited_view_are_selected() -> None:
     cameras = yaw_cameras([10.0 * i for i in range(19)])
     bank = HistoryBank(torch.randn(1, 16, 19, 2, 2), cameras)
     chosen = bank.select(yaw_cameras([28.0, 30.0, 32.0]), HistoryPolicy(recent=2, camera=3))
-    assert chosen.tolist() == [[0, 2, 3, 4, 17, 18]]
+    assert chosen.tolist() == [[0, 2, 3, 4, 16, 17]]
     assert torch.equal(bank.gather(chosen)[0, :, 1], bank.latents[0, :, 2])
 
 
@@ -79,7 +80,7 @@ def test_overlap_of_fields_of_view_is_the_visible_share() -> None:
     assert overlap[0] == 1 and 0.2 < overlap[1] < 0.9 and overlap[2] == 0
     bank = HistoryBank(torch.randn(1, 16, 19, 2, 2), yaw_cameras([10.0 * i for i in range(19)]))
     chosen = bank.select(yaw_cameras([28.0, 30.0, 32.0]), HistoryPolicy(recent=2, camera=1, similarity="field_of_view"))
-    assert chosen.tolist() == [[0, 3, 17, 18]]
+    assert chosen.tolist() == [[0, 3, 16, 17]]
 
 
 def test_a_bank_that_grew_frame_by_frame_is_the_bank_of_all_frames() -> None:

@@ -9,7 +9,7 @@ from moworld.evaluation.protocol import student_rollout
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
-from moworld.model.rollout import Rollout, denoise_few_steps, roll_out, sample_window
+from moworld.model.rollout import KeptSpread, Rollout, denoise_few_steps, roll_out, sample_window
 from moworld.model.window import PreparedWindow, make_window, predict_velocity
 from moworld.model.world import WorldModel
 from tests.moworld.worlds import tiny_batch, tiny_world
@@ -223,3 +223,28 @@ def test_block_causal_gradients_are_equal_with_gradient_checkpointing() -> None:
     assert gradients[0].keys() == gradients[1].keys() and any("to_k" in name for name in gradients[0])
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_fading_rollout_keeps_its_spread_and_a_single_flat_chunk_stays_flat() -> None:
+    keep, generator = KeptSpread(0.75), torch.Generator().manual_seed(0)
+    mean = torch.linspace(-1, 1, 16)[None, :, None, None, None]
+    texture, level, spreads = torch.randn(1, 16, 3, 8, 12, generator=generator), 1.0, list[float]()
+    for _ in range(100):
+        chunk = mean + 0.95 * level * texture  # every chunk has 5 % less contrast than the one before
+        kept = keep(chunk)
+        torch.testing.assert_close(kept.mean((2, 3, 4)), chunk.mean((2, 3, 4)))  # colours stay
+        level = float((kept - kept.mean((2, 3, 4), keepdim=True)).std())
+        spreads.append(level)
+    assert min(spreads) > 0.55 and min(spreads[-30:]) > 0.7 and 0.95**100 < 0.01
+    flat = 0.1 * texture
+    assert float(KeptSpread(0.75)(flat).std()) == pytest.approx(float(flat.std()))
+    assert KeptSpread(0.0)(flat) is flat
+
+
+def test_gradients_pass_a_kept_spread_as_through_a_constant_gain() -> None:
+    keep = KeptSpread(0.75)
+    chunk = torch.randn(2, 4, 1, 4, 4).mul(0.1).requires_grad_(True)
+    for _ in range(4):
+        keep(chunk.detach())
+    keep(chunk).sum().backward()
+    torch.testing.assert_close(chunk.grad, torch.ones_like(chunk))  # a gain about the mean keeps the sum
