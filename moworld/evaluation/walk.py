@@ -153,7 +153,7 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
 
 
 def warped(walk: SeenWalk, intrinsics: Any) -> Frames:
-    """Returns the baseline that knows the true depth: each frame looks up its points in the first frame; what it did not show is smeared."""
+    """Returns the baseline with the true depth: each frame looks up its points in the first frame; what it did not show is smeared."""
     height, width = walk.frames.shape[1:3]
     focal, centre = np.asarray(intrinsics)[:2] * (width, height), np.asarray(intrinsics)[2:] * (width, height) - 0.5
     rays = (np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1) - centre) / focal

@@ -25,7 +25,7 @@ def test_the_poses_of_a_planned_walk_are_those_of_its_keys(level) -> None:
     commanded = controls_to_c2w([frozenset(key) for key in keys], degrees=3.0)
     moved = walk.c2w[:, :3, 3] - commanded[:, :3, 3]
     moved[:, 1] = 0  # stairs
-    assert np.abs(moved).max() < 0.006, "the engine's warp knows whole map units, 1/540 model unit"
+    assert np.abs(moved).max() < 0.006, "the engine warps to whole map units, 1/540 model unit"
     np.testing.assert_allclose(walk.c2w[:, :3, :3], commanded[:, :3, :3], atol=2e-3)
 
 

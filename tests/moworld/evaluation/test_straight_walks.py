@@ -18,7 +18,7 @@ def noise(frames: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, *SIZE, 3), dtype=np.uint8)
 
 
-def test_worlds_that_became_one_picture_are_told_from_separate_ones() -> None:
+def test_worlds_that_became_one_picture_differ_from_separate_ones() -> None:
     grey = [np.full((400, *SIZE, 3), 128, np.uint8) for _ in range(3)]
     assert separation(grey, 300) > 100
     assert separation([noise(400, seed) for seed in range(3)], 300) == pytest.approx(7.78, abs=0.1)  # of uniform noise: 1/6

@@ -1,5 +1,6 @@
 """The steps `train_codec` and `cache_features` on real small clips: what one writes the next one reads."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from moworld.data.clips import Clip, with_cameras, write_manifest
 from moworld.data.features import FeatureStore
 from moworld.data.frames import model_frames
 from moworld.errors import InputError
-from moworld.files import read_json, sha256_tree
+from moworld.files import read_json, sha256_tree, write_json
+from moworld.model.checkpoints.base import base_codec
 from moworld.model.codec import StreamingCodec
+from moworld.model.settings import BaseSettings
 from moworld.training.codec import psnr, to_frames
 from moworld_ops.components.cache_features.step import cache_features, put_under_dvc
 from moworld_ops.components.platform.revisions import fetch_revision
@@ -50,6 +53,22 @@ def test_the_codec_folder_is_measured_by_split_and_loads(made):
     assert read_json(root / "codec/codec_metrics.json") == metrics and set(metrics) >= {"psnr_train", "psnr_held_out"}
     assert len(read_json(root / "codec/losses.json")["reconstruction"]) == 4
     StreamingCodec.from_pretrained(root / "codec")
+
+
+def test_without_steps_the_codec_of_a_base_stays_as_it_is_and_is_measured(made, tmp_path):
+    root, _, metrics, _ = made
+    shutil.copytree(root / "codec", tmp_path / "base/vae")
+    settings = {**CODEC, "steps": 0}
+    found = train_codec(str(root / "clips"), str(tmp_path / "out"), settings, (16, 32), seed=9, base={"source": str(tmp_path / "base")})
+    assert found["psnr_held_out"] == metrics["psnr_held_out"] and found["first_psnr_train"] == pytest.approx(found["psnr_train"], abs=0.5)
+    one, other = (StreamingCodec.from_pretrained(folder).state_dict() for folder in (tmp_path / "base/vae", tmp_path / "out"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_base_without_a_small_codec_gives_none(tmp_path):
+    assert base_codec(BaseSettings(source=str(tmp_path))) is None
+    write_json(tmp_path / "vae/config.json", {"_class_name": "AutoencoderKLWan"})
+    assert base_codec(BaseSettings(source=str(tmp_path))) is None
 
 
 def test_every_clip_is_in_the_index_with_split_caption_and_whole_groups(made):
