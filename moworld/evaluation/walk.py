@@ -87,21 +87,29 @@ def generate(world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, ca
         return [to_frames(world.codec.decode(each[None])) for each in latents]
 
 
-def measure_walks(world: WorldModel, walks: Walks, seed: int, camera: bool = True) -> tuple[dict[str, Any], dict[str, list[Frames]]]:
-    """Returns the model's measures on the walks of a seed (see `walk_measures`), and its videos by kind of walk.
-
-    camera: False for the baseline whose camera rays are zeros
-    """
+def measure_walks(world: WorldModel, walks: Walks, seed: int) -> tuple[dict[str, Any], dict[str, list[Frames]]]:
+    """Returns the model's measures on the walks of a seed (see `walk_measures`), and its videos by kind of walk."""
     config = world.config
     keys = [frozenset(action) for action in walks.actions]
     ahead = controls_to_c2w(keys, step=config.move_units, degrees=config.yaw_degrees)
     made = {
-        "planned": generate(world, walks.planned, np.stack([walk.c2w for walk in walks.planned]), seed, camera),
-        "straight": generate(world, walks.straight, np.broadcast_to(ahead, (len(walks.straight), *ahead.shape)), seed, camera),
-        "away": generate(world, walks.away, np.stack([walk.c2w for walk in walks.away]), seed, camera),
+        "planned": generate(world, walks.planned, poses_of(walks.planned), seed),
+        "straight": generate(world, walks.straight, np.broadcast_to(ahead, (len(walks.straight), *ahead.shape)), seed),
+        "away": generate(world, walks.away, poses_of(walks.away), seed),
     }
     recorded = [through_codec(world, walk.frames) for walk in walks.planned]
     return walk_measures(made, walks, recorded, config.intrinsics), made
+
+
+def measure_without_cameras(world: WorldModel, walks: Walks, seed: int) -> dict[str, Any]:
+    """Returns the measures of the baseline whose camera rays are zeros, on the planned walks."""
+    planned = generate(world, walks.planned, poses_of(walks.planned), seed, camera=False)
+    return measure_pictures({"planned": planned}, walks, world.config.intrinsics)
+
+
+def poses_of(walks: list[SeenWalk]) -> Array:
+    """Returns the poses of walks of equal length, (B, T, 4, 4)."""
+    return np.stack([walk.c2w for walk in walks])
 
 
 def through_codec(world: WorldModel, frames: Frames) -> Frames:
