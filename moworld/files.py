@@ -118,6 +118,12 @@ def _writable(path: Pathlike) -> Path:
     return target
 
 
+def shipped_path(path: str) -> str:
+    """Returns a relative path that does not exist here as the one beside the package, if a clone or an image has it there."""
+    beside = Path(__file__).parent.parent / path
+    return str(beside) if path and "://" not in path and not Path(path).exists() and beside.exists() else path
+
+
 def link_or_copy(source: Pathlike, target: Pathlike) -> None:
     """Hard-links `source` to `target`, or copies it if the file system cannot link the two."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)

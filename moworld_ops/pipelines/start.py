@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError
+from moworld.files import shipped_path
 from moworld.model.settings import BaseSettings
 from moworld_ops.components.platform.source import code_revision
 from moworld_ops.pipelines import profile as profiles
@@ -67,8 +68,8 @@ def _build(pipeline: str, settings: Profile) -> tuple[Any, str]:
 
 
 def _absolute(place: str) -> str:
-    """Returns a local path as an absolute one; URIs and "" are unchanged."""
-    return str(Path(place).absolute()) if place and "://" not in place else place
+    """Returns a local path as an absolute one (see `shipped_path`); URIs and "" are unchanged."""
+    return str(Path(shipped_path(place)).absolute()) if place and "://" not in place else place
 
 
 def _check_disk(run: Run, settings: Profile) -> None:

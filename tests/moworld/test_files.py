@@ -1,11 +1,12 @@
 """Files: atomic writes, and which directories and files a command may replace."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from moworld.errors import InputError
-from moworld.files import atomic_folder, atomic_write, output_directory, output_file
+from moworld.files import atomic_folder, atomic_write, output_directory, output_file, shipped_path
 
 
 def test_two_writers_with_one_pid_do_not_disturb_each_other(tmp_path):
@@ -72,3 +73,13 @@ def test_a_parent_without_permission_is_refused(tmp_path, check):
     tmp_path.chmod(0o555)
     with pytest.raises(InputError, match="no permission to write"):
         check(tmp_path / "new")
+
+
+def test_a_relative_path_is_found_beside_the_package_only_if_it_is_not_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(shipped_path("models/pocket-long"))
+    assert shipped.is_absolute() and (shipped / "model_index.json").is_file()
+    for unchanged in ("models/nothing", "s3://models/pocket-long", "", str(shipped)):
+        assert shipped_path(unchanged) == unchanged
+    (tmp_path / "models/pocket-long").mkdir(parents=True)
+    assert shipped_path("models/pocket-long") == "models/pocket-long"

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moworld.errors import InputError
-from moworld.files import open_uri, sha256_file
+from moworld.files import open_uri, sha256_file, shipped_path
 from moworld.model.checkpoints.convert import Shapes, finite, match, new_adapter
 from moworld.model.checkpoints.reader import Checkpoint, find_experts
 from moworld.model.codec import WEIGHTS, StreamingCodec
@@ -27,7 +27,7 @@ from moworld.model.world import Placement, WorldConfig, WorldModel, expert_struc
 
 def base_experts(base: BaseSettings, names: Sequence[str]) -> dict[str, Checkpoint]:
     """Returns the checkpoints of the experts `names`. Raises InputError if one is missing, and as `find_experts` does."""
-    found = find_experts(base.source)
+    found = find_experts(shipped_path(base.source))
     if base.low:
         other = find_experts(base.low)  # of a folder with one expert, that one
         found["low"] = other.get("low", other["high"])
@@ -83,7 +83,7 @@ def world_from_base(
 
 def base_codec(base: BaseSettings) -> StreamingCodec | None:
     """Returns the small codec in folder `vae` of the base, or None if the base has none, or a published autoencoder."""
-    folder = f"{base.source.rstrip('/')}/vae"
+    folder = f"{shipped_path(base.source).rstrip('/')}/vae"
     try:
         with open_uri(f"{folder}/config.json") as stream:
             name = json.load(stream).get("_class_name", "")
