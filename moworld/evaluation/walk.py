@@ -23,6 +23,8 @@ from moworld.evaluation.camera_accuracy import correlation
 from moworld.evaluation.egomotion import GRID, STRIDE, camera_motion, commanded_motion, motion_poses
 from moworld.evaluation.protocol import CLEAR_TURN, student_rollout
 from moworld.evaluation.straight_walks import AROUND, LOOKS, drift, looks, separation, straight_actions
+from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
+from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.world import WorldConfig, WorldModel
 from moworld.settings import Settings
 from moworld.training.codec import psnr, to_frames, to_video
@@ -97,7 +99,7 @@ def measure_walks(world: WorldModel, walks: Walks, seed: int) -> tuple[dict[str,
         "straight": generate(world, walks.straight, np.broadcast_to(ahead, (len(walks.straight), *ahead.shape)), seed),
         "away": generate(world, walks.away, poses_of(walks.away), seed),
     }
-    recorded = [through_codec(world, walk.frames) for walk in walks.planned]
+    recorded = [through_codec(world.codec, walk.frames, world.device) for walk in walks.planned]
     return walk_measures(made, walks, recorded, config.intrinsics), made
 
 
@@ -112,10 +114,22 @@ def poses_of(walks: list[SeenWalk]) -> Array:
     return np.stack([walk.c2w for walk in walks])
 
 
-def through_codec(world: WorldModel, frames: Frames) -> Frames:
-    """Returns frames (T, height, width, 3), T = 4 k + 1, encoded and decoded."""
+def through_codec(codec: Any, frames: Frames, device: torch.device) -> Frames:
+    """Returns frames (T, height, width, 3), T = 4 k + 1, encoded and decoded by a codec on its device."""
     with torch.inference_mode():
-        return to_frames(world.codec.decode(world.codec.encode(to_video(frames).to(world.device))))
+        return to_frames(codec.decode(codec.encode(to_video(frames).to(device))))
+
+
+def pca_codec(config: WorldConfig, game: GameSettings, levels: int = 6, frames: int = 97) -> StreamingCodec:
+    """Returns the baseline of every codec: the principal components of patches of training levels, as many as latent channels."""
+    rng, patches = np.random.default_rng(0), []
+    for name in game_maps()["train"][:levels]:
+        with Level(name, game, (config.height, config.width)) as level:
+            walk = level.walk(*level.planned(frames, rng))
+        patches.append(group_frames(to_video(walk.frames))[0].permute(0, 2, 3, 1).flatten(0, 2))
+    codec = StreamingCodec(config.model.latent_channels, hidden=4, blocks=0)
+    initialize_from_patches(codec, torch.cat(patches))
+    return codec.eval()
 
 
 def walk_measures(made: dict[str, list[Frames]], walks: Walks, recorded: list[Frames], intrinsics: Any) -> dict[str, Any]:
@@ -139,6 +153,8 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
     """Returns the measures of videos by kind of walk, of the kinds that there are.
 
     psnr_N, ssim_N: against the engine over the frames 1 to N - 1 of the planned walks, means over frames
+    block_change:   change between pixels at the borders of the codec's blocks of 8, divided by the change inside; of the planned walks
+    group_change:   change between frames at the borders of the codec's groups of 4, divided by the change inside
     separation_N:   PSNR in dB between the straight walks over the frames before N, mean over pairs
     return_psnr:    against the engine after looking away and back
     turning, walking, strafing, wrong_turns, rotation_N, translation_N: see `_obedience`; only with intrinsics (4,)
@@ -149,6 +165,7 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
         for horizon in (at for at in HORIZONS if at <= len(walks.planned[0].frames)):
             values[f"psnr_{horizon}"] = float(np.mean([_psnr_of_frames(video[1:horizon], walk.frames[1:horizon]) for video, walk in pairs]))
             values[f"ssim_{horizon}"] = float(np.mean([_ssim(video[1:horizon:4], walk.frames[1:horizon:4]) for video, walk in pairs]))
+        values |= {name: of(made["planned"]) for name, of in CODEC_MARKS.items()}
         if intrinsics is not None:
             values |= _obedience(pairs, np.asarray(intrinsics, dtype=np.float64))
     if "straight" in made:
@@ -158,6 +175,28 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
         returns = [_psnr_of_frames(video[back:], walk.frames[back:]) for video, walk in zip(made["away"], walks.away, strict=True)]
         values["return_psnr"] = float(np.mean(returns))
     return values
+
+
+def block_change(videos: list[Frames], block: int = CODEC_GRID.spatial) -> float | None:
+    """Returns the change at block borders divided by that inside blocks, over both directions; near 1 without blocks, None without detail."""
+    border, inside = [], []
+    for video in videos:
+        for axis in (1, 2):
+            change = np.abs(np.diff(video.astype(np.int16), axis=axis)).mean(axis=tuple({0, 1, 2, 3} - {axis}))
+            at = np.arange(1, len(change) + 1) % block == 0
+            border.append(change[at].mean())
+            inside.append(change[~at].mean())
+    return float(np.mean(border) / np.mean(inside)) if np.any(inside) else None
+
+
+def group_change(videos: list[Frames], group: int = CODEC_GRID.temporal) -> float | None:
+    """Returns the change between groups of frames divided by that inside groups; None for stills. The first frame is a group alone."""
+    change = np.stack([np.abs(np.diff(video[1:].astype(np.int16), axis=0)).mean(axis=(1, 2, 3)) for video in videos])
+    at = np.arange(1, change.shape[1] + 1) % group == 0
+    return float(change[:, at].mean() / change[:, ~at].mean()) if change[:, ~at].any() else None
+
+
+CODEC_MARKS = {"block_change": block_change, "group_change": group_change}
 
 
 def warped(walk: SeenWalk, intrinsics: Any) -> Frames:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from moworld.data.settings import GameSettings
@@ -11,6 +12,7 @@ from moworld.evaluation.report import data_uri, write_page
 from moworld.evaluation.straight_walks import LOOKS
 from moworld.evaluation.study_report import Spread, spread_of
 from moworld.evaluation.walk import (
+    CODEC_MARKS,
     LOOKS_AT,
     SEPARATION_AT,
     Walks,
@@ -18,6 +20,7 @@ from moworld.evaluation.walk import (
     measure_pictures,
     measure_walks,
     measure_without_cameras,
+    pca_codec,
     see_walks,
     through_codec,
     warped,
@@ -33,7 +36,8 @@ AWAY_SHEET = (0, 8, 16, 24, 36, 48, 56, 64, 72, 84)
 SHOWN = 3  # starts on the sheets
 COLUMNS = {
     "PSNR at 61, dB": "psnr_61", "at 96": "psnr_96", "at 250": "psnr_250", "SSIM at 61": "ssim_61", "SSIM at 250": "ssim_250",
-    "return, dB": "return_psnr", "turning": "turning", "walking": "walking", "strafing": "strafing",    "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
+    "return, dB": "return_psnr",
+    "change at block borders": "block_change", "change between groups of four": "group_change", "turning": "turning", "walking": "walking", "strafing": "strafing",    "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
     **{f"separation at {at}, dB": f"separation_{at}" for at in SEPARATION_AT},
     **{f"{look} at {at}": f"{look}_{at}" for look in LOOKS for at in LOOKS_AT},
     **{f"drift of {look}": f"drift_{look}" for look in LOOKS}, "sharpness lost": "late_drop",
@@ -49,25 +53,27 @@ def evaluate_walks(models: dict[str, str], settings: WalkSettings, seeds: list[i
     from tqdm import tqdm
 
     results: Results = {}
-    first = next(iter(models))
-    for seed in tqdm(seeds, desc="walks", unit="seed"):
-        seen: list[Walks] = []
-        for name, folder in models.items():
-            key = {"format": FORMAT, "model": sha256_tree(folder), "seed": seed, **settings.model_dump()}
-            stored = out / "measured" / f"{name.replace('/', '_')}-{seed}.json"
-            if not stored.is_file() or read_json(stored)["key"] != key:
-                world = WorldModel.load(folder)
-                if not seen:
-                    game = GameSettings.model_validate({"yaw_degrees_per_frame": world.config.yaw_degrees})
-                    seen.append(see_walks(settings, world.config, game, seed))
-                rows = _rows(world, seen[0], seed, out / "sheets" / f"{name}.png" if seed == seeds[0] else None)
-                write_json(stored, {"key": key, "rows": rows})
-            for row, values in read_json(stored)["rows"].items():
-                label = name if row == "model" else f"{name}, camera zeroed" if row == "camera zeroed" else row
-                if name == first or row in ("model", "camera zeroed"):
-                    results.setdefault(label, []).append(values)
+    first, seen, pca = next(iter(models)), dict[int, Walks](), list[Any]()
+    for seed, (name, folder) in tqdm([(seed, item) for seed in seeds for item in models.items()], desc="walks", unit="measurement"):
+        key = {"format": FORMAT, "model": sha256_tree(folder), "seed": seed, "baselines": name == first, **settings.model_dump()}
+        stored, sheet = out / "measured" / f"{file_name(name)}-{seed}.json", out / "sheets" / f"{file_name(name)}.png"
+        if not stored.is_file() or read_json(stored)["key"] != key:
+            world = WorldModel.load(folder)
+            game = GameSettings.model_validate({"yaw_degrees_per_frame": world.config.yaw_degrees})
+            if seed not in seen:
+                seen = {seed: see_walks(settings, world.config, game, seed)}
+            model, made = measure_walks(world, seen[seed], seed)
+            rows = {name: model, f"{name}, cameras zeroed": measure_without_cameras(world, seen[seed], seed)}
+            if name == first:
+                pca = pca or [pca_codec(world.config, game)]
+                rows |= _baselines(world, seen[seed], model, pca[0])
+            if seed == seeds[0]:
+                write_sheet(sheet, made, seen[seed])
+            write_json(stored, {"key": key, "rows": rows})
+        for row, values in read_json(stored)["rows"].items():
+            results.setdefault(row, []).append(values)
     write_json(out / "walk.json", {"settings": settings.model_dump(), "seeds": seeds, "models": models, "rows": results})
-    sheets = [{"name": name, "sheet": data_uri(out / "sheets" / f"{name}.png", "image/png")} for name in models]
+    sheets = [{"name": name, "sheet": data_uri(out / "sheets" / f"{file_name(name)}.png", "image/png")} for name in models]
     facts = {"models": ", ".join(f"{name}: {folder}" for name, folder in models.items()), "seeds": seeds, **settings.model_dump()}
     shown = table(results)
     columns = [column for column in COLUMNS if any(row[column] for row in shown.values())]
@@ -84,27 +90,28 @@ def table(results: Results) -> dict[str, dict[str, Spread | None]]:
     }
 
 
-def _rows(world: WorldModel, walks: Walks, seed: int, sheet: Path | None) -> dict[str, dict[str, Any]]:
-    """Returns the measures of a model, of the model with zeroed cameras, and of the baselines, by row."""
-    model, made = measure_walks(world, walks, seed)
-    if sheet is not None:
-        write_sheet(sheet, made, walks)
+def file_name(name: str) -> str:
+    """Returns a model's name, which may be a path, as a file name."""
+    return name.strip("/").replace("/", "_")
+
+
+def _baselines(world: WorldModel, walks: Walks, model: dict[str, Any], pca: Any) -> dict[str, dict[str, Any]]:
+    """Returns the measures of the baselines by row. model: those of the model; pca: see `pca_codec`"""
     lens = world.config.intrinsics
-    engine = {
-        "planned": [w.frames for w in walks.planned],
-        "straight": [w.frames for w in walks.straight],
-        "away": [w.frames for w in walks.away],
-    }
+    engine = {kind: [walk.frames for walk in getattr(walks, kind)] for kind in ("planned", "straight", "away")}
+    short = ("planned", "away")
+    repeated = {kind: [np.broadcast_to(video[:1], video.shape) for video in engine[kind]] for kind in short}
+    by_depth = {kind: [warped(walk, lens) for walk in getattr(walks, kind)] for kind in short}
+    coded = {kind: [through_codec(world.codec, video, world.device) for video in videos] for kind, videos in engine.items()}
+    components = {"planned": [through_codec(pca, video, torch.device("cpu")) for video in engine["planned"]]}
+    own = {key.replace("_engine", ""): value for key, value in model.items() if "_engine" in key}
     return {
-        "model": model,
-        "camera zeroed": measure_without_cameras(world, walks, seed),
-        "first frame repeated": measure_pictures({kind: [np.broadcast_to(v[:1], v.shape) for v in engine[kind]] for kind in ("planned", "away")}, walks),
-        "first frame warped by exact depth": measure_pictures(
-            {"planned": [warped(walk, lens) for walk in walks.planned], "away": [warped(walk, lens) for walk in walks.away]}, walks
-        ),
-        "engine through the codec": measure_pictures({kind: [through_codec(world, v) for v in videos] for kind, videos in engine.items()}, walks, lens),
-        "engine": {key.replace("_engine", ""): value for key, value in model.items() if "_engine" in key},
-    }  # fmt: skip
+        "first frame repeated": measure_pictures(repeated, walks),
+        "first frame warped by exact depth": measure_pictures(by_depth, walks),
+        "engine through the codec": measure_pictures(coded, walks, lens),
+        "engine through PCA of as many channels": measure_pictures(components, walks),
+        "engine": own | {name: of(engine["planned"]) for name, of in CODEC_MARKS.items()},
+    }
 
 
 def write_sheet(path: Path, made: dict[str, list[Frames]], walks: Walks) -> None:

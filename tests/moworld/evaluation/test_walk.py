@@ -31,16 +31,31 @@ def test_the_engines_own_pictures_get_the_best_scores() -> None:
     assert other["psnr_61"] == pytest.approx(7.78, abs=0.2) and other["ssim_61"] < 0.1
 
 
+def test_blocks_and_groups_of_a_codec_are_found_and_smooth_video_has_none() -> None:
+    ramp = np.arange(100) * 2
+    smooth = np.broadcast_to((ramp[:, None, None, None] % 200 + np.arange(64)[None, None, :, None]).astype(np.uint8), (100, 48, 64, 3))
+    plain = noise(41, 3)
+    assert walk.block_change([plain]) == pytest.approx(1, abs=0.05) and walk.group_change([plain]) == pytest.approx(1, abs=0.05)
+    blocky = plain[:, ::8, ::8].repeat(8, 1).repeat(8, 2) // 2 + plain // 4
+    assert walk.block_change([blocky]) > 1.5
+    stuttering = np.concatenate([plain[:1], plain[1::4].repeat(4, 0)])
+    assert walk.group_change([stuttering // 2 + plain[: len(stuttering)] // 8]) > 3
+    assert walk.group_change([smooth[:60]]) == pytest.approx(1, abs=0.1) and walk.group_change([plain[:1].repeat(9, 0)]) is None
+
+
 def test_the_protocol_measures_a_model_beside_its_baselines_and_reuses_what_it_measured(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "model"
     served_world(tmp_path / "codec").save(folder)
     settings = walk.WalkSettings(starts=2, straight=50, planned=60, away=12)
     results = evaluate_walks({"tiny": str(folder)}, settings, [0], tmp_path / "out")
-    assert set(results) == {"tiny", "tiny, camera zeroed", "first frame repeated", "first frame warped by exact depth",
-                            "engine through the codec", "engine"}  # fmt: skip
+    baselines = {"first frame repeated", "first frame warped by exact depth", "engine through the codec",
+                 "engine through PCA of as many channels", "engine"}  # fmt: skip
+    assert set(results) == {"tiny", "tiny, cameras zeroed", *baselines}
     rows = table(results)
     warped, repeated = (rows[f"first frame {how}"]["PSNR at 61, dB"].mean for how in ("warped by exact depth", "repeated"))
     assert warped > repeated > 5
+    through_pca = rows["engine through PCA of as many channels"]["PSNR at 61, dB"].mean
+    assert through_pca > rows["engine through the codec"]["PSNR at 61, dB"].mean + 3, "the tiny codec has random weights"
     assert rows["tiny"]["turning"] and not rows["first frame repeated"]["turning"], "a repeated frame has no motion to correlate"
     page = (tmp_path / "out" / "walk.html").read_text()
     assert "engine through the codec" in page and "data:image/png;base64," in page
