@@ -1,26 +1,13 @@
 """Settings of the data steps: sources of clips, game recording, camera verification, captions. Imports no heavy package."""
 
-import json
 import re
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from moworld.data.game_maps import split_of_map
 from moworld.model.latent_grid import NumFrames
 from moworld.settings import Settings
-
-
-@cache
-def game_maps() -> dict[str, list[str]]:
-    """Returns the levels of each split: the one list for all profiles, studies and applications."""
-    return json.loads((Path(__file__).parent / "game_maps.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def split_of_map(name: str) -> str:
-    """Returns the split of a level, "" for an unknown one."""
-    return next((split for split, names in game_maps().items() if name in names), "")
 
 
 class GameSettings(Settings):

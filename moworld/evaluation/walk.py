@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from moworld.camera import se3
 from moworld.camera.controls import controls_to_c2w
+from moworld.data.game_maps import game_maps
 from moworld.data.game_walks import Level, SeenWalk
-from moworld.data.settings import GameSettings, game_maps
+from moworld.data.settings import GameSettings
 from moworld.evaluation.camera_accuracy import correlation
 from moworld.evaluation.egomotion import GRID, STRIDE, camera_motion, commanded_motion, motion_poses
 from moworld.evaluation.protocol import CLEAR_TURN, student_rollout

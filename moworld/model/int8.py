@@ -89,6 +89,19 @@ def replaceable_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+@torch.no_grad()
+def dequantize(transformer: nn.Module) -> None:
+    """Replaces INT8 layers by linears of the same values, in place, and makes all weights trainable float32."""
+    for name, layer in list(transformer.named_modules()):
+        if isinstance(layer, Int8Linear):
+            linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            linear.weight.copy_(layer.weight.float() * layer.weight_scale[:, None])
+            if layer.bias is not None:
+                linear.bias.copy_(layer.bias)
+            transformer.set_submodule(name, linear)
+    transformer.float().requires_grad_(True)
+
+
 def quantize_structure(transformer: nn.Module, stored: Mapping[str, Entry] | None = None) -> int:
     """Replaces linears by INT8 layers without values, so that an INT8 state dict can be loaded; returns how many.
 

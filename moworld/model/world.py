@@ -20,7 +20,7 @@ from moworld.errors import InputError, invalid_value
 from moworld.files import Pathlike, atomic_folder, atomic_write, link_or_copy, read_json, read_json_object, write_json
 from moworld.model.experts import Experts
 from moworld.model.flow import few_step_schedule
-from moworld.model.int8 import join_projections, quantize_structure
+from moworld.model.int8 import dequantize, join_projections, quantize_structure
 from moworld.model.rollout import Denoiser, ExpertsDenoiser
 from moworld.model.settings import ModelSettings, TextSettings
 from moworld.model.text import TextEncoder, make_text_encoder
@@ -93,6 +93,13 @@ class WorldModel:
             for expert in made:
                 initialize_from_scratch(expert)
         return WorldModel(config, Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary))
+
+    def dequantize(self) -> None:
+        """Makes a quantized model one in float32 that can be trained further, in place; others stay as they are."""
+        if self.config.quantization != "none":
+            for _, expert in self.experts.named_experts():
+                dequantize(expert)
+            self.config = self.config.model_copy(update={"quantization": "none"})
 
     @property
     def codec(self) -> Any:

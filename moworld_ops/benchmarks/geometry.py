@@ -13,8 +13,8 @@ from moworld.camera.formats import read_cameras
 from moworld.camera.se3 import align, centre_error_rms, rotation_angle_degrees
 from moworld.data.clips import Clip
 from moworld.data.game import GameSettings, record_game
+from moworld.data.game_maps import split_of_map
 from moworld.data.geometry import recover_cameras
-from moworld.data.settings import split_of_map
 from moworld.data.verification import GeometrySettings
 
 KEYS = ("registered", "rotation_degrees", "ate_percent", "focal", "lens_error", "followed_share", "followed_share_lowest")

@@ -9,12 +9,13 @@ def train_autoregressive(
 ) -> dict[str, Any]:
     """Writes the autoregressive student, initialised from the teacher, with losses.json; returns steps and final losses.
 
+    teacher:     a teacher, or an earlier student to train further, which may be quantized
     model:       section `model` of the profile: the student's chunk, history and few-step schedule
     checkpoints: folder to resume from and to write to; None writes none
     """
     from moworld.distillation.autoregressive import train_autoregressive as train
     from moworld.distillation.settings import AutoregressiveSettings
-    from moworld.model.world import ModelSettings, WorldModel
+    from moworld.model.world import ModelSettings, WorldModel, read_config
     from moworld.training.checkpoint import Checkpoints
     from moworld.training.parallel import join_ranks
     from moworld.training.task import task_of
@@ -23,7 +24,8 @@ def train_autoregressive(
 
     chosen = AutoregressiveSettings(**settings)
     ranks = join_ranks(chosen.parallel)
-    world = WorldModel.load(teacher, place=ranks.place)
+    world = WorldModel.load(teacher, place=ranks.place if read_config(teacher).quantization == "none" else None)
+    world.dequantize()
     world.config = world.config.model_copy(update={"kind": "student", "model": ModelSettings(**model)})
     world.codec_folder = Path(features) / "codec"
     seed += 1

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from moworld.camera.controls import controls_to_c2w
+from moworld.data.game_maps import game_maps, split_of_map
 from moworld.data.game_walks import Level
-from moworld.data.settings import GameSettings, game_maps, split_of_map
+from moworld.data.settings import GameSettings
 from moworld.evaluation.walk import warped
 
 SIZE = (64, 96)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moworld.distillation.autoregressive import train_autoregressive
+from moworld.distillation.settings import AutoregressiveSettings
 from moworld.errors import InputError
 from moworld.inference.quantization import QuantizeSettings, load_quantized, quantize_experts
 from moworld.kernels.int8_linear import int8_linear, quantize_weight
@@ -12,6 +14,8 @@ from moworld.model.int8 import Int8Linear, replaceable_linears
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.window import predict_velocity
 from moworld.model.world import WorldModel
+from moworld.training.settings import OptimizerSettings
+from moworld.training.trainer import Run
 from tests.moworld.model.test_rollout import make_rollout
 from tests.moworld.worlds import tiny_batch, tiny_world
 
@@ -147,3 +151,20 @@ def test_converting_while_loading_equals_converting_saving_and_loading(tmp_path,
         load_quantized(tmp_path / "int8")
     with pytest.raises(InputError, match="at most 1e-06"):
         load_quantized(tmp_path / "full", QuantizeSettings(max_layer_error=1e-6))
+
+
+def test_a_dequantized_model_has_the_values_of_the_int8_weights_and_learns(tmp_path):
+    world = tiny_world()
+    exact = velocity_of(world)
+    quantize_experts(world, QuantizeSettings())
+    layer = world.experts.high.blocks[0].ffn.net[2]
+    stored = layer.weight.float() * layer.weight_scale[:, None]
+    world.save(tmp_path / "model")
+    again = WorldModel.load(tmp_path / "model")
+    again.dequantize()
+    assert again.config.quantization == "none" and torch.equal(again.experts.high.blocks[0].ffn.net[2].weight, stored)
+    assert float((velocity_of(again) - exact).norm() / exact.norm()) < 0.05
+    batch = tiny_batch(7)
+    settings = AutoregressiveSettings(frames=25, batch=2, steps=2, optimizer=OptimizerSettings(lr=1e-3))
+    train_autoregressive(again, settings, Run(lambda start: iter(lambda: batch, None), seed=0))
+    assert not torch.equal(again.experts.high.blocks[0].ffn.net[2].weight, stored)
