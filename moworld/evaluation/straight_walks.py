@@ -85,7 +85,7 @@ def measure_straight_walks(world: WorldModel, store: FeatureStore, settings: Ben
         poses = controls_to_c2w([frozenset(key) for key in keys], step=config.move_units, degrees=config.yaw_degrees)
         c2w = batch["c2w"][:, :1] @ torch.tensor(poses, dtype=torch.float32)
         cameras = {"c2w": c2w, "intrinsics": batch["intrinsics"][:, :1].expand(-1, c2w.shape[1], -1)}
-        return [to_frames(world.codec.decode(each[None])) for each in student_rollout(world, {**batch, **cameras}, seed)]
+        return [to_frames(world.codec.decode(each[None])) for each in student_rollout(world, {**batch, **cameras}, seed, same_noise=True)]
 
     actions = straight_actions(np.random.default_rng(seed), -(-settings.walk_frames // chunk) * chunk)
     away = -(-CODEC_GRID.frames_after_first(6) // chunk) * chunk

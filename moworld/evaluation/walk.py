@@ -76,7 +76,10 @@ def see_walks(settings: WalkSettings, config: WorldConfig, game: GameSettings, s
 
 
 def generate(world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, camera: bool = True) -> list[Frames]:
-    """Returns the model's videos (T, height, width, 3) from the walks' first frames along poses (B, T, 4, 4), without text."""
+    """Returns the model's videos (T, height, width, 3) from the walks' first frames along poses (B, T, 4, 4), without text.
+
+    All walks get the same noise: what differs between them, the model has from their first frames.
+    """
     config, count = world.config, len(walks)
     with torch.inference_mode():
         first = torch.cat([world.codec.encode(to_video(walk.frames[:1]).to(world.device)) for walk in walks])
@@ -86,7 +89,7 @@ def generate(world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, ca
             "c2w": torch.tensor(c2w, dtype=torch.float32),
             "intrinsics": torch.tensor(config.intrinsics).expand(count, c2w.shape[1], 4),
         }
-        latents = student_rollout(world, batch, seed, camera)
+        latents = student_rollout(world, batch, seed, camera, same_noise=True)
         return [to_frames(world.codec.decode(each[None])) for each in latents]
 
 

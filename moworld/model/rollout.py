@@ -22,11 +22,15 @@ from moworld.model.window import PreparedWindow, Window, make_window, predict_ve
 
 @dataclass(frozen=True)
 class NoiseShare:
-    """A generator that draws noise for all ranks and returns part `index` of `parts`, so that noise does not depend on the number of ranks."""
+    """A generator that draws noise for all ranks and returns part `index` of `parts`, so that noise does not depend on the number of ranks.
+
+    same: every sample gets the same noise
+    """
 
     generator: torch.Generator
     index: int = 0
     parts: int = 1
+    same: bool = False
 
 
 Noise = torch.Generator | NoiseShare
@@ -36,8 +40,9 @@ Denoise = Callable[..., Tensor]  # (window, schedule, generator[, exit_step]) ->
 def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tensor:
     """Returns Gaussian noise of `shape` (B, ...), drawn on the generator's device and moved: the same numbers on every device."""
     share = generator if isinstance(generator, NoiseShare) else NoiseShare(generator)
-    drawn = torch.randn((shape[0] * share.parts, *shape[1:]), generator=share.generator, device=share.generator.device)
-    return drawn.chunk(share.parts)[share.index].to(like)
+    samples = 1 if share.same else shape[0] * share.parts
+    drawn = torch.randn((samples, *shape[1:]), generator=share.generator, device=share.generator.device).to(like)
+    return drawn.expand(shape) if share.same else drawn.chunk(share.parts)[share.index]
 
 
 def denoise_few_steps(

@@ -55,7 +55,7 @@ def test_a_model_that_shows_one_picture_has_excess_separation_and_no_contrast(tm
     sane = measure_straight_walks(world, features, settings, 0)
     assert sane.keys() <= METRICS.keys() and sane["separation_excess"] == pytest.approx(sane["separation"] - sane["real_separation"])
 
-    def one_picture(_, batch, *__) -> torch.Tensor:
+    def one_picture(_, batch, *__, **___) -> torch.Tensor:
         return torch.zeros(len(batch["latents"]), 16, 1 + (batch["c2w"].shape[1] - 1) // 4, *batch["latents"].shape[3:])
 
     monkeypatch.setattr("moworld.evaluation.protocol.student_rollout", one_picture)
