@@ -134,7 +134,7 @@ def test_autoregressive_matching_is_eq_7_to_12(world, batch, seed, weight):
     clean = batch["latents"][:, :, start : start + 4]
     level, noise = drawn(seed, clean.shape, 0.0, BOUNDARY, [lambda g: torch.randint(2, (), generator=g), dropping])
     at = level[:, None, None, None, None]
-    history = [0, start] if chunk else [0, 0]  # the first frame and one recent frame; the first chunk has the first frame only
+    history = [0, start - 1] if chunk else [0, 0]  # the first frame and the one before the anchor; the first chunk has the first frame only
     noisy = path(clean, noise)(at)
     predicted = field(world.experts.low, batch, noisy, level, clean[:, :, :1], start, history)
     flow = (predicted - target_of(clean, noise, at))[:, :, 1:].square().mean()
@@ -156,7 +156,7 @@ def test_the_consistency_loss_compares_a_prediction_with_the_targets_at_the_next
     index = served[int(torch.randint(2, (), generator=generator))]
     clean = batch["latents"][:, :, start : start + 4]
     noise = torch.randn(clean.shape, generator=generator).double()
-    history = [0, start] if start else [0, 0]
+    history = [0, start - 1] if start else [0, 0]
 
     def seen(experts, at):
         level = torch.full((2,), levels[at], dtype=torch.float64)

@@ -47,7 +47,7 @@ def one_line(done) -> bool:
         (("data", "collect", "--out", f"{__file__}/raw"), "parents are directories"),
         (("compile", "data", "--out", __file__), "found File exists, expected a path that can be written"),
         (("evaluate", "no/such", "--protocol", "speed"), "no such folder"),
-        (("evaluate", "x", "--protocol", "sped"), "speed or camera or vbench-i2v"),
+        (("evaluate", "x", "--protocol", "sped"), "speed or camera or walk or vbench-i2v"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, words):
