@@ -1,4 +1,4 @@
-"""Pictures of a level along given keys: the truth for a model that walks there. Walls stop the player, who slides along them, as in the game."""
+"""Pictures of a level along given keys: the truth for a model that walks there. Walls and high stairs stop the player, who slides along them."""
 
 from dataclasses import dataclass
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moworld.data.clips import read_manifest
@@ -180,14 +181,20 @@ def obedience(videos: list[Any], batch: Batch, depth: list[Any]) -> dict[str, fl
     intrinsics = batch["intrinsics"][:, 0].double().numpy()
     made = np.concatenate([camera_motion(*each) for each in zip(videos, intrinsics, depth, strict=True)])
     commanded = np.concatenate([commanded_motion(c2w) for c2w in batch["c2w"].double().numpy()])
-    clear = np.abs(commanded[:, 0]) >= CLEAR_TURN
     error = np.sqrt(np.square(made - commanded).mean(axis=0))
-    return {
-        "turning_correlation": correlation(made[:, 0], commanded[:, 0]),
-        "walking_correlation": correlation(made[:, 1:].ravel(), commanded[:, 1:].ravel()),
-        "swapped_turns": float(np.mean(made[clear, 0] * commanded[clear, 0] < 0)) if clear.any() else None,
+    return follows(made, commanded) | {
         "turning_error": float(error[0]),
         "walking_error": float(np.hypot(*error[1:])),
         "turning_gain": gain(made[:, 0], commanded[:, 0]),
         "walking_gain": gain(made[:, 1:].ravel(), commanded[:, 1:].ravel()),
+    }
+
+
+def follows(made: NDArray[np.float64], commanded: NDArray[np.float64]) -> dict[str, float | None]:
+    """Returns turning_correlation, walking_correlation and swapped_turns (see `obedience`) of motions (F, 3) of `camera_motion`."""
+    clear = np.abs(commanded[:, 0]) >= CLEAR_TURN
+    return {
+        "turning_correlation": correlation(made[:, 0], commanded[:, 0]),
+        "walking_correlation": correlation(made[:, 1:].ravel(), commanded[:, 1:].ravel()),
+        "swapped_turns": float(np.mean(made[clear, 0] * commanded[clear, 0] < 0)) if clear.any() else None,
     }

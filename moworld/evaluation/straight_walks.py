@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moworld.camera.controls import controls_to_c2w
 from moworld.data.features import FeatureStore
+from moworld.evaluation.protocol import held_out_windows, student_rollout
 from moworld.evaluation.settings import BenchmarkSettings
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.world import WorldModel
@@ -71,8 +72,6 @@ def measure_straight_walks(world: WorldModel, store: FeatureStore, settings: Ben
 
     Without `walk_frames`, or with fewer than two held-out clips, nothing is measured.
     """
-    from moworld.evaluation.protocol import held_out_windows, student_rollout
-
     clips = store.of_split("held_out")
     starts, shortest = min(settings.walk_starts, len(clips)), min(row.num_latents for row in clips)
     if not settings.walk_frames or starts < 2 or shortest < 2:

@@ -21,8 +21,8 @@ from moworld.data.game_maps import game_maps
 from moworld.data.game_walks import Level, SeenWalk
 from moworld.data.settings import GameSettings
 from moworld.evaluation.camera_accuracy import correlation
-from moworld.evaluation.egomotion import GRID, STRIDE, camera_motion, commanded_motion, motion_poses
-from moworld.evaluation.protocol import CLEAR_TURN, student_rollout
+from moworld.evaluation.egomotion import GRID, NEAR, STRIDE, camera_motion, commanded_motion, motion_poses
+from moworld.evaluation.protocol import CLEAR_TURN, follows, student_rollout
 from moworld.evaluation.straight_walks import AROUND, LOOKS, drift, looks, separation, straight_actions
 from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
 from moworld.model.latent_grid import CODEC_GRID
@@ -212,7 +212,7 @@ def warped(walk: SeenWalk, intrinsics: Any) -> Frames:
     frames = []
     for pose, depth in zip(walk.c2w, walk.depth, strict=True):
         points = (rays * depth[..., None]) @ pose[:3, :3].T + pose[:3, 3]
-        at = (points[..., :2] / np.maximum(points[..., 2:], 0.02) * focal + centre).astype(np.float32)
+        at = (points[..., :2] / np.maximum(points[..., 2:], NEAR) * focal + centre).astype(np.float32)
         frames.append(cv2.remap(walk.frames[0], at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     return np.stack(frames)
 
@@ -230,13 +230,13 @@ def _obedience(pairs: list[tuple[Frames, SeenWalk]], intrinsics: Array) -> dict[
         found.append(camera_motion(video, intrinsics, depth))
         commanded.append(commanded_motion(walk.c2w))
     made, asked = np.concatenate(found), np.concatenate(commanded)
-    clear = np.abs(asked[:, 0]) >= CLEAR_TURN
-    values = {
-        "turning": correlation(made[:, 0], asked[:, 0]),
-        "walking": correlation(made[:, 1:].ravel(), asked[:, 1:].ravel()),
+    scores = follows(made, asked)
+    values: dict[str, Any] = {
+        "turning": scores["turning_correlation"],
+        "walking": scores["walking_correlation"],
         "strafing": correlation(made[:, 2], asked[:, 2]),
-        "wrong_turns": float(np.mean(made[clear, 0] * asked[clear, 0] < 0)) if clear.any() else None,
-        "wrong_turns_of": int(clear.sum()),
+        "wrong_turns": scores["swapped_turns"],
+        "wrong_turns_of": int((np.abs(asked[:, 0]) >= CLEAR_TURN).sum()),
     }
     for horizon in (at for at in HORIZONS if at <= len(pairs[0][0])):
         steps = (horizon - 1) // STRIDE

@@ -37,7 +37,8 @@ SHOWN = 3  # starts on the sheets
 COLUMNS = {
     "PSNR at 61, dB": "psnr_61", "at 96": "psnr_96", "at 250": "psnr_250", "SSIM at 61": "ssim_61", "SSIM at 250": "ssim_250",
     "return, dB": "return_psnr",
-    "change at block borders": "block_change", "change between groups of four": "group_change", "turning": "turning", "walking": "walking", "strafing": "strafing",    "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
+    "change at block borders": "block_change", "change between groups of four": "group_change",
+    "turning": "turning", "walking": "walking", "strafing": "strafing", "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
     **{f"separation at {at}, dB": f"separation_{at}" for at in SEPARATION_AT},
     **{f"{look} at {at}": f"{look}_{at}" for look in LOOKS for at in LOOKS_AT},
     **{f"drift of {look}": f"drift_{look}" for look in LOOKS}, "sharpness lost": "late_drop",

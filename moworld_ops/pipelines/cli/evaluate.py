@@ -74,10 +74,14 @@ def evaluate(
         found = _speed(subjects[0], price_per_hour, device) if protocol == "speed" else _camera(subjects[0], device)
     if json:
         print_json(found)
-        return
+    else:
+        _print_measures(f"{protocol} of {subjects[0]}", found)
+
+
+def _print_measures(title: str, found: dict[str, Any]) -> None:
     from moworld_ops.components.platform.verification import flat
 
-    print_table(f"{protocol} of {subjects[0]}", ("measure", "value"), [(key, f"{value:.5g}") for key, value in flat(found).items()])
+    print_table(title, ("measure", "value"), [(key, f"{value:.5g}") for key, value in flat(found).items()])
     for key, value in found.items():
         if isinstance(value, str):
             print(f"{key}: {value}")

@@ -58,7 +58,7 @@ def test_a_model_that_shows_one_picture_has_excess_separation_and_no_contrast(tm
     def one_picture(_, batch, *__, **___) -> torch.Tensor:
         return torch.zeros(len(batch["latents"]), 16, 1 + (batch["c2w"].shape[1] - 1) // 4, *batch["latents"].shape[3:])
 
-    monkeypatch.setattr("moworld.evaluation.protocol.student_rollout", one_picture)
+    monkeypatch.setattr("moworld.evaluation.straight_walks.student_rollout", one_picture)
     grey = measure_straight_walks(world, features, settings, 0)
     assert grey["separation"] > 100 and grey["separation_excess"] > 60 > sane["separation_excess"]
     assert grey["walk_contrast"] < 0.5 * sane["walk_contrast"] and grey["real_separation"] == sane["real_separation"]

@@ -60,5 +60,5 @@ def test_the_protocol_measures_a_model_beside_its_baselines_and_reuses_what_it_m
     page = (tmp_path / "out" / "walk.html").read_text()
     assert "engine through the codec" in page and "data:image/png;base64," in page
     assert json.loads((tmp_path / "out" / "walk.json").read_text())["seeds"] == [0]
-    monkeypatch.setattr(walk, "see_walks", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("moworld.evaluation.walk_report.measure_walks", lambda *_: pytest.fail("measured again"))
     assert evaluate_walks({"tiny": str(folder)}, settings, [0], tmp_path / "out") == results
