@@ -14,7 +14,7 @@ def describe(source: str) -> dict[str, Any]:
 
 
 def describe_expert(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns layout, parameters, bytes, dtypes, shards, config (implied by shapes), adapter, and parameters and tensors by group."""
+    """Returns layout, parameters, bytes, dtypes (by name), shards, config (implied by shapes), adapter, and parameters and tensors by group."""
     entries = {key if checkpoint.layout == DIFFUSERS else to_diffusers(key): entry for key, entry in checkpoint.entries.items()}
     groups: dict[str, list[int]] = {}
     for key, entry in entries.items():
@@ -30,7 +30,7 @@ def describe_expert(checkpoint: Checkpoint) -> dict[str, Any]:
         "layout": checkpoint.layout,
         "parameters": sum(math.prod(entry.shape) for entry in entries.values()),
         "bytes": sum(entry.nbytes for entry in entries.values()),
-        "dtypes": {str(dtype).removeprefix("torch."): count for dtype, count in Counter(e.dtype for e in entries.values()).items()},
+        "dtypes": dict(sorted(Counter(str(e.dtype).removeprefix("torch.") for e in entries.values()).items())),
         "shards": {file.rpartition("/")[2]: sum(name == file for name in checkpoint.file_of.values()) for file in checkpoint.files},
         "config": _config({key: entry.shape for key, entry in entries.items()}),
         "adapter": adapter,
