@@ -1,10 +1,12 @@
 """A small causal video autoencoder with the interface of Wan's VAE: 4x in time, 8x8 in space, 16 channels; the first frame is a group alone.
 
 Frames are grouped like cameras: the first one four times, then four at a time. A group becomes a token grid by pixel unshuffling. A linear
-map, initialised with the principal components of patches, codes most of it, and causal convolutions add a residual. A whole clip and its
-chunks, decoded one by one with a cache, give the same result.
+map, initialised with the principal components of patches, codes most of it, and causal convolutions add a residual. With `warp` the decoder
+adds a picture of the group moved by four flows, because most of what changes within a group is motion. A whole clip and its chunks,
+decoded one by one with a cache, give the same result.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,9 +21,11 @@ from moworld.model.latent_grid import CODEC_GRID
 
 TIME, SPACE = CODEC_GRID.temporal, CODEC_GRID.spatial
 PATCH = TIME * 3 * SPACE * SPACE  # values of one latent position
+FLOW_PIXELS = 4.0
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Cache = list[Tensor]
+Activation = Callable[[Tensor], Tensor]
 
 
 def group_frames(video: Tensor) -> Tensor:
@@ -44,16 +48,19 @@ def ungroup_frames(patches: Tensor) -> Tensor:
 class CausalBlock(nn.Module):
     """A residual block over each latent frame and the previous one."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(2 * width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the output for x (B, F, D, h, w), and its last input frame (B, 1, D, h, w): `before` of the next chunk. None at the start."""
         past = torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
         joined = torch.cat([x, past], dim=2).flatten(0, 1)
-        return x + self.conv2(functional.relu(self.conv1(joined))).view_as(x), x[:, -1:]
+        return x + self.conv2(self.activation(self.conv1(joined))).view_as(x), x[:, -1:]
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
@@ -70,27 +77,48 @@ def per_channel(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1, 1)
 
 
+def warped(picture: Tensor, flows: Tensor) -> Tensor:
+    """Returns pictures (N, 3, H, W) moved by each of their flows (N, 2 T, H, W): (N, 3 T, H, W).
+
+    A flow is an offset (x, y) in units of `FLOW_PIXELS` pixels, from a pixel to where its value is taken; outside the border counts.
+    """
+    count, _, height, width = picture.shape
+    flows = flows.unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2)  # (N, T, H, W, 2)
+    y, x = torch.meshgrid(torch.arange(height, device=picture.device), torch.arange(width, device=picture.device), indexing="ij")
+    centres = torch.stack([x, y], dim=-1).to(picture.dtype) + 0.5
+    size = torch.tensor([width, height], dtype=picture.dtype, device=picture.device)
+    grid = (centres + FLOW_PIXELS * flows) * 2 / size - 1  # in [-1, 1] over the picture
+    repeated = picture[:, None].expand(-1, flows.shape[1], -1, -1, -1).flatten(0, 1)
+    moved = functional.grid_sample(repeated, grid.flatten(0, 1), mode="bilinear", padding_mode="border", align_corners=False)
+    return moved.view(count, -1, height, width)
+
+
 class StreamingCodec(nn.Module):
     """Video (B, 3, T, H, W) in [-1, 1] <-> latents (B, 16, F, H/8, W/8) with zero mean and unit variance per channel."""
 
     latents_mean: Tensor
     latents_std: Tensor
 
-    def __init__(self, latent_channels: int = 16, hidden: int = 48, blocks: int = 2) -> None:
+    def __init__(self, latent_channels: int = 16, hidden: int = 48, blocks: int = 2, warp: bool = False) -> None:
         super().__init__()
-        self.config = {"latent_channels": latent_channels, "hidden": hidden, "blocks": blocks}
+        self.config = {"latent_channels": latent_channels, "hidden": hidden, "blocks": blocks, "warp": warp}
+        self.activation: Activation = functional.silu if warp else functional.relu
         self.linear_in, self.linear_out = nn.Linear(PATCH, latent_channels), nn.Linear(latent_channels, PATCH)
         self.encoder_in, self.encoder_out = nn.Conv2d(PATCH, hidden, 1), nn.Conv2d(hidden, latent_channels, 1)
-        self.encoder_blocks = nn.ModuleList(CausalBlock(hidden) for _ in range(blocks))
+        self.encoder_blocks = nn.ModuleList(CausalBlock(hidden, self.activation) for _ in range(blocks))
         self.decoder_in = nn.Conv2d(latent_channels, hidden, 3, padding=1)
-        self.decoder_blocks = nn.ModuleList(CausalBlock(hidden) for _ in range(blocks))
+        self.decoder_blocks = nn.ModuleList(CausalBlock(hidden, self.activation) for _ in range(blocks))
         self.up1, self.up2 = nn.Conv2d(hidden, 4 * hidden, 3, padding=1), nn.Conv2d(hidden, 2 * hidden, 3, padding=1)
         self.decoder_out = nn.Conv2d(hidden // 2, TIME * 3 * 4, 3, padding=1)
+        self.moved_out = nn.Conv2d(hidden // 2, 3 * 4 + 2 * TIME, 3, padding=1) if warp else None  # a picture, and a flow for each frame
         self.register_buffer("latents_mean", torch.zeros(latent_channels))
         self.register_buffer("latents_std", torch.ones(latent_channels))
         for residual_end in (self.encoder_out, self.decoder_out):  # at first the residuals are zero
             nn.init.zeros_(residual_end.weight)
             nn.init.zeros_(residual_end.bias)  # type: ignore[arg-type]
+        if self.moved_out is not None:
+            nn.init.normal_(self.moved_out.weight, std=1e-3)  # not zero: a flow gets no gradient from an empty picture
+            nn.init.zeros_(self.moved_out.bias)  # type: ignore[arg-type]
 
     def encode(self, video: Tensor) -> Tensor:
         """Encodes (B, 3, T, H, W), T = 4 k + 1 -> (B, C, k + 1, h, w). Causal: a latent frame does not depend on later video frames."""
@@ -99,7 +127,7 @@ class StreamingCodec(nn.Module):
     def encode_raw(self, patches: Tensor) -> Tensor:
         """Encodes patches (B, F, 768, h, w) -> latents before normalisation (B, C, F, h, w)."""
         batch, frames = patches.shape[:2]
-        hidden = functional.relu(self.encoder_in(patches.flatten(0, 1))).unflatten(0, (batch, frames))
+        hidden = self.activation(self.encoder_in(patches.flatten(0, 1))).unflatten(0, (batch, frames))
         hidden, _ = run_blocks(self.encoder_blocks, hidden, None)
         residual = self.encoder_out(hidden.flatten(0, 1)).unflatten(0, (batch, frames))
         linear = self.linear_in(patches.movedim(2, -1)).movedim(-1, 2)
@@ -124,11 +152,14 @@ class StreamingCodec(nn.Module):
         """Decodes unnormalised latents (B, C, F, h, w) -> patches (B, F, 768, h, w) and the next cache."""
         batch, frames = raw.shape[0], raw.shape[2]
         x = raw.transpose(1, 2)  # (B, F, C, h, w)
-        hidden = functional.relu(self.decoder_in(x.flatten(0, 1))).unflatten(0, (batch, frames))
+        hidden = self.activation(self.decoder_in(x.flatten(0, 1))).unflatten(0, (batch, frames))
         hidden, following = run_blocks(self.decoder_blocks, hidden, cache)
-        hidden = functional.pixel_shuffle(functional.relu(self.up1(hidden.flatten(0, 1))), 2)  # (B F, D, 2h, 2w)
-        hidden = functional.pixel_shuffle(functional.relu(self.up2(hidden)), 2)  # (B F, D/2, 4h, 4w)
+        hidden = functional.pixel_shuffle(self.activation(self.up1(hidden.flatten(0, 1))), 2)  # (B F, D, 2h, 2w)
+        hidden = functional.pixel_shuffle(self.activation(self.up2(hidden)), 2)  # (B F, D/2, 4h, 4w)
         residual = functional.pixel_shuffle(self.decoder_out(hidden), 2)  # (B F, 12, 8h, 8w)
+        if self.moved_out is not None:
+            picture, flows = self.moved_out(hidden).split((12, 2 * TIME), dim=1)
+            residual = residual + warped(functional.pixel_shuffle(picture, 2), functional.interpolate(flows, scale_factor=2, mode="bilinear"))
         residual = functional.pixel_unshuffle(residual, SPACE).unflatten(0, (batch, frames))
         linear = self.linear_out(x.movedim(2, -1)).movedim(-1, 2)
         return linear + residual, following

@@ -108,11 +108,15 @@ class BaseSettings(Settings):
 
 
 class CodecSettings(Settings):
-    """Sizes of the codec and its training: `steps` of `batch` windows of `groups` latent frames."""
+    """Sizes of the codec and its training: `steps` of `batch` windows of `groups` latent frames.
+
+    warp: whether the decoder adds a picture that four flows move (`moworld.model.codec.warped`): better, and slower to train
+    """
 
     latent_channels: PositiveInt = 16
     hidden: PositiveInt = 48
     blocks: NonNegativeInt = 2
+    warp: bool = False
     steps: NonNegativeInt = 300
     batch: PositiveInt = 8
     groups: PositiveInt = 3

@@ -11,7 +11,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from moworld.errors import InputError
-from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
+from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches, ungroup_frames
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import CodecSettings
 from moworld.training.loop import Learner
@@ -66,8 +66,7 @@ def train_codec(
         raw = codec.encode_raw(patches)
         noise = settings.latent_noise * torch.randn(raw.shape, generator=generator)  # generated latents are never exact
         decoded, _ = codec.decode_raw(raw + noise)
-        error = decoded - patches
-        loss = ((error.square() + 0.1 * error.abs()).mean(dim=(0, 2, 3, 4)) * weights).sum()
+        loss = reconstruction_loss(decoded - patches, weights)
         learner.step(loss)
         curve.append([step, round(loss.item(), 6)])
     codec.eval()
@@ -76,10 +75,20 @@ def train_codec(
     return codec, {"losses": {"reconstruction": curve}, "first_psnr_train": first_psnr}
 
 
+def reconstruction_loss(error: Tensor, weights: Tensor) -> Tensor:
+    """Returns the loss of errors of patches (B, F, 768, h, w): squared, absolute, and squared change from frame to frame.
+
+    weights: (F,) of the latent frames. The change counts because pictures that are each nearly right may still flicker at groups of four.
+    """
+    frames = ungroup_frames(error)[:, :, CODEC_GRID.temporal - 1 :]
+    change = frames[:, :, 1:] - frames[:, :, :-1]
+    return ((error.square() + 0.1 * error.abs()).mean(dim=(0, 2, 3, 4)) * weights).sum() + 0.5 * change.square().mean()
+
+
 def _linear_codec(clips: list[Frames], settings: CodecSettings, seed: int, picker: random.Random) -> StreamingCodec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        codec = StreamingCodec(settings.latent_channels, settings.hidden, settings.blocks)
+        codec = StreamingCodec(settings.latent_channels, settings.hidden, settings.blocks, settings.warp)
     initialize_from_patches(codec, _sample_patches(clips, settings.pca_patches, picker))
     return codec
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from moworld.errors import InputError
 from moworld.files import open_uri, sha256_file, shipped_path
 from moworld.model.checkpoints.convert import Shapes, finite, match, new_adapter
-from moworld.model.checkpoints.reader import Checkpoint, find_experts
+from moworld.model.checkpoints.reader import Checkpoint, find_experts, has_experts
 from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.experts import Experts
 from moworld.model.settings import BaseSettings
@@ -26,7 +26,12 @@ from moworld.model.world import Placement, WorldConfig, WorldModel, expert_struc
 
 
 def base_experts(base: BaseSettings, names: Sequence[str]) -> dict[str, Checkpoint]:
-    """Returns the checkpoints of the experts `names`. Raises InputError if one is missing, and as `find_experts` does."""
+    """Returns the checkpoints of the experts `names`, or {} of a base that is a codec only.
+
+    Raises InputError if one is missing, and as `find_experts` does.
+    """
+    if not base.low and base_codec(base) and not has_experts(shipped_path(base.source)):
+        return {}
     found = find_experts(shipped_path(base.source))
     if base.low:
         other = find_experts(base.low)  # of a folder with one expert, that one
@@ -46,11 +51,13 @@ def base_hash(base: BaseSettings, names: Sequence[str]) -> str:
     import fsspec
 
     digest = hashlib.sha256()
-    for name, checkpoint in base_experts(base, names).items():
-        for file in checkpoint.files:
-            system, path = fsspec.core.url_to_fs(file)
-            content = f"{system.size(path)} {system.checksum(path)}" if "://" in file else sha256_file(path)
-            digest.update(f"{name}\0{path.rpartition('/')[2]}\0{content}\n".encode())
+    files = [(name, file) for name, checkpoint in base_experts(base, names).items() for file in checkpoint.files]
+    if base_codec(base):
+        files.append(("codec", f"{_codec_folder(base)}/{WEIGHTS}"))
+    for name, file in files:
+        system, path = fsspec.core.url_to_fs(file)
+        content = f"{system.size(path)} {system.checksum(path)}" if "://" in file else sha256_file(path)
+        digest.update(f"{name}\0{path.rpartition('/')[2]}\0{content}\n".encode())
     found = digest.hexdigest()
     if base.sha256 and found != base.sha256:
         fix = "give the former weights again, or start another run"
@@ -63,11 +70,14 @@ def world_from_base(
 ) -> WorldModel:
     """Returns a model whose experts have the base's weights, and a camera adapter of gate 0 if the base has none (see `new_adapter`).
 
+    The experts are fresh if the base is a codec only.
     names, place: as for `WorldModel.load`; progress: whether to show a progress bar
     Raises InputError if the weights are not those of a model of this configuration, or not finite.
     """
-    made = []
-    for name, checkpoint in base_experts(base, config.experts).items():
+    made, stored_experts = [], base_experts(base, config.experts)
+    if not stored_experts:
+        return WorldModel.create(config, seed)
+    for name, checkpoint in stored_experts.items():
         expert = expert_structure(config.model.transformer())
         stored, new = match(checkpoint, {key: tuple(value.shape) for key, value in tensors_of(expert).items()})
         if name in (names or config.experts):
@@ -83,7 +93,7 @@ def world_from_base(
 
 def base_codec(base: BaseSettings) -> StreamingCodec | None:
     """Returns the small codec in folder `vae` of the base, or None if the base has none, or a published autoencoder."""
-    folder = f"{shipped_path(base.source).rstrip('/')}/vae"
+    folder = _codec_folder(base)
     try:
         with open_uri(f"{folder}/config.json") as stream:
             name = json.load(stream).get("_class_name", "")
@@ -96,6 +106,10 @@ def base_codec(base: BaseSettings) -> StreamingCodec | None:
             with open_uri(f"{folder}/{file}") as stream:
                 Path(scratch, file).write_bytes(stream.read())
         return StreamingCodec.from_pretrained(scratch)
+
+
+def _codec_folder(base: BaseSettings) -> str:
+    return f"{shipped_path(base.source).rstrip('/')}/vae"
 
 
 @dataclass(frozen=True)

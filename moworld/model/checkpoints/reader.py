@@ -117,6 +117,12 @@ def find_experts(source: str) -> dict[str, Checkpoint]:
     return found
 
 
+def has_experts(folder: str) -> bool:
+    """Whether a folder or URI holds weights of an expert, itself or in a folder of an expert's name."""
+    places = {place for names in FOLDERS.values() for place in names}
+    return any(name.endswith((".safetensors", ".index.json", *PICKLES)) or name.removesuffix(".safetensors") in places for name in _names(folder))
+
+
 def _names(folder: str) -> list[str]:
     import fsspec
 

@@ -19,6 +19,7 @@ from moworld.errors import InputError
 from moworld.model.checkpoints import import_model
 from moworld.model.checkpoints.base import base_hash, world_from_base
 from moworld.model.checkpoints.layouts import from_diffusers
+from moworld.model.codec import StreamingCodec
 from moworld.model.experts import Experts
 from moworld.model.settings import BaseSettings
 from moworld.model.weights import cast_parameters, gathered, tensors_of
@@ -93,6 +94,19 @@ def test_the_hash_is_that_of_the_content(wan):
     assert base_hash(base, ("high", "low")) != before
     with pytest.raises(InputError, match=rf"SHA-256: found .*expected {before[:12]}, as at the start of the run"):
         base_hash(base.model_copy(update={"sha256": before}), ("high", "low"))
+
+
+def test_a_base_that_is_a_codec_only_gives_fresh_experts_and_is_hashed(tmp_path):
+    base = BaseSettings(source=str(tmp_path))
+    with pytest.raises(InputError, match="no weights"):
+        world_from_base(base, CONFIG, seed=5)
+    StreamingCodec(hidden=8).save_pretrained(tmp_path / "vae")
+    fresh = WorldModel.create(CONFIG, seed=5).experts.state_dict()
+    made = world_from_base(base, CONFIG, seed=5).experts.state_dict()
+    assert all(torch.equal(made[key], value) for key, value in fresh.items())
+    before = base_hash(base, ("high", "low"))
+    StreamingCodec(hidden=8, warp=True).save_pretrained(tmp_path / "vae")
+    assert base_hash(base, ("high", "low")) != before
 
 
 def in_process(work: Any, *arguments: Any) -> Any:

@@ -2,19 +2,25 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from moworld.errors import InputError
 from moworld.files import write_json
-from moworld.model.codec import PATCH, StreamingCodec, group_frames, hadamard, initialize_from_patches, ungroup_frames
+from moworld.model.codec import FLOW_PIXELS, PATCH, StreamingCodec, group_frames, hadamard, initialize_from_patches, ungroup_frames, warped
 
 
-def busy_codec() -> StreamingCodec:
+BOTH = pytest.mark.parametrize("warp", [False, True])
+
+
+def busy_codec(warp: bool = True) -> StreamingCodec:
     """Returns a codec with random residual branches and normalisation."""
     torch.manual_seed(3)
-    codec = StreamingCodec(latent_channels=16, hidden=8, blocks=2).eval()
-    for layer in (codec.encoder_out, codec.decoder_out):
+    codec = StreamingCodec(latent_channels=16, hidden=8, blocks=2, warp=warp).eval()
+    ends = [codec.encoder_out, codec.decoder_out, *([codec.moved_out] if warp else [])]
+    for layer in (*ends, *(block.conv2 for block in (*codec.encoder_blocks, *codec.decoder_blocks))):
         torch.nn.init.normal_(layer.weight, std=0.3)
     codec.latents_mean.copy_(torch.randn(16))
     codec.latents_std.copy_(torch.rand(16) + 0.5)
@@ -44,9 +50,10 @@ def test_shapes_are_those_of_wans_vae():
 
 
 @torch.no_grad()
+@BOTH
 @pytest.mark.parametrize("sizes", [(1, 3, 3), (3, 1, 2, 1), (1, 1, 1, 1, 1, 1, 1)])
-def test_chunked_decode_equals_full_decode(sizes: tuple[int, ...]):
-    codec, latents = busy_codec(), 0.3 * torch.randn(2, 16, 7, 2, 3)
+def test_chunked_decode_equals_full_decode(sizes: tuple[int, ...], warp: bool):
+    codec, latents = busy_codec(warp), 0.3 * torch.randn(2, 16, 7, 2, 3)
     chunks, cache = [], None
     for chunk in latents.split(sizes, dim=2):
         frames, cache = codec.decode_chunk(chunk, cache)
@@ -103,6 +110,24 @@ def test_the_linear_start_beats_a_random_projection_of_the_same_size():
     ours = (codec.linear_out(codec.linear_in(patches)) - patches).square().sum()
     basis = torch.linalg.qr(torch.randn(PATCH, 16))[0]
     assert ours < 0.25 * (patches @ basis @ basis.T - patches).square().sum()
+
+
+def test_warped_takes_each_pixel_from_where_its_flow_points():
+    rng = np.random.default_rng(5)
+    picture, offsets = rng.random((24, 32, 3), dtype=np.float32), rng.uniform(-3, 3, (4, 24, 32, 2)).astype(np.float32)
+    flows = torch.from_numpy(offsets / FLOW_PIXELS).permute(0, 3, 1, 2).reshape(1, 8, 24, 32)
+    moved = warped(torch.from_numpy(picture).permute(2, 0, 1)[None], flows)[0].unflatten(0, (4, 3)).permute(0, 2, 3, 1).numpy()
+    at = np.stack(np.meshgrid(np.arange(32), np.arange(24)), axis=-1).astype(np.float32) + offsets
+    expected = [cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for x, y in np.moveaxis(at, -1, 1)]
+    np.testing.assert_allclose(moved, expected, atol=0.02)  # OpenCV rounds positions to 1/32 pixel
+
+
+@BOTH
+def test_a_saved_codec_is_read_again(warp: bool, tmp_path: Path):
+    codec, video = busy_codec(warp), torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    codec.save_pretrained(tmp_path)
+    read = StreamingCodec.from_pretrained(tmp_path)
+    assert torch.equal(read.decode(read.encode(video)), codec.decode(codec.encode(video)))
 
 
 def test_hadamards_rows_are_orthogonal():

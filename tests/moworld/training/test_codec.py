@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from moworld.errors import InputError
+from moworld.model.codec import group_frames
 from moworld.model.settings import CodecSettings
-from moworld.training.codec import psnr, reconstruction_psnr, to_frames, to_video, train_codec
+from moworld.training.codec import group_weights, psnr, reconstruction_loss, reconstruction_psnr, to_frames, to_video, train_codec
 
 
 def footage(seed: int, frames: int = 17) -> np.ndarray:
@@ -76,6 +77,13 @@ def test_psnr_weighs_clips_by_their_length(trained):
     together = reconstruction_psnr(codec, [CLIPS[0], noise])
     errors = [10 ** (-reconstruction_psnr(codec, [clip]) / 10) for clip in (CLIPS[0], noise)]
     assert together == pytest.approx(psnr((17 * errors[0] + 5 * errors[1]) / 22), abs=1e-3)
+
+
+def test_flicker_costs_more_than_a_steady_error_of_the_same_size():
+    steady = torch.full((1, 3, 16, 16), 0.1)[None].expand(1, 9, 3, 16, 16).transpose(1, 2)
+    flicker = steady * torch.tensor([1.0, -1.0] * 4 + [1.0]).view(1, 1, 9, 1, 1)
+    weights = group_weights(3, 289)
+    assert reconstruction_loss(group_frames(flicker), weights) > 1.5 * reconstruction_loss(group_frames(steady), weights)
 
 
 def test_short_clips_are_accepted_beside_long_ones_and_refused_alone():
