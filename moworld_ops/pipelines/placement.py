@@ -21,6 +21,7 @@ CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # wh
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
 SIGNING_MOUNT = "/var/run/moworld/signing"
+STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
 # Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
 LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
@@ -104,7 +105,7 @@ class Cluster:
 
         if isinstance(pool, TrainJob):
             task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
-            kubernetes.set_timeout(task, pool.seconds + pool.queue_seconds)
+            kubernetes.set_timeout(task, pool.queue_seconds + pool.seconds + STAGING_SECONDS)
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
             task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)

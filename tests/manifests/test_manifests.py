@@ -80,7 +80,7 @@ def test_every_object_satisfies_the_schema_of_its_kind(overlay):
     for one in rendered(overlay):
         check_text(json.dumps(one, sort_keys=True))  # overlays share most objects: each is checked once
     kinds = {one["kind"] for one in rendered(overlay)}
-    assert {"Namespace", "NetworkPolicy", "ResourceQuota", "Deployment", "HorizontalPodAutoscaler", "CronJob"} <= kinds
+    assert {"Namespace", "NetworkPolicy", "ResourceQuota", "Deployment", "HorizontalPodAutoscaler"} <= kinds
     assert (overlay == "cpu") == ("Queue" not in kinds)
 
 
@@ -275,17 +275,26 @@ def test_permissions_are_minimal():
             assert template["spec"]["automountServiceAccountToken"] is False, name
 
 
-def test_the_reaper_s_token_is_for_pipelines_and_mounted_at_its_path():
-    (template,) = [template for name, template in pod_templates(rendered("cpu")) if name == "CronJob/reaper"]
-    (container,) = containers(template)
-    (path,) = [entry["value"] for entry in container["env"] if entry["name"] == "KFP_TOKEN_FILE"]
-    (volume,) = [one for one in template["spec"]["volumes"] if "projected" in one]
-    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == volume["name"]]
-    (source,) = volume["projected"]["sources"]
-    assert f"{mount}/{source['serviceAccountToken']['path']}" == path
-    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+def test_the_reaper_may_do_what_it_does_and_nothing_else():
+    (template,) = [template for name, template in pod_templates(rendered("cpu")) if name == "Deployment/reaper"]
+    assert template["spec"]["serviceAccountName"] == "moworld-reaper"
     rules = [rule for one in of_kind("cpu", "Role") if one["metadata"]["name"] == "moworld-reaper" for rule in one["rules"]]
-    assert {"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]} in rules
+    allowed = {(group, kind, verb) for rule in rules for group in rule["apiGroups"] for kind in rule["resources"] for verb in rule["verbs"]}
+    jobs = "trainer.kubeflow.org", "trainjobs"
+    assert allowed == {(*jobs, "list"), (*jobs, "delete"), ("argoproj.io", "workflows", "list")}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_starts_no_rank_again_on_its_own(overlay):
+    """The other ranks would wait for it: a step's retry starts the whole gang from its checkpoint."""
+    runtimes = of_kind(overlay, "ClusterTrainingRuntime")
+    assert runtimes
+    for runtime in runtimes:
+        spec = runtime["spec"]["template"]["spec"]
+        assert spec["failurePolicy"] == {"maxRestarts": 0}, runtime["metadata"]["name"]
+        for job in spec["replicatedJobs"]:
+            assert job["template"]["spec"]["backoffLimit"] == 0, runtime["metadata"]["name"]
+            assert job["template"]["spec"]["template"]["spec"]["restartPolicy"] == "Never", runtime["metadata"]["name"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
