@@ -105,6 +105,11 @@ class Cluster(ThreadingHTTPServer):
         self.script: Callable[[dict], Script] = lambda job: Script()
         self.on_create: Callable[[dict], None] = lambda job: None
         self.fault: Callable[[str, str], str] = lambda method, path: ""
+        self.openapi: dict | None = None  # of Trainer's group; None: as Trainer 2.2 publishes it
+        self.suspended: dict = {  # status that Trainer gives a suspended job, with that of its JobSet
+            "conditions": [{"type": "Suspended", "status": "True", "reason": "Suspended", "message": ""}],
+            "jobsStatus": [{"name": "node", "active": 0, "failed": 0, "ready": 0, "succeeded": 0, "suspended": 1}],
+        }
         self.deletion_reads = 0  # number of reads that still find a deleted job
         self.made: list[tuple[str, str]] = []  # (name, uid) of every TrainJob
         self.deleted: list[str] = []
@@ -150,6 +155,8 @@ class Cluster(ThreadingHTTPServer):
                 return self._log(path.removesuffix("/log"))
             if method == "POST":
                 return self._create(f"{path}/{body['metadata']['name']}", body, query.get("fieldValidation") == ["Strict"])
+            if path == "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1":
+                return 200, openapi_of("activeDeadlineSeconds", "runtimePatches") if self.openapi is None else self.openapi
             if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas", "workflows"):
                 return self._list(path, query.get("labelSelector", [""])[0])
             there = self.objects.get(path)
@@ -182,6 +189,8 @@ class Cluster(ThreadingHTTPServer):
             if job["_left"] < 0:
                 del self.objects[path]
             return job
+        if job["spec"].get("suspend"):
+            return {key: value for key, value in job.items() if not key.startswith("_")} | {"status": self.suspended}
         script = self.script(job)
         state = script.states[min(job["_reads"], len(script.states) - 1)]
         job["_reads"] += 1
@@ -247,6 +256,13 @@ class Cluster(ThreadingHTTPServer):
         lines = self.script(job).lines
         shown = lines if job.get("_state") in ("Complete", "Failed") else lines[: max(0, job["_reads"] - 1)]
         return 200, "".join(f"{stamp(index)} {line}\n" for index, line in enumerate(shown)).encode()
+
+
+def openapi_of(*fields: str) -> dict:
+    """Returns an OpenAPI document of Trainer's group whose TrainJob has these fields in its spec."""
+    kind = {"group": "trainer.kubeflow.org", "version": "v1alpha1", "kind": "TrainJob"}
+    spec = {"properties": {field: {} for field in ("runtimeRef", *fields)}}
+    return {"components": {"schemas": {"TrainJob": {"properties": {"spec": spec}, "x-kubernetes-group-version-kind": [kind]}}}}
 
 
 def stamp(index: int) -> str:

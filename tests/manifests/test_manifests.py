@@ -14,6 +14,7 @@ import yaml
 
 from moworld.inference.player.server import METRICS
 from moworld_ops.components.platform.images import LOCK, image
+from moworld_ops.components.platform.preflight import Requirements, quantity, quota_usage
 from moworld_ops.components.platform.serving import write_patch
 from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.placement import SIGNING_KEYS, STORE_KEYS, requirements_of
@@ -259,6 +260,17 @@ def test_the_manifests_without_npus_have_what_their_profile_requires():
     names = {(one["kind"], one["metadata"]["name"]) for one in rendered("cpu")}
     assert wanted["runtimes"] == [name for kind, name in names if kind == "ClusterTrainingRuntime"]
     assert ("PersistentVolumeClaim", *wanted["claims"]) in names and wanted["queues"] == []
+
+
+@pytest.mark.parametrize(("overlay", "name"), [("ascend-910b", "wan22-a14b"), ("cpu", "pocket")])
+def test_the_quota_has_room_for_every_step_of_the_profile(overlay, name):
+    (quota,) = [one["spec"]["hard"] for one in of_kind(overlay, "ResourceQuota")]
+    steps = Requirements(**requirements_of(profile.load(name)[1])).pods
+    assert any(len(pods) > 1 for pods in steps)  # jobs and their launcher
+    for pods in steps:
+        used = quota_usage(pods)
+        assert {key: used[key] for key in quota if key in used and used[key] > quantity(quota[key])} == {}
+        assert {"requests.cpu", "limits.memory", "pods"} <= set(used)
 
 
 def test_permissions_are_minimal():
