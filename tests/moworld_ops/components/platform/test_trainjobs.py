@@ -313,7 +313,7 @@ def test_the_deadline_has_the_time_in_the_queue_and_its_message_says_what_took_i
 
 def test_the_first_rank_s_lines_of_every_restart_are_logged_by_age_not_by_name(cluster, tmp_path, launch, capsys):
     cluster.on_create = ranks_finish
-    cluster.script = lambda job: Script("Running", "Running", "Complete", lines=("restart",), earlier=("z", "first"))
+    cluster.script = lambda job: Script("Complete", lines=("restart",), earlier=("z", "first"))
     launch(tmp_path, pools(tmp_path)[:1])
     lines = [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
     assert lines == ["first", "restart"]
