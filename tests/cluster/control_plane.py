@@ -91,7 +91,7 @@ class ControlPlane:
     ) -> subprocess.CompletedProcess[str]:
         """Returns the finished process of kubectl, whatever its exit status."""
         command = [str(kubectl(self.assets)), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
-        text = yaml.safe_dump_all(objects) if objects else None
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}) if objects else None
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     def get(self, *arguments: str) -> dict:
