@@ -1,6 +1,6 @@
 """Builds the programs of a control plane from Go modules, once, into a directory that is named by what goes into them.
 
-`python -m tests.cluster.build` builds what is absent; `find` returns a directory with `etcd` and `kube-apiserver`, as envtest expects it.
+`python -m tests.cluster.build [NAME...]` builds what is absent; `find` returns a directory with `etcd` and `kube-apiserver`, as envtest expects it.
 """
 
 import functools
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -32,7 +32,6 @@ MANIFESTS = {  # what the projects publish beside their programs: definitions, w
     "trainer": ("manifests/base/crds/trainer*.yaml", "manifests/base/webhook/manifests.yaml"),
     "kwok": ("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat-with-lease/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
 }
-VERSIONS = "versions.json"
 HOW = "`make cluster-test` builds it with Go 1.26 or newer; KUBEBUILDER_ASSETS can name a directory of setup-envtest instead"
 
 
@@ -60,17 +59,17 @@ def kubectl(assets: Path) -> Path:
     return own if own.exists() else Path(sys.executable).with_name("kubectl")
 
 
-def build(say: Callable[[str], None] = print) -> Path:
-    """Builds what is absent and returns the directory; raises CalledProcessError if a build fails."""
+def build(names: Iterable[str] = PROGRAMS, say: Callable[[str], None] = print) -> Path:
+    """Builds what is absent of these modules and returns the directory; raises CalledProcessError if a build fails."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
         _copy_manifests(name, folder)
+    for name in names:
         _build_program(name, folder, say)
     for alias in ALIASES:
         (folder / alias).unlink(missing_ok=True)
         (folder / alias).symlink_to("kube-apiserver")
-    (folder / VERSIONS).write_text(json.dumps({name: _module(name)["Version"] for name in PROGRAMS}, indent=1) + "\n")
     return folder
 
 
@@ -110,14 +109,15 @@ def _go(name: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Builds what is absent and prints the directory and the versions; exits with 1 where there is no Go."""
+    """Builds the modules that the arguments name, else all, and prints the directory and versions; exits with 1 where there is no Go."""
     if os.environ.get("KUBEBUILDER_ASSETS"):
         print(f"{os.environ['KUBEBUILDER_ASSETS']}: named by KUBEBUILDER_ASSETS, nothing is built")
         return
     if shutil.which("go") is None:
         sys.exit("go: not found: install Go 1.26 or newer (https://go.dev/dl), or name a directory of setup-envtest in KUBEBUILDER_ASSETS")
-    folder = build()
-    print(f"{folder}: {', '.join(f'{name} {version}' for name, version in json.loads((folder / VERSIONS).read_text()).items())}")
+    folder = build(sys.argv[1:] or PROGRAMS)
+    built = [f"{name} {_module(name)['Version']}" for name, (_, binary, _) in PROGRAMS.items() if (folder / binary).exists()]
+    print(f"{folder}: {', '.join(built)}")
 
 
 if __name__ == "__main__":

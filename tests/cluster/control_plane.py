@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import json
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -90,7 +91,7 @@ class ControlPlane:
     ) -> subprocess.CompletedProcess[str]:
         """Returns the finished process of kubectl, whatever its exit status."""
         command = [str(kubectl(self.assets)), "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
-        text = yaml.safe_dump_all(objects) if objects else None
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}) if objects else None
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     def get(self, *arguments: str) -> dict:
@@ -162,14 +163,15 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={self.accounts_key}",
             f"--service-account-signing-key-file={self.accounts_key}", "--service-cluster-ip-range=10.96.0.0/16",
             "--allow-privileged=true", "--endpoint-reconciler-type=none", "--profiling=false",
-            ready=lambda: self.kubectl("get", "--raw", "/readyz", check=False).strip() == "ok",
+            ready=lambda: answers(f"{self.url}/readyz", self.certificate),
         )  # fmt: skip
 
 
-def answers(url: str) -> bool:
+def answers(url: str, certificate: Path | None = None) -> bool:
     """Returns whether an address of loopback answers with status 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        context = ssl.create_default_context(cafile=str(certificate)) if certificate else None
+        with urllib.request.urlopen(url, timeout=5, context=context) as reply:
             return reply.status == 200
     except OSError:
         return False

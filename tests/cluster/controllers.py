@@ -14,12 +14,13 @@ from tests.cluster.build import HOW
 from tests.cluster.control_plane import ControlPlane, accepts, answers, free_port, wait_until
 
 HERE = Path(__file__).parent
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # JobSet's definition has 500 kB: seconds of the slower one
 NEEDED = ("kube-controller-manager", "kube-scheduler", "jobset", "trainer-controller-manager", "kwok")
 EXIT = "moworld.test/exit"  # annotation of a fake pod: the exit status of its containers
-KUBERNETES = (  # the controllers that the tests need; those of nodes, volumes and certificates cost time
+KUBERNETES = (  # the controllers that the tests need; the others cost time
     "namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,garbage-collector-controller,job-controller,"
     "cronjob-controller,deployment-controller,replicaset-controller,disruption-controller,resourcequota-controller,endpointslice-controller,"
-    "persistentvolumeclaim-protection-controller,pod-garbage-collector-controller,ttl-after-finished-controller"
+    "persistentvolumeclaim-protection-controller,pod-garbage-collector-controller,node-lifecycle-controller,ttl-after-finished-controller"
 )
 
 # Volcano's place is taken by the default scheduler under its name: pods are placed, one by one, not as gangs.
@@ -110,7 +111,7 @@ def pods_of(plane: ControlPlane, namespace: str, trainjob: str) -> list[dict]:
 def _published(assets: Path, program: str) -> list[dict]:
     """Returns what the project publishes beside its program: definitions, webhooks, stages."""
     files = sorted((assets / "manifests" / program).rglob("*.yaml"))
-    return [one for file in files for one in yaml.safe_load_all(file.read_text()) if one]
+    return [one for file in files for one in yaml.load_all(file.read_text(), LOADER) if one]
 
 
 def _start_jobset(plane: ControlPlane) -> None:

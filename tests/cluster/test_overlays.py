@@ -77,7 +77,7 @@ def test_an_overlay_goes_unforced_into_a_profile_s_namespace(bare, overlay):
     assert [one["metadata"]["name"] for one in strays if one["metadata"]["name"] not in ("kube-root-ca.crt", "default")] == []
 
 
-@pytest.mark.parametrize("overlay", ("ascend-910b", "cpu", "single-user"))
+@pytest.mark.parametrize("overlay", ("ascend-910b", "single-user"))
 def test_the_runbook_s_order_works_as_pasted_on_a_bare_cluster(bare, tmp_path, overlay):
     """Namespace, secrets, dry run, apply; with External Secrets the secrets are the store's."""
     bare.kubectl("create", "namespace", "ingress-nginx")
@@ -112,40 +112,42 @@ def secrets_again(block: str) -> list[str]:
     return [line.replace("-n moworld", "-n kubeflow") for line in lines]
 
 
-def test_single_user_leaves_kfp_s_own_pods_alone(bare):
-    """A pod of KFP with neither resources nor a security context is accepted in `kubeflow` as before; in `moworld` it is not."""
+@pytest.fixture(scope="module")
+def single_user(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, dict]]:
+    """An API server with overlay single-user beside standalone KFP, and the namespace kubeflow as it was before."""
     kfp = {
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": "kubeflow", "labels": {"application-crd-id": "kubeflow-pipelines"}},
     }
-    bare.kubectl("create", "--field-manager=kustomize-controller", "-f", "-", objects=[kfp])
-    before = bare.get("namespace", "kubeflow")["metadata"]
-    bare.kubectl("apply", "--server-side", "-k", str(ROOT / "namespace"))
-    bare.kubectl("apply", "--server-side", "--dry-run=server", "-k", overlay_path("single-user"))
-    bare.kubectl("apply", "--server-side", "-k", overlay_path("single-user"))
-    after = bare.get("namespace", "kubeflow")["metadata"]
-    assert after["resourceVersion"] == before["resourceVersion"]
+    definitions = controllers.definitions(assets)
+    with ControlPlane(assets, tmp_path_factory.mktemp("single-user")) as plane:
+        controllers.install(plane, definitions)
+        plane.kubectl("create", "-f", "-", objects=[kfp])
+        before = plane.get("namespace", "kubeflow")
+        plane.kubectl("apply", "--server-side", "-k", str(ROOT / "namespace"))
+        plane.kubectl("apply", "--server-side", "-k", overlay_path("single-user"))
+        yield plane, before
 
+
+def test_single_user_leaves_kfp_s_own_pods_alone(single_user):
+    """A pod of KFP with neither resources nor a security context is accepted in `kubeflow` as before; in `moworld` it is not."""
+    plane, before = single_user
+    assert plane.get("namespace", "kubeflow") == before
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ml-pipeline"}, "spec": {"containers": [{"name": "main", "image": "x"}]}}
     for space in ("kubeflow", "moworld"):
-        bare.kubectl("-n", space, "create", "serviceaccount", "default")
-    bare.kubectl("-n", "kubeflow", "create", "-f", "-", objects=[pod])
-    assert bare.get("-n", "kubeflow", "pod", "ml-pipeline")["spec"]["containers"][0]["resources"] == {}
-    assert "restricted" in bare.kubectl("-n", "moworld", "create", "-f", "-", objects=[pod], check=False)
-    for kind in ("networkpolicies", "resourcequotas", "limitranges"):
-        assert bare.get("-n", "kubeflow", kind)["items"] == [], kind
+        plane.kubectl("-n", space, "create", "serviceaccount", "default")
+    plane.kubectl("-n", "kubeflow", "create", "-f", "-", objects=[pod])
+    assert plane.get("-n", "kubeflow", "pod", "ml-pipeline")["spec"]["containers"][0]["resources"] == {}
+    assert 'violates PodSecurity "restricted' in plane.kubectl("-n", "moworld", "create", "-f", "-", objects=[pod], check=False)
+    assert plane.get("-n", "kubeflow", "networkpolicies,resourcequotas,limitranges")["items"] == []
 
 
-def test_single_user_gives_rights_in_kubeflow_alone(bare):
+def test_single_user_gives_rights_in_kubeflow_alone(single_user):
     """By the server's own answer to each account's own token."""
-    bare.kubectl("create", "namespace", "kubeflow")
-    bare.kubectl("apply", "--server-side", "-k", str(ROOT / "namespace"))
-    bare.kubectl("apply", "--server-side", "-k", overlay_path("single-user"))
-    may = {"moworld-launcher": ("create", "trainjobs.trainer.kubeflow.org"), "moworld-reaper": ("delete", "trainjobs.trainer.kubeflow.org")}
-    for account, (verb, resource) in may.items():
-        config = bare.account("kubeflow", account)
-        answers = [
-            bare.kubectl("-n", space, "auth", "can-i", verb, resource, kubeconfig=config, check=False) for space in ("kubeflow", "moworld")
-        ]
-        assert [answer.split()[0] for answer in answers] == ["yes", "no"], account
+    plane, _ = single_user
+    for account, verb in {"moworld-launcher": "create", "moworld-reaper": "delete"}.items():
+        config = plane.account("kubeflow", account)
+        request = ("auth", "can-i", verb, "trainjobs.trainer.kubeflow.org")
+        answers = [plane.kubectl("-n", space, *request, kubeconfig=config, check=False).split()[0] for space in ("kubeflow", "moworld")]
+        assert answers == ["yes", "no"], account
