@@ -21,6 +21,8 @@ CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # wh
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
 SIGNING_MOUNT = "/var/run/moworld/signing"
+LAUNCHER = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "8Gi"}}  # resources of a pod that launches jobs
+STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
 # Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
 LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
@@ -103,8 +105,10 @@ class Cluster:
         from kfp import kubernetes
 
         if isinstance(pool, TrainJob):
-            task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
-            kubernetes.set_timeout(task, pool.seconds + pool.queue_seconds)
+            requests, limits = LAUNCHER["requests"], LAUNCHER["limits"]
+            task.set_cpu_limit(limits["cpu"]).set_memory_limit(limits["memory"])
+            task.set_cpu_request(requests["cpu"]).set_memory_request(requests["memory"])
+            kubernetes.set_timeout(task, pool.queue_seconds + pool.seconds + STAGING_SECONDS)
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
             task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
@@ -157,12 +161,30 @@ def requirements_of(profile: Any) -> dict[str, Any]:
             {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
             for (selector, resource, amount), count in sorted(nodes.items())
         ],
+        "pods": _pods(resources),
         "uris": sorted({uri for uri in given if uri and "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
         "unpublished_images": sorted(images & set(unpublished())),
         "unpinned_bases": unpinned(images),
         "contracts": {name: load_contract(name).version for name in contract_names()},
     }
+
+
+def _pods(resources: Resources) -> list[list[dict[str, Any]]]:
+    """Returns the pods of each step that differs in them: its own, which is a launcher if it has jobs, and those of the jobs."""
+    steps: list[list[dict[str, Any]]] = []
+    for pools in resources.used_pools():
+        pods: list[dict[str, Any]] = []
+        for pool in pools:
+            own = {"cpu": pool.cpu, "memory": pool.memory}
+            if isinstance(pool, TrainJob):
+                own |= {pool.resource: str(pool.procs_per_node)} if pool.resource else {}
+            pods.append({"count": pool.nodes if isinstance(pool, TrainJob) else 1, "requests": own, "limits": own})
+        if any(isinstance(pool, TrainJob) for pool in pools):
+            pods.append({"count": 1, **LAUNCHER})
+        if pods not in steps:
+            steps.append(pods)
+    return steps
 
 
 def images_of(resources: Resources) -> set[str]:

@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from moworld.errors import InputError
 from moworld.extras import require
@@ -23,6 +24,34 @@ class Stopped(Exception):
 def namespace() -> str:
     """Returns the namespace of the runs: that of this pod, else moworld."""
     return context().namespace or "moworld"
+
+
+class OwnPod(NamedTuple):
+    """The pod of this process.
+
+    uid:      of the pod, "" outside one
+    workflow: owner reference to the Workflow of its run, {} outside a run
+    attempt:  0 for a start that a user asked for, else the number of the automatic retry
+    """
+
+    uid: str
+    workflow: dict[str, Any]
+    attempt: int
+
+
+def own_pod(api: Any, space: str) -> OwnPod:
+    """Returns the pod of this process, which KFP names in KFP_POD_NAME and KFP_POD_UID."""
+    from kubernetes import client
+
+    name, uid = os.environ.get("KFP_POD_NAME", ""), os.environ.get("KFP_POD_UID", "")
+    if not name:
+        return OwnPod(uid, {}, 0)
+    core = client.CoreV1Api(api)
+    meta = with_retries(lambda: core.read_namespaced_pod(name, space, _request_timeout=REQUEST_SECONDS), threading.Event()).metadata
+    owners = [one for one in meta.owner_references or [] if one.kind == "Workflow"]
+    references = [{"apiVersion": one.api_version, "kind": one.kind, "name": one.name, "uid": one.uid} for one in owners]
+    attempt = re.search(r"\((\d+)\)$", (meta.annotations or {}).get("workflows.argoproj.io/node-name", ""))
+    return OwnPod(str(meta.uid), references[0] if references else {}, int(attempt[1]) if attempt else 0)
 
 
 def connect() -> Any:

@@ -1,35 +1,32 @@
 """Exchange between a launcher and its ranks: one folder per job on the shared volume.
 
-It has the inputs, arguments.json, the results and summary.json.
+It has the inputs, arguments.json, the results and summary.json, or refused.json if a rank rejected its input.
 """
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
+from moworld.errors import InputError
 from moworld.files import read_json, write_json
-from moworld_ops.components.platform.cluster import Stopped
 
 PERSISTENT = ("out", "checkpoints")  # ranks write these in the exchange folder, which outlives a pod
+SUMMARY, REFUSED = "summary.json", "refused.json"
 CACHE = "cache"  # on the shared volume too, but outside the exchange folder, so that it outlives a run
 
 
-def stage_in(exchange: Path, arguments: dict[str, Any], stop: threading.Event | None = None) -> None:
+def stage_in(exchange: Path, arguments: dict[str, Any], attempt: int = 0) -> None:
     """Copies the folders among the arguments to the shared volume and writes arguments.json with their paths there.
 
     exchange: the job's folder, directly on the shared volume. A cache that is on the volume already, as in the state folder of a
               cluster, keeps its path; another one becomes VOLUME/encoded.
+    attempt:  0 for a start that a user asked for, else the number of the automatic retry
     arguments.json is written last. If it exists with equal content, the inputs are complete and are not copied again: ranks may be
-    reading them. Raises Stopped between two files once `stop` is set, because copies take minutes and a terminated pod has seconds.
+    reading them. Raises the InputError of an earlier attempt in an automatic retry, which would end in the same way.
     """
-
-    def copy(source: str, target: str) -> None:
-        if stop is not None and stop.is_set():
-            raise Stopped
-        shutil.copy2(source, target)
-
+    if attempt and (error := refusal([exchange])):
+        raise error
     fixed, volume = (*PERSISTENT, CACHE), exchange.parent
     inputs = [key for key, value in arguments.items() if key not in fixed and isinstance(value, str) and Path(value).is_dir()]
     paths = {key: str(exchange / key) for key in PERSISTENT if key in arguments} | {key: str(exchange / "in" / key) for key in inputs}
@@ -37,12 +34,19 @@ def stage_in(exchange: Path, arguments: dict[str, Any], stop: threading.Event | 
         paths[CACHE] = str(volume / "encoded")
     moved = arguments | paths
     listed = exchange / "arguments.json"
-    (exchange / "summary.json").unlink(missing_ok=True)
+    for name in (SUMMARY, REFUSED):
+        (exchange / name).unlink(missing_ok=True)
     if listed.is_file() and read_json(listed) == json.loads(json.dumps(moved)):
         return
     for key in inputs:
-        shutil.copytree(arguments[key], moved[key], copy_function=copy, dirs_exist_ok=True)
+        shutil.copytree(arguments[key], moved[key], dirs_exist_ok=True)
     write_json(listed, moved)
+
+
+def refusal(exchanges: list[Path]) -> InputError | None:
+    """Returns the InputError of a rank of these jobs, or None."""
+    found = [exchange / REFUSED for exchange in exchanges if (exchange / REFUSED).is_file()]
+    return InputError(*read_json(found[0])) if found else None
 
 
 def stage_out(exchanges: list[Path], out: Path) -> dict[str, Any]:
@@ -53,12 +57,12 @@ def stage_out(exchanges: list[Path], out: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     for exchange in exchanges:
-        if not (exchange / "summary.json").is_file():
+        if not (exchange / SUMMARY).is_file():
             raise RuntimeError(f"{exchange}: the job is complete but left no summary.json; check that it used the same volume")
         shutil.copytree(exchange / "out", out, dirs_exist_ok=True)
         if (exchange / "out" / "losses.json").is_file():
             losses |= read_json(exchange / "out" / "losses.json")
-        summary |= read_json(exchange / "summary.json")
+        summary |= read_json(exchange / SUMMARY)
     if losses:
         write_json(out / "losses.json", losses)
     return summary

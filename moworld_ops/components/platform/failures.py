@@ -13,17 +13,18 @@ IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "Create
 EVICTION_REASONS = {"Evicted", "Preempting", "NodeLost", "NodeAffinity", "Shutdown", "Terminated"}
 
 
-def failure_reason(job: dict[str, Any], pods: list[dict[str, Any]], tail: str = "") -> str:
+def failure_reason(job: dict[str, Any], pods: list[dict[str, Any]], tail: str = "", started: bool = True) -> str:
     """Returns one line: what ended the job, where, and the fix.
 
-    job:  TrainJob with its status
-    pods: its pods, as the API returns them
-    tail: the last lines of a pod's log
+    job:     TrainJob with its status
+    pods:    its pods, as the API returns them
+    tail:    the last lines of a pod's log
+    started: False if none of its pods ever ran; after a deadline its pods are gone
     """
     conditions = job.get("status", {}).get("conditions", [])
     failed: dict[str, Any] = next((one for one in conditions if one["type"] == "Failed" and one["status"] == "True"), {})
     message = " ".join(str(failed.get(key, "")) for key in ("reason", "message")).strip()
-    for reason in (_deadline(job, failed), *(_pod_failure(pod) for pod in pods), _log_failure(tail)):
+    for reason in (_deadline(job, failed, started), *(_pod_failure(pod) for pod in pods), _log_failure(tail)):
         if reason:
             return f"{reason} [{message}]" if message else reason
     last = [f"last line: {line.strip()[:300]}" for line in tail.splitlines() if line.strip()][-1:]
@@ -44,10 +45,13 @@ def pending_reason(pods: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _deadline(job: dict[str, Any], failed: dict[str, Any]) -> str:
+def _deadline(job: dict[str, Any], failed: dict[str, Any], started: bool) -> str:
     if failed.get("reason") != "DeadlineExceeded":
         return ""
-    return f"deadline: it ran past {job['spec'].get('activeDeadlineSeconds')} s; raise `seconds` of the pool, checkpoints are kept"
+    limit = f"{job['spec'].get('activeDeadlineSeconds')} s after its creation (`queue_seconds` + `seconds` of the pool)"
+    if started:
+        return f"deadline: it was still running {limit}; raise `seconds`, checkpoints are kept"
+    return f"deadline: none of its pods had started {limit}; free nodes or its queue, or raise `queue_seconds`"
 
 
 def _pod_failure(pod: dict[str, Any]) -> str:

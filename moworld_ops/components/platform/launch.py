@@ -12,6 +12,7 @@ from typing import Any
 from moworld.errors import InputError
 from moworld.files import read_json, write_json
 from moworld_ops.components.platform.context import context
+from moworld_ops.components.platform.exchange import REFUSED, SUMMARY
 from moworld_ops.components.platform.pools import Here, Torchrun, parse
 from moworld_ops.components.platform.steps import ProcessMonitor
 
@@ -43,8 +44,11 @@ def call(step: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one rank: calls the step; rank 0 writes its summary next to the arguments. An error is also reported to torchrun."""
-    from moworld_ops.components.platform.ranks import report
+    """Runs one rank: calls the step; rank 0 writes its summary next to the arguments, and any rank its InputError.
+
+    An error is also reported to torchrun.
+    """
+    from moworld_ops.components.platform.ranks import input_error_parts, report
 
     step, path = argv
     ProcessMonitor(context().engine).start()  # ends this rank with the step that started it on this machine
@@ -54,10 +58,11 @@ def main(argv: list[str]) -> int:
         report(error)
         if isinstance(error, InputError):
             print(error, file=sys.stderr)
+            write_json(Path(path).with_name(REFUSED), input_error_parts(error))
             return 2
         raise
     if os.environ.get("RANK", "0") == "0":
-        write_json(Path(path).with_name("summary.json"), summary)
+        write_json(Path(path).with_name(SUMMARY), summary)
     return 0
 
 

@@ -55,7 +55,7 @@ class TrainJob(_Nodes):
     procs_per_node: int = Field(default=1, ge=1)
     resource: str = Field(default="", description="accelerator of each process, such as huawei.com/Ascend910; empty for CPUs")
     queue: str = Field(default="", description="Volcano's queue; empty for none")
-    queue_seconds: int = Field(default=24 * 3600, ge=0, description="additional time that its jobs may wait in the queue")
+    queue_seconds: int = Field(default=24 * 3600, ge=0, description="additional time that its jobs may wait in the queue: Trainer counts a deadline from the creation")
 
     @property
     def num_ranks(self) -> int:
@@ -97,7 +97,7 @@ class Job(TrainJob):
 
 
 _Parameter: TypeAdapter[Torchrun | list[Job]] = TypeAdapter(Torchrun | list[Job])
-_UNUSED = {"device", "queue_seconds"}  # by jobs
+_UNUSED = {"device"}  # by jobs
 
 
 def text(pool: Here | Torchrun | list[Job]) -> str:

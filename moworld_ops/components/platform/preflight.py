@@ -1,4 +1,4 @@
-"""Checks of the cluster before a run: queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
+"""Checks of the cluster before a run: controllers, queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from moworld.settings import Settings
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
+from moworld_ops.components.platform.controllers import FIELDS, RESPOND, missing_fields, response_of_controllers
 from moworld_ops.data_contracts.load import load_contract
 
 Row = dict[str, Any]
@@ -23,6 +24,14 @@ class Nodes(Settings):
     count: int
 
 
+class Pods(Settings):
+    """`count` equal pods that exist at the same time, with what each of them requests and its limits."""
+
+    count: int
+    requests: dict[str, str]
+    limits: dict[str, str]
+
+
 class Requirements(Settings):
     """What the runs of a compiled profile need; built by `moworld_ops.pipelines.placement.requirements_of`."""
 
@@ -31,6 +40,7 @@ class Requirements(Settings):
     claims: list[str] = Field(default=[])
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
     nodes: list[Nodes] = Field(default=[])
+    pods: list[list[Pods]] = Field(default=[], description="the pods of each step that differs in them; steps run one after the other")
     uris: list[str] = Field(default=[])
     services: list[str] = Field(default=[])
     unpublished_images: list[str] = Field(default=[])
@@ -45,11 +55,16 @@ def checks(required: Requirements) -> list[Row]:
     """
     cluster = _Cluster()
     rows = [_queue(cluster, name) for name in required.queues]
-    rows += [_runtime(cluster, name) for name in required.runtimes]
+    if required.runtimes:
+        rows.append(_trainer(cluster))
+    for name in required.runtimes:
+        rows.append(_runtime(cluster, name))
+        if rows[-1]["passed"]:
+            rows.append(_controllers(cluster, name))
     rows += [_claim(cluster, name) for name in required.claims]
     rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items()]
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
-    rows += _quotas(cluster)
+    rows += _quotas(cluster, required.pods)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
     rows += [_reachable(f"service {url}", _health, url, "a response within 5 s") for url in required.services]
     rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images]
@@ -97,8 +112,21 @@ def _queue(cluster: _Cluster, name: str) -> Row:
     found = cluster.get(f"/apis/scheduling.volcano.sh/v1beta1/queues/{name}")
     state = _presence(found)
     if state == "there":
-        state = str(found.get("status", {}).get("state") or "Open")
-    return _row(f"queue {name}", state, "an open Volcano queue", state == "Open", "apply the overlay of manifests/, or open the queue")
+        state = str(found.get("status", {}).get("state") or "no state, which Volcano's controllers write")
+    fix = "apply the overlay of manifests/, open the queue, or check the pods of Volcano"
+    return _row(f"queue {name}", state, "Open", state == "Open", fix)
+
+
+def _trainer(cluster: _Cluster) -> Row:
+    missing = missing_fields(cluster.get("/openapi/v3/apis/trainer.kubeflow.org/v1alpha1") or {})
+    text = f"TrainJobs without {', '.join(missing)}" if missing else f"TrainJobs with {', '.join(FIELDS)}"
+    return _row("Kubeflow Trainer", text, "2.2 or newer", not missing, "install it: older ones ignore these fields")
+
+
+def _controllers(cluster: _Cluster, runtime: str) -> Row:
+    found = response_of_controllers(cluster.api, cluster.space, runtime)
+    fix = "check the pods of Kubeflow Trainer and JobSet, and their webhooks"
+    return _row(f"controllers of runtime {runtime}", found, RESPOND, found == RESPOND, fix)
 
 
 def _runtime(cluster: _Cluster, name: str) -> Row:
@@ -128,20 +156,47 @@ def _secret(cluster: _Cluster, name: str, keys: list[str]) -> Row:
 def _nodes(cluster: _Cluster, required: Nodes) -> Row:
     labels = [f"{key}={value}" for key, value in sorted(required.selector.items())]
     found = cluster.items(f"/api/v1/nodes?labelSelector={','.join(labels).replace('=', '%3D')}")
-    fit = [node for node in found if int(node["status"].get("allocatable", {}).get(required.resource, 0)) >= required.amount]
-    text = f"{len(fit)} of {len(found)} nodes with these labels have {required.amount} {required.resource}"
-    fix = "add nodes, check the device plugin, or change the pool"
+    usable = [node for node in found if not node.get("spec", {}).get("unschedulable") and _is_ready(node)]
+    fit = [node for node in usable if int(node["status"].get("allocatable", {}).get(required.resource, 0)) >= required.amount]
+    text = f"{len(fit)} of {len(found)} nodes with these labels are ready with {required.amount} {required.resource}"
+    if len(usable) < len(found):
+        text += f", {len(found) - len(usable)} are cordoned or not ready"
+    fix = "add or uncordon nodes, check the device plugin, or change the pool"
     return _row(f"nodes {', '.join(labels)}", text, f"{required.count}", len(fit) >= required.count, fix)
 
 
-def _quotas(cluster: _Cluster) -> Iterator[Row]:
-    """Yields a row per quota of the namespace, with the resources that are used up."""
+def _is_ready(node: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in node["status"].get("conditions", []))
+
+
+def _quotas(cluster: _Cluster, steps: list[list[Pods]]) -> Iterator[Row]:
+    """Yields a row per quota of the namespace, with the resources of which less is free than a step needs."""
+    needed: dict[str, float] = {}
+    for pods in steps:
+        for key, amount in quota_usage(pods).items():
+            needed[key] = max(amount, needed.get(key, 0.0))
     for quota in cluster.items(f"/api/v1/namespaces/{cluster.space}/resourcequotas"):
         hard, used = quota.get("status", {}).get("hard", {}), quota.get("status", {}).get("used", {})
-        full = sorted(key for key in hard if key in used and quantity(used[key]) >= quantity(hard[key]) > 0)
-        text = f"used up: {', '.join(full)}" if full else "not used up"
-        fix = "end other work in the namespace, or raise the quota"
-        yield _row(f"quota {quota['metadata']['name']}", text, "not used up", not full, fix)
+        free = {key: quantity(hard[key]) - quantity(used.get(key, "0")) for key in hard}
+        lacking = [key for key in sorted(free) if free[key] < needed.get(key, 0.0)]
+        short = [f"{key}: {_amount(key, free[key])} of {hard[key]} free, a step needs {_amount(key, needed[key])}" for key in lacking]
+        fix = "end other work in the namespace, raise the quota, or use a smaller pool"
+        yield _row(f"quota {quota['metadata']['name']}", "; ".join(short) or "enough free", "enough free", not short, fix)
+
+
+def _amount(key: str, value: float) -> str:
+    return f"{value / 2**30:g}Gi" if key.endswith("memory") else f"{value:g}"
+
+
+def quota_usage(pods: list[Pods]) -> dict[str, float]:
+    """Returns what pods that exist at the same time use, by the names that quotas have for it."""
+    used: dict[str, float] = {"pods": sum(one.count for one in pods)}
+    for one in pods:
+        for kind, amounts in (("requests", one.requests), ("limits", one.limits)):
+            for resource, amount in amounts.items():
+                used[f"{kind}.{resource}"] = used.get(f"{kind}.{resource}", 0.0) + one.count * quantity(amount)
+    other_names = {"count/pods": used["pods"]} | {name: used.get(f"requests.{name}", 0.0) for name in ("cpu", "memory")}
+    return used | other_names
 
 
 def quantity(text: str) -> float:

@@ -49,9 +49,13 @@ def run_ranks(step: str, arguments: dict[str, Any], ranks: int) -> dict[str, Any
 def report(error: Exception) -> None:
     """Writes a rank's error to torchrun's file, in its format; does nothing if torchrun did not start this process."""
     if path := os.environ.get(ERROR_FILE):
-        parts = [error.file, error.field, error.found, error.expected, error.fix] if isinstance(error, InputError) else []
-        facts = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "input_error": parts}
+        facts = {"timestamp": str(int(time.time())), "nanoseconds": time.time_ns(), "input_error": input_error_parts(error)}
         Path(path).write_text(json.dumps({"message": {"message": explain(error)[1], "extraInfo": facts}}), encoding="utf-8")
+
+
+def input_error_parts(error: Exception) -> list[str]:
+    """Returns the arguments of an InputError as JSON has them; [] for another error."""
+    return [str(part) for part in (error.file, error.field, error.found, error.expected, error.fix)] if isinstance(error, InputError) else []
 
 
 def _first_error(step: str, error: Any) -> Exception:

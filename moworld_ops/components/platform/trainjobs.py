@@ -2,7 +2,8 @@
 
 KFP cannot set a schedulerName, and the Ascend device plugin requires Volcano's, so every step on an NPU pool runs as a TrainJob.
 A job's name follows from run and step, so a restarted launcher finds the job of its predecessor and adopts it. The last launcher to
-adopt a job owns it (an annotation), and only the owner deletes it. `reap` deletes what killed launchers leave, once the run is over.
+adopt a job owns it (an annotation), and only the owner deletes it, when it has seen the job's end. A launcher that is lost changes
+nothing: a job whose run is cancelled or over is deleted by the reaper (reaper.py), and Kubernetes deletes the jobs of a deleted run.
 """
 
 import hashlib
@@ -10,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from moworld_ops.components.platform.cluster import REQUEST_SECONDS, Stopped, connect, namespace, server_message, with_retries
+from moworld.errors import InputError
+from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, own_pod, server_message, with_retries
 from moworld_ops.components.platform.context import context
-from moworld_ops.components.platform.exchange import stage_in, stage_out
+from moworld_ops.components.platform.exchange import refusal, stage_in, stage_out
 from moworld_ops.components.platform.failures import failure_reason, pending_reason
 from moworld_ops.components.platform.pod_logs import LogReader
 from moworld_ops.components.platform.pools import Job
@@ -32,6 +33,8 @@ GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 PART_OF, RUN, STEP = "app.kubernetes.io/part-of", "moworld.io/run", "moworld.io/step"
 OWNER, SPEC = "moworld.io/launcher", "moworld.io/spec-sha256"
 POLL_SECONDS = 5.0
+END_SECONDS = 60.0  # limit of each request that deletes a job at the end of its step
+BEGUN = ("Running", "Succeeded", "Failed")  # phases of a pod that has run
 CONTAINER = "node"  # Trainer's name for the container in the runtime's pods
 MAX_NAME_CHARACTERS = 46  # Trainer and JobSet append to the name, and the result must be a DNS label
 
@@ -40,17 +43,17 @@ def trainjob(step: str, name: str, pool: Job, arguments_path: str, run: str = ""
     """Returns the TrainJob that runs a step's ranks on a pool."""
     resources = {pool.resource: str(pool.procs_per_node)} if pool.resource else {}
     resources |= {"cpu": pool.cpu, "memory": pool.memory}
-    queue = {"metadata": {"annotations": {"scheduling.volcano.sh/queue-name": pool.queue}}} if pool.queue else {}
     pod = {
-        **queue,
         "spec": {
             "nodeSelector": pool.node_selector,
             "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": pool.claim}}],
             "containers": [{"name": CONTAINER, "volumeMounts": [{"name": "work", "mountPath": pool.mount}]}],
         },
     }
+    # Trainer makes the gang's PodGroup from the template's annotations; it ignores those of pods.
+    queue = {"metadata": {"annotations": {"scheduling.volcano.sh/queue-name": pool.queue}}} if pool.queue else {}
     secrets = [(key, {"secretKeyRef": {"name": pool.secret, "key": key}}) for key in pool.secret_keys]
-    jobs = [{"name": "node", "template": {"spec": {"template": pod}}}]
+    template = {**queue, "spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": pod}}}]}}
     spec = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": pool.runtime},
         "trainer": {
@@ -61,8 +64,8 @@ def trainjob(step: str, name: str, pool: Job, arguments_path: str, run: str = ""
             "resourcesPerNode": {"requests": resources, "limits": resources},
             "env": [{"name": key, "valueFrom": source} for key, source in secrets],
         },
-        "runtimePatches": [{"manager": OWNER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}],
-        "activeDeadlineSeconds": pool.seconds,
+        "runtimePatches": [{"manager": OWNER, "trainingRuntimeSpec": {"template": template}}],
+        "activeDeadlineSeconds": pool.queue_seconds + pool.seconds,  # Trainer counts from the creation
     }
     labels = {PART_OF: "moworld", RUN: run, STEP: step.replace("_", "-")}
     annotations = {SPEC: hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()}
@@ -81,25 +84,34 @@ def job_name(run: str, step: str, index: int) -> str:
 def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[Job]) -> dict[str, Any]:
     """Runs one job per pool in parallel, copies their results to arguments["out"] and returns the joined summary.
 
-    Raises RuntimeError with the reason if a job fails, SystemExit(143) after SIGTERM, InputError outside a run.
+    Raises RuntimeError with the reason if a job fails; InputError outside a run, or if a rank raised it. A step that ended so does
+    not run again when the pipeline retries it by itself.
     """
     place = context()
     run, task = place.run_id, place.step or step
+    api, space = connect(), namespace()
+    pod = own_pod(api, space)
+    launcher = Launcher(api, space, pod.uid or str(uuid.uuid4()))
     jobs, exchanges = [], []
-    with _stop_on_sigterm() as stop:
-        for index, pool in enumerate(pools):
-            name = job_name(run, task, index)
-            exchange = Path(pool.mount) / name
-            job = trainjob(step, name, pool, str(exchange / "arguments.json"), run)
-            jobs.append((job, partial(stage_in, exchange, {**arguments, **pool.arguments}, stop)))
-            exchanges.append(exchange)
-        names = [job["metadata"]["name"] for job, _ in jobs]
-        launcher = Launcher(connect(), namespace(), os.environ.get("KFP_POD_UID") or str(uuid.uuid4()), stop)
-        with launcher.cleanup(names):
-            for job, stage in jobs:
-                launcher.ensure(job, stage)
+    for index, pool in enumerate(pools):
+        name = job_name(run, task, index)
+        exchange = Path(pool.mount) / name
+        job = trainjob(step, name, pool, str(exchange / "arguments.json"), run)
+        if pod.workflow:
+            job["metadata"]["ownerReferences"] = [pod.workflow]  # Kubernetes deletes the job with its run
+        jobs.append((job, partial(stage_in, exchange, {**arguments, **pool.arguments}, pod.attempt)))
+        exchanges.append(exchange)
+    names = [job["metadata"]["name"] for job, _ in jobs]
+    with launcher.cleanup(names):
+        for job, stage in jobs:
+            launcher.ensure(job, stage)
+        try:
             launcher.follow(names)
-            summary = stage_out(exchanges, Path(arguments["out"]))
+        except RuntimeError:
+            if error := refusal(exchanges):
+                raise error from None
+            raise
+        summary = stage_out(exchanges, Path(arguments["out"]))
     for exchange in exchanges:
         shutil.rmtree(exchange, ignore_errors=True)
     return summary
@@ -113,32 +125,29 @@ class Launcher:
         api: Any,
         space: str,
         owner: str,
-        stop: threading.Event,
         log: Callable[[str], None] = lambda line: print(line, flush=True),
         poll_seconds: float | None = None,
-        grace_seconds: float = 15.0,
     ) -> None:
         from kubernetes import client
 
         self.custom, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-        self.space, self.owner, self.stop, self.log = space, owner, stop, log
+        self.space, self.owner, self.log = space, owner, log
         self.poll_seconds = float(os.environ.get("MOWORLD_POLL_SECONDS", POLL_SECONDS)) if poll_seconds is None else poll_seconds
-        self.grace_seconds = grace_seconds  # for the final deletions: less than a pod has after SIGTERM
-        self.unconfirmed: set[str] = set()  # jobs whose creation got no response: they may still appear
         self.logs: dict[str, LogReader] = {}
+        self.started: set[str] = set()  # jobs of which a pod has run
 
     @contextmanager
     def cleanup(self, names: list[str]) -> Iterator[None]:
-        """Runs the body, then deletes the jobs of these names that this launcher owns, also after success or an error.
+        """Runs the body, then deletes the jobs of these names that this launcher owns, also after a failure of the step.
 
-        Raises SystemExit(143) if SIGTERM ended the body.
+        They stay if the body ends in any other way, such as an API server that does not respond: the next attempt adopts them.
         """
         try:
             yield
-        except Stopped:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        finally:  # also after success: the results are copied, and the step's log has the pods' lines
+        except (RuntimeError, InputError):
             self.end(names)
+            raise
+        self.end(names)  # the results are copied, and the step's log has the pods' lines
 
     def ensure(self, job: dict[str, Any], stage: Callable[[], None]) -> None:
         """Returns once exactly one job of this name exists that matches the spec, has not failed, and is owned by this launcher.
@@ -178,8 +187,11 @@ class Launcher:
                     raise RuntimeError(f"TrainJob {self.space}/{name} was taken over by another attempt of this step")
                 pods = self._pods(name)
                 self._log_lines(name, pods)
+                if any(pod.get("status", {}).get("phase") in BEGUN for pod in pods):
+                    self.started.add(name)
                 if _state(job) == "Failed":
-                    raise RuntimeError(f"TrainJob {self.space}/{name} failed: {failure_reason(job, pods, self._tail(pods))}")
+                    reason = failure_reason(job, pods, self._tail(pods), name in self.started)
+                    raise RuntimeError(f"TrainJob {self.space}/{name} failed: {reason}")
                 if _state(job) == "Complete":
                     self.log(f"TrainJob {self.space}/{name} complete")
                     running.discard(name)
@@ -191,41 +203,32 @@ class Launcher:
 
     def end(self, names: list[str]) -> None:
         """Deletes the jobs that this launcher owns and waits until each deletion is confirmed. Failures are printed to stderr."""
-        never = threading.Event()  # `stop` may be set already and must not interrupt these requests
-        until = time.monotonic() + self.grace_seconds
         for name in names:
             try:
                 while True:
-                    seconds = max(0.5, until - time.monotonic())  # shared by all names
-                    found = self.get(name, never, seconds)
-                    if found is None and name in self.unconfirmed and time.monotonic() + 0.8 * self.grace_seconds < until:
-                        time.sleep(min(self.poll_seconds, 1.0))  # the server may still process the creation
-                    elif found is None or "deletionTimestamp" in found["metadata"] or _annotation(found, OWNER) != self.owner:
+                    found = self.get(name, seconds=END_SECONDS)
+                    if found is None or "deletionTimestamp" in found["metadata"] or _annotation(found, OWNER) != self.owner:
                         break
-                    else:
-                        self._delete(found, never, seconds)
+                    self._delete(found, seconds=END_SECONDS)
             except Exception as error:
-                message = f"TrainJob {self.space}/{name} was not deleted ({error}); 'moworld runs reap' will delete it"
+                message = f"TrainJob {self.space}/{name} was not deleted ({error}); the reaper deletes it once the run is over"
                 print(message, file=sys.stderr, flush=True)
 
-    def get(self, name: str, stop: threading.Event | None = None, seconds: float = 600.0) -> dict[str, Any] | None:
+    def get(self, name: str, seconds: float = 600.0) -> dict[str, Any] | None:
         """Returns the job, or None."""
-        found: dict[str, Any] | None = self._request(self.custom.get_namespaced_custom_object, name, none=(404,), stop=stop, seconds=seconds)
+        found: dict[str, Any] | None = self._request(self.custom.get_namespaced_custom_object, name, none=(404,), seconds=seconds)
         return found
 
     def _create(self, job: dict[str, Any]) -> bool:
         """Creates the job; returns False if one of that name exists. Raises RuntimeError if the cluster rejects it."""
         from kubernetes.client import ApiException
 
-        name = job["metadata"]["name"]
-        self.unconfirmed.add(name)
+        create = partial(self.custom.create_namespaced_custom_object, field_validation="Strict")  # else unknown fields are dropped
         try:
-            created = self._request(self.custom.create_namespaced_custom_object, job, none=(409,))
+            return self._request(create, job, none=(409,)) is not None
         except ApiException as error:
-            self.unconfirmed.discard(name)
+            name = job["metadata"]["name"]
             raise RuntimeError(f"the cluster refused TrainJob {self.space}/{name}: {error.status} {server_message(error)}") from None
-        self.unconfirmed.discard(name)
-        return created is not None
 
     def _adopt(self, found: dict[str, Any]) -> bool:
         """Makes this launcher the job's owner; returns False if the job changed in the meantime."""
@@ -233,11 +236,11 @@ class Launcher:
         patch = {"metadata": {"resourceVersion": meta["resourceVersion"], "annotations": {OWNER: self.owner}}}
         return self._request(self.custom.patch_namespaced_custom_object, meta["name"], patch, none=(404, 409)) is not None
 
-    def _delete(self, found: dict[str, Any], stop: threading.Event | None = None, seconds: float = 600.0) -> None:
-        delete_job(self.custom, self.space, found, partial(self._retry, stop=stop, seconds=seconds))
+    def _delete(self, found: dict[str, Any], seconds: float = 600.0) -> None:
+        delete_job(self.custom, self.space, found, partial(self._retry, seconds=seconds))
 
     def _pods(self, name: str) -> list[dict[str, Any]]:
-        """Returns the job's pods by rank; [] with a log line if they cannot be listed."""
+        """Returns the job's pods by rank, those of a rank by age; [] with a log line if they cannot be listed."""
         from kubernetes.client import ApiException
 
         options = {"label_selector": f"jobset.sigs.k8s.io/jobset-name={name}", "_request_timeout": REQUEST_SECONDS}
@@ -250,9 +253,11 @@ class Launcher:
         return sorted(pods, key=_rank)
 
     def _log_lines(self, name: str, pods: list[dict[str, Any]]) -> None:
-        """Logs the new lines of the first rank's pod."""
-        for pod in pods[:1]:
-            if pod.get("status", {}).get("phase") in ("Running", "Succeeded", "Failed"):
+        """Logs the new lines of the first rank's pods: it has several after restarts."""
+        for pod in pods:
+            if _rank(pod)[0] != _rank(pods[0])[0]:
+                break
+            if pod.get("status", {}).get("phase") in BEGUN:
                 uid = pod["metadata"].get("uid", "")
                 if uid not in self.logs:
                     self.logs[uid] = self._reader(pod)
@@ -268,8 +273,7 @@ class Launcher:
         return LogReader(self.core, self.space, pod["metadata"]["name"], CONTAINER)
 
     def _pause(self) -> None:
-        if self.stop.wait(self.poll_seconds):
-            raise Stopped
+        time.sleep(self.poll_seconds)
 
     def _request(self, method: Callable[..., Any], *arguments: Any, none: tuple[int, ...] = (), **limits: Any) -> Any:
         """Calls a method of CustomObjectsApi on this namespace's TrainJobs, with retries; returns None for a status in `none`."""
@@ -282,8 +286,8 @@ class Launcher:
                 return None
             raise
 
-    def _retry(self, request: Callable[[], Any], stop: threading.Event | None = None, seconds: float = 600.0) -> Any:
-        return with_retries(request, stop or self.stop, seconds, first_wait=min(0.5, self.poll_seconds))
+    def _retry(self, request: Callable[[], Any], seconds: float = 600.0) -> Any:
+        return with_retries(request, threading.Event(), seconds, first_wait=min(0.5, self.poll_seconds))
 
 
 def delete_job(custom: Any, space: str, found: dict[str, Any], send: Callable[[Callable[[], Any]], Any]) -> None:
@@ -300,37 +304,6 @@ def delete_job(custom: Any, space: str, found: dict[str, Any], send: Callable[[C
             raise
 
 
-def reap(api: Any, space: str, is_over: Callable[[str], bool]) -> list[str]:
-    """Deletes the TrainJobs whose run is over, which killed launchers left, and returns their names.
-
-    is_over: returns True if the run with this id has ended or does not exist
-    """
-    from kubernetes import client
-
-    custom = client.CustomObjectsApi(api)
-    send = partial(with_retries, stop=threading.Event(), seconds=60.0)
-    options = {"label_selector": f"{PART_OF}=moworld", "_request_timeout": REQUEST_SECONDS}
-    listed = send(partial(custom.list_namespaced_custom_object, GROUP, VERSION, space, PLURAL, **options))
-    deleted = []
-    for job in listed["items"]:
-        run = job["metadata"].get("labels", {}).get(RUN, "")
-        if run and "deletionTimestamp" not in job["metadata"] and is_over(run):
-            delete_job(custom, space, job, send)
-            deleted.append(job["metadata"]["name"])
-    return deleted
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """Gives an event that SIGTERM sets. A request in flight is not interrupted: a job must be created before it can be deleted."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda signum, frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _state(job: dict[str, Any]) -> str:
     """Returns "Failed", "Complete" or ""."""
     conditions = job.get("status", {}).get("conditions", [])
@@ -341,8 +314,9 @@ def _annotation(job: dict[str, Any], key: str) -> str:
     return str(job["metadata"].get("annotations", {}).get(key, ""))
 
 
-def _rank(pod: dict[str, Any]) -> tuple[int, str]:
-    """Returns a sort key: the pod's node rank, then its name."""
-    labels = pod["metadata"].get("labels", {})
+def _rank(pod: dict[str, Any]) -> tuple[int, str, str]:
+    """Returns a sort key: the pod's node rank, when it was created, its name."""
+    meta = pod["metadata"]
+    labels = meta.get("labels", {})
     index = labels.get("batch.kubernetes.io/job-completion-index") or labels.get("jobset.sigs.k8s.io/job-index") or "0"
-    return int(index), str(pod["metadata"]["name"])
+    return int(index), str(meta.get("creationTimestamp", "")), str(meta["name"])

@@ -1,8 +1,8 @@
 """Checks the cluster for everything that the run needs, before anything expensive starts.
 
-It changes nothing. The local engine has no such step: `moworld run` checks disk and inputs before it starts.
+It changes nothing: one suspended TrainJob per runtime, which starts no pod, is created and deleted. The local engine has no such step: `moworld run` checks disk and inputs before it starts.
 
-Resources: one core; get and list on queues, runtimes, nodes, claims, secrets, quotas
+Resources: one core; get and list on queues, runtimes, nodes, claims, secrets, quotas; create and delete on TrainJobs
 Failure modes: something is missing: exit status 1 with every missing thing and its fix. The API server does not respond: the step
     fails after a minute of retries.
 Stability: beta
@@ -16,7 +16,7 @@ from moworld_ops.components.platform.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def preflight(checks: dsl.Output[dsl.Artifact], settings: str) -> None:
-    """Check queues, quota, claims, secrets, runtimes, nodes, buckets, images and contracts before anything expensive starts.
+    """Check controllers, queues, quota, claims, secrets, runtimes, nodes, buckets, images and contracts before anything expensive starts.
 
     Args:
         checks: checks.json: one row per check (name, found, wanted, passed, mend)

@@ -5,8 +5,8 @@ A pipeline uses it once per stage; each stage starts from the weights of the pre
 parallel TrainJobs.
 
 Resources: `pocket`: two cores, below 3 GB; `wan22-a14b`: the pools `high-noise` and `low-noise`
-Failure modes: a failed TrainJob fails the step with its message. SIGTERM deletes the jobs. A restarted pod adopts the job that its
-    predecessor created.
+Failure modes: a failed TrainJob fails the step with its message. A lost pod leaves its jobs running, and its successor adopts them.
+    The reaper deletes the jobs of a cancelled run.
 Stability: beta
 Last verified: 2026-11-28
 """

@@ -126,17 +126,16 @@ def unschedule(schedule: Annotated[str, typer.Argument(help="Name of a schedule.
 
 @app.command()
 def reap(json: Json = False) -> None:
-    """Delete the TrainJobs of finished runs.
+    """Delete the TrainJobs of runs that are cancelled, over or deleted.
 
     Example: moworld runs reap
 
-    A launcher that is killed leaves its TrainJobs on the NPU pools.
+    The cluster's reaper does so every ten seconds; this needs a kubeconfig.
     """
     from moworld_ops.components.platform.cluster import connect, namespace
-    from moworld_ops.components.platform.trainjobs import reap as delete_orphans
-    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+    from moworld_ops.components.platform.reaper import reap as delete_orphans
 
-    gone = delete_orphans(connect(), namespace(), Kubeflow().is_over)
+    gone = delete_orphans(connect(), namespace())
     print_result(json, gone, f"deleted {len(gone)} TrainJobs{': ' if gone else ''}{', '.join(gone)}")
 
 

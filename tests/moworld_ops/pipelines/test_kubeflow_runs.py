@@ -166,7 +166,7 @@ def test_a_refusal_has_the_message_of_the_server(api, tmp_path, monkeypatch):
         kubeflow.upload("x", package)
 
 
-def test_logs_are_those_of_the_runs_pods_and_the_reaper_requests_which_runs_are_over(moworld, api, tmp_path):
+def test_logs_are_those_of_the_runs_pods_and_the_reaper_deletes_jobs_without_a_run(moworld, api, tmp_path):
     with running(Cluster()) as cluster:
         kubeconfig = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
         moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
@@ -177,33 +177,14 @@ def test_logs_are_those_of_the_runs_pods_and_the_reaper_requests_which_runs_are_
         cluster.put(name, {"metadata": {"name": f"pod-{run_id}", "labels": {"pipeline/runid": run_id}}, "status": {"phase": "Running"}})
         status, out, err = moworld("runs", "logs", KUBECONFIG=kubeconfig)
         assert status == 0 and f"== pod-{run_id} (Running)" in out, err
+        workflows = "/apis/argoproj.io/v1alpha1/namespaces/moworld/workflows"
+        cluster.put(f"{workflows}/pretrain-x", {"metadata": {"name": "pretrain-x", "labels": {"pipeline/runid": run_id}}, "spec": {}})
         jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs"
         for one in (run_id, "long-gone"):
             labels = {"app.kubernetes.io/part-of": "moworld", "moworld.io/run": one}
             cluster.put(f"{jobs}/m-{one}", {"metadata": {"name": f"m-{one}", "labels": labels}, "spec": {}})
         _, out, _ = moworld("runs", "reap", "--json", KUBECONFIG=kubeconfig)
         assert json.loads(out) == ["m-long-gone"] and list(cluster.jobs()) == [f"m-{run_id}"]
-        moworld("runs", "cancel")
-        moworld("runs", "show")
-        _, out, _ = moworld("runs", "reap", "--json", KUBECONFIG=kubeconfig)
-        assert json.loads(out) == [f"m-{run_id}"] and cluster.jobs() == {}
-
-
-def test_the_reaper_sends_the_token_of_its_pod(moworld, api, tmp_path):
-    api.token, kept = "given", tmp_path / "token"
-    with running(Cluster()) as cluster:
-        settings = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig")), "KFP_TOKEN_FILE": str(kept)}
-        labels = {"app.kubernetes.io/part-of": "moworld", "moworld.io/run": "long-gone"}
-        path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs/m-long-gone"
-        cluster.put(path, {"metadata": {"name": "m-long-gone", "labels": labels}, "spec": {}})
-        for content, said in ((None, "KFP_TOKEN_FILE"), ("another", "status 401")):
-            if content:
-                kept.write_text(content)
-            status, _, err = moworld("runs", "reap", **settings)
-            assert status == 2 and said in err and len(cluster.jobs()) == 1, err
-        kept.write_text("given\n")
-        _, out, err = moworld("runs", "reap", "--json", **settings)
-        assert json.loads(out) == ["m-long-gone"], err
 
 
 def test_a_record_of_a_cluster_run_is_readable_without_the_cluster(moworld, api):

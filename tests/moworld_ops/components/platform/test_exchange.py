@@ -1,15 +1,15 @@
 """Exchange of inputs and results between a launcher and its ranks on the shared volume."""
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from moworld.errors import InputError
+from moworld.files import write_json
 from moworld.model.world import WorldModel
-from moworld_ops.components.platform.cluster import Stopped
-from moworld_ops.components.platform.exchange import stage_in, stage_out
+from moworld_ops.components.platform.exchange import refusal, stage_in, stage_out
 from tests.moworld.worlds import tiny_world
 
 
@@ -57,14 +57,15 @@ def test_complete_inputs_are_not_written_again_while_ranks_read_them(tmp_path):
     assert (tmp_path / "x" / "in" / "features" / "a").read_text() == "changed meanwhile"
 
 
-def test_staging_stops_between_two_files_when_the_pod_is_terminated(tmp_path):
-    (tmp_path / "features").mkdir()
-    (tmp_path / "features" / "a").write_text("a")
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(Stopped):
-        stage_in(tmp_path / "x", {"features": str(tmp_path / "features"), "out": "/elsewhere"}, stop)
-    assert not (tmp_path / "x" / "arguments.json").exists()  # the inputs do not count as complete
+def test_only_an_automatic_retry_ends_with_the_error_of_a_rank(tmp_path):
+    arguments = {"out": "/elsewhere"}
+    stage_in(tmp_path / "x", arguments)
+    assert refusal([tmp_path / "x"]) is None
+    write_json(tmp_path / "x" / "refused.json", ["file", "field", "bad", "good", "fix it"])
+    with pytest.raises(InputError, match="file: field: found bad, expected good; fix it"):
+        stage_in(tmp_path / "x", arguments, attempt=1)
+    stage_in(tmp_path / "x", arguments)  # the user has resumed the run
+    assert refusal([tmp_path / "x"]) is None
 
 
 def test_an_old_summary_is_not_taken_for_the_result_of_a_new_job(tmp_path):

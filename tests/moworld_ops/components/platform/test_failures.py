@@ -31,7 +31,7 @@ DEVICE = "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60
 @pytest.mark.parametrize(
     ("job", "pods", "tail", "words"),
     [
-        (failed(reason="DeadlineExceeded"), [], "", ["deadline: it ran past 60 s"]),
+        (failed(reason="DeadlineExceeded"), [], "", ["deadline: it was still running 60 s after"]),
         (failed(message="jobset failed"), [pod(), OOM], "", ["out of memory: pod m-x-node-0-0", "[jobset failed]"]),
         (failed(), [EVICTED], "", ["evicted", "low on resource: memory", "continues from its checkpoint"]),
         (failed(), [PREEMPTED], "", ["evicted", "PreemptionByScheduler", "a higher priority"]),

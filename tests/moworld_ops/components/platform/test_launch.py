@@ -104,6 +104,7 @@ def test_a_rank_reports_bad_input_in_one_line_and_only_the_first_writes_the_summ
     (echo / "arguments.json").write_text(json.dumps({"out": str(echo / "out"), "text": "bad"}))
     assert launch.main(["echo", str(echo / "arguments.json")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+    assert json.loads((echo / "refused.json").read_text()) == ["file", "field", "bad", "good", "fix it"]  # for the launcher
     (echo / "arguments.json").write_text(json.dumps({"out": str(echo / "out"), "text": "good"}))
     monkeypatch.setenv("RANK", "1")
     assert launch.main(["echo", str(echo / "arguments.json")]) == 0 and not (echo / "summary.json").exists()

@@ -8,13 +8,14 @@ from moworld_ops.components.platform.preflight import Requirements, checks
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.preflight.step import preflight
 from moworld_ops.data_contracts.load import contract_names, load_contract
-from tests.cluster import Cluster, running
+from tests.cluster import Cluster, openapi_of, running
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     with running(Cluster()) as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        monkeypatch.setenv("MOWORLD_POLL_SECONDS", "0.01")
         yield server
 
 
@@ -29,9 +30,10 @@ def furnished(cluster, store):
     cluster.put(runtime, {"metadata": {"name": "moworld-train-npu"}})
     for number in range(3):
         labels = {"accelerator": "huawei-Ascend910"}
-        node = {"metadata": {"name": f"n{number}", "labels": labels}, "status": {"allocatable": {"huawei.com/Ascend910": "8"}}}
+        ready = {"allocatable": {"huawei.com/Ascend910": "8"}, "conditions": [{"type": "Ready", "status": "True"}]}
+        node = {"metadata": {"name": f"n{number}", "labels": labels}, "spec": {}, "status": ready}
         cluster.put(f"/api/v1/nodes/n{number}", node)
-    quota = {"hard": {"pods": "10", "requests.cpu": "1"}, "used": {"pods": "3", "requests.cpu": "500m"}}
+    quota = {"hard": {"pods": "10", "requests.cpu": "3", "limits.memory": "32Gi"}, "used": {"pods": "3", "requests.cpu": "500m"}}
     cluster.put(f"{space}/resourcequotas/all", {"metadata": {"name": "all"}, "status": quota})
     store.mkdir()
     return {
@@ -40,6 +42,10 @@ def furnished(cluster, store):
         "claims": ["moworld-work"],
         "secrets": {"store": ["AWS_ACCESS_KEY_ID"]},
         "nodes": [{"selector": {"accelerator": "huawei-Ascend910"}, "resource": "huawei.com/Ascend910", "amount": 8, "count": 3}],
+        "pods": [
+            [{"count": 1, "requests": {"cpu": "2"}, "limits": {"memory": "16Gi"}}],
+            [{"count": 2, "requests": {"cpu": "500m"}, "limits": {"memory": "8Gi"}}, {"count": 1, "requests": {"cpu": "1"}, "limits": {"memory": "16Gi"}}],
+        ],
         "uris": [store.as_uri()],
         "services": [],
         "contracts": {name: load_contract(name).version for name in contract_names()},
@@ -52,7 +58,27 @@ def test_a_complete_cluster_passes_and_the_step_writes_its_rows(cluster, tmp_pat
     assert all(row["passed"] for row in rows), rows
     assert preflight(str(tmp_path / "out"), required) == {"checks": len(rows)}
     assert json.loads((tmp_path / "out" / "checks.json").read_text()) == rows
-    assert all(method == "GET" for method, _ in cluster.requests)
+    changed = {(method, path.rsplit("/", 1)[0]) for method, path in cluster.requests if method != "GET"}
+    jobs = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld"
+    assert changed == {("POST", jobs), ("DELETE", f"{jobs}/trainjobs")}  # suspended jobs only
+    assert cluster.jobs() == {} and {name.split("-")[0] for name, _ in cluster.made} == {"preflight"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (lambda cluster: setattr(cluster, "openapi", openapi_of()), "Kubeflow Trainer", "without activeDeadlineSeconds, runtimePatches"),
+        (lambda cluster: setattr(cluster, "openapi", {}), "Kubeflow Trainer", "without activeDeadlineSeconds, runtimePatches"),
+        (lambda cluster: cluster.suspended.clear(), "controllers of runtime moworld-train-npu", "Trainer's controller did not respond"),
+        (lambda cluster: cluster.suspended.pop("jobsStatus"), "controllers of runtime moworld-train-npu", "JobSet's controller did not respond"),
+    ],
+)
+def test_an_old_trainer_and_absent_controllers_are_reported(cluster, tmp_path, change, name, words):
+    required = furnished(cluster, tmp_path / "bucket")
+    change(cluster)
+    failed = [row for row in checks(Requirements(**required)) if not row["passed"]]
+    assert [row["name"] for row in failed] == [name] and words in failed[0]["found"]
+    assert cluster.jobs() == {}
 
 
 SPACE = "/api/v1/namespaces/moworld"
@@ -63,13 +89,18 @@ SPACE = "/api/v1/namespaces/moworld"
     [
         (lambda objects, required: required["queues"].append("low-noise"), "queue low-noise", "nothing"),
         (lambda objects, required: objects["/apis/scheduling.volcano.sh/v1beta1/queues/high-noise"]["status"].update(state="Closed"), "queue high-noise", "Closed"),
+        (lambda objects, required: objects["/apis/scheduling.volcano.sh/v1beta1/queues/high-noise"].pop("status"), "queue high-noise", "no state"),
         (lambda objects, required: required["runtimes"].append("x"), "runtime x", "nothing"),
         (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["status"].update(phase="Pending"), "claim moworld-work", "Pending"),
         (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["spec"].update(accessModes=["ReadWriteOnce"]), "claim moworld-work", "ReadWriteOnce"),
         (lambda objects, required: required["secrets"]["store"].append("AWS_ENDPOINT_URL"), "secret store", "no key AWS_ENDPOINT_URL"),
         (lambda objects, required: required["nodes"][0].update(count=4), "nodes accelerator=huawei-Ascend910", "3 of 3 nodes"),
         (lambda objects, required: required["nodes"][0].update(amount=16), "nodes accelerator=huawei-Ascend910", "0 of 3 nodes"),
-        (lambda objects, required: objects[f"{SPACE}/resourcequotas/all"]["status"]["used"].update({"requests.cpu": "1000m"}), "quota all", "used up: requests.cpu"),
+        (lambda objects, required: objects["/api/v1/nodes/n1"]["spec"].update(unschedulable=True), "nodes accelerator=huawei-Ascend910", "2 of 3 nodes with these labels are ready with 8 huawei.com/Ascend910, 1 are cordoned or not ready"),
+        (lambda objects, required: objects["/api/v1/nodes/n1"]["status"]["conditions"][0].update(status="Unknown"), "nodes accelerator=huawei-Ascend910", "1 are cordoned or not ready"),
+        (lambda objects, required: objects[f"{SPACE}/resourcequotas/all"]["status"]["used"].update({"requests.cpu": "1500m"}), "quota all", "requests.cpu: 1.5 of 3 free, a step needs 2"),
+        (lambda objects, required: objects[f"{SPACE}/resourcequotas/all"]["status"]["hard"].update({"limits.memory": "31Gi"}), "quota all", "limits.memory: 31Gi of 31Gi free, a step needs 32Gi"),
+        (lambda objects, required: objects[f"{SPACE}/resourcequotas/all"]["status"]["hard"].update({"pods": "5"}), "quota all", "pods: 2 of 5 free, a step needs 3"),
         (lambda objects, required: required["uris"].append("file:///no/such/bucket"), "bucket file:///no/such/bucket", "nothing there"),
         (lambda objects, required: required["services"].append("http://127.0.0.1:1"), "service http://127.0.0.1:1", "127.0.0.1"),
         (lambda objects, required: required.update(unpublished_images=["train-npu"]), "image train-npu", "never pushed"),

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moworld.errors import InputError
+from moworld.files import write_json
 from moworld_ops.components.platform.cluster import Stopped, with_retries
 from moworld_ops.components.platform.context import CONTEXT, RUN, StepContext
 from moworld_ops.components.platform.launch import run_step
-from moworld_ops.components.platform.pools import Job, text
-from moworld_ops.components.platform.trainjobs import Launcher, job_name, reap, run_trainjobs, trainjob
+from moworld_ops.components.platform.pools import Job, parse, text
+from moworld_ops.components.platform.reaper import reap
+from moworld_ops.components.platform.trainjobs import Launcher, job_name, run_trainjobs, trainjob
 from tests.cluster import CRDS, Cluster, Script, check_custom, random_faults, running, wait_for
 
 POOL = Job(
@@ -113,8 +116,9 @@ def ranks_finish(job: dict) -> None:
 
 
 def queue_of(job: dict) -> str:
-    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    return replicated["template"]["spec"]["template"]["metadata"]["annotations"]["scheduling.volcano.sh/queue-name"]
+    """Returns the queue where Trainer reads it: pkg/runtime/framework/plugins/volcano of Trainer 2.2."""
+    template = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]
+    return template["metadata"]["annotations"]["scheduling.volcano.sh/queue-name"]
 
 
 def test_two_parallel_jobs_are_logged_and_their_experts_joined(cluster, tmp_path, launch, capsys):
@@ -170,27 +174,73 @@ def test_a_failed_job_fails_the_step_with_its_reason_and_frees_the_other_pool(cl
     assert cluster.jobs() == {} and len(cluster.deleted) == 2
 
 
+WORKFLOWS = "/apis/argoproj.io/v1alpha1/namespaces/moworld/workflows"
+
+
+def workflow(cluster: Cluster, run: str, **facts) -> dict:
+    """Creates the Workflow of a run, as KFP does; returns it."""
+    labels = {"pipeline/runid": run}
+    return cluster.put(f"{WORKFLOWS}/{run}", {"metadata": {"name": run, "labels": labels}, "spec": {}, "status": {"phase": "Running"}, **facts})
+
+
+def client_of(cluster: Cluster):
+    from kubernetes import client
+
+    return client.ApiClient(client.Configuration(host=cluster.url))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"spec": {"activeDeadlineSeconds": 0}}, {"spec": {"shutdown": "Terminate"}}, {"status": {"phase": "Failed"}}, {"status": {"phase": "Succeeded"}}],
+    ids=["cancelled by KFP", "cancelled by Argo", "failed", "succeeded"],
+)
 @pytest.mark.parametrize("when", ["while the first job is created", "while both run"])
-def test_a_cancelled_pipeline_holds_no_accelerator(cluster, tmp_path, launcher, when):
+def test_the_jobs_of_a_cancelled_run_are_deleted_whatever_its_launcher_does(cluster, tmp_path, launcher, when, end):
     cluster.script = lambda job: Script("Running")
+    workflow(cluster, "r1")
     process: list[subprocess.Popen] = []
-    if when == "while the first job is created":  # the response arrives after the signal: the job exists and must be deleted
-        cluster.on_create = lambda job: (process[0].send_signal(signal.SIGTERM), threading.Event().wait(0.3))
+    if when == "while the first job is created":
+        cluster.on_create = lambda job: process[0].kill()
     process.append(launcher(pools(tmp_path)))
     if when == "while both run":
         wait_for(lambda: len(cluster.jobs()) == 2 and len(cluster.requests) > 8)
-        process[0].send_signal(signal.SIGTERM)
+        assert reap(client_of(cluster), "moworld") == []
+        process[0].kill()
     process[0].communicate(timeout=60)
-    assert process[0].returncode == 128 + signal.SIGTERM
-    assert cluster.jobs() == {} and len(cluster.made) == len(cluster.deleted)
+    assert len(cluster.jobs()) == len(cluster.made) > 0
+    workflow(cluster, "r1", **end)
+    assert sorted(reap(client_of(cluster), "moworld")) == sorted(name for name, _ in cluster.made)
+    assert cluster.jobs() == {} and reap(client_of(cluster), "moworld") == []
 
 
-def test_the_successor_of_a_killed_launcher_adopts_its_job_and_stages_nothing_again(cluster, tmp_path, launcher, launch, capsys):
+def test_the_jobs_of_a_deleted_run_are_deleted_and_those_of_others_stay(cluster):
+    space = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/moworld/trainjobs"
+    workflow(cluster, "runs")
+    for run in ("runs", "gone", ""):
+        cluster.put(f"{space}/m-{run}", {**trainjob("distill", f"m-{run}", POOL, "/mnt/a.json", run), "_reads": 0})
+    assert reap(client_of(cluster), "moworld") == ["m-gone"]
+    assert sorted(cluster.jobs()) == ["m-", "m-runs"]
+
+
+def test_a_job_is_owned_by_the_workflow_of_its_launcher_s_pod(cluster, tmp_path, launch, monkeypatch):
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "pretrain-x", "uid": "uid-w"}
+    meta = {"name": "launcher", "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}]}
+    cluster.put("/api/v1/namespaces/moworld/pods/launcher", {"kind": "Pod", "apiVersion": "v1", "metadata": meta})
+    monkeypatch.setenv("KFP_POD_NAME", "launcher")
+    owners = []
+    cluster.on_create = lambda job: (ranks_finish(job), owners.append(job["metadata"]["ownerReferences"]))
+    launch(tmp_path, pools(tmp_path)[:1])
+    assert owners == [[owner]]  # without blockOwnerDeletion, which would need a permission on the Workflow
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_the_successor_of_a_lost_launcher_adopts_its_job_and_stages_nothing_again(cluster, tmp_path, launcher, launch, capsys, end):
     cluster.script = lambda job: Script("Running")
     first = launcher(pools(tmp_path)[:1])
     wait_for(lambda: cluster.jobs() and len(cluster.requests) > 5)
-    first.kill()
+    first.send_signal(end)
     first.communicate()
+    assert cluster.deleted == []
     (job,) = cluster.jobs().values()
     read_by_ranks = tmp_path / "volume" / job["metadata"]["name"] / "in" / "features" / "index"
     before = read_by_ranks.stat()
@@ -221,19 +271,67 @@ def test_a_refused_job_raises_the_server_s_message(tmp_path, launch):
         run_trainjobs(*step_call(tmp_path, [])[:2], bad)
 
 
+def test_input_that_a_rank_rejects_is_the_step_s_error_and_no_automatic_retry_starts_a_job(cluster, tmp_path, launch, monkeypatch):
+    def ranks_refuse(job: dict) -> None:
+        write_json(Path(job["spec"]["trainer"]["command"][-1]).with_name("refused.json"), ["features", "world.json", "nothing", "a file", "make it"])
+
+    cluster.on_create, cluster.script = ranks_refuse, lambda job: Script("Running", "Failed")
+    monkeypatch.setenv("KFP_POD_NAME", "launcher")
+    tried = []
+    for attempt in ("executor(0)", "executor(1)", "executor(2)", "executor(0)"):  # the last one is a resumed run
+        meta = {"name": "launcher", "annotations": {"workflows.argoproj.io/node-name": f"x.root.train.{attempt}"}}
+        cluster.put("/api/v1/namespaces/moworld/pods/launcher", {"kind": "Pod", "apiVersion": "v1", "metadata": meta})
+        with pytest.raises(InputError, match=r"features: world\.json: found nothing, expected a file; make it"):
+            launch(tmp_path, pools(tmp_path)[:1])
+        tried.append(len(cluster.made))
+    assert tried == [1, 1, 1, 2] and cluster.jobs() == {}
+
+
+def test_an_api_server_that_does_not_respond_ends_no_training(cluster, tmp_path):
+    launcher = Launcher(client_of(cluster), "moworld", "pod", lambda line: None, poll_seconds=0.01)
+    job = trainjob("distill", "m-x", POOL, "/mnt/a.json", "run")
+    with pytest.raises(ConnectionError), launcher.cleanup(["m-x"]):
+        launcher.ensure(job, lambda: None)
+        raise ConnectionError("the cluster's API server did not respond within 600 s")
+    assert list(cluster.jobs()) == ["m-x"]
+
+
+def test_the_deadline_has_the_time_in_the_queue_and_its_message_says_what_took_it(cluster, tmp_path, launch):
+    (pool,) = (one.model_copy(update={"queue_seconds": 60}) for one in pools(tmp_path)[:1])
+    assert parse(text([pool]))[0].queue_seconds == 60
+    deadlines = []
+    cluster.on_create = lambda job: deadlines.append(job["spec"]["activeDeadlineSeconds"])
+    late = {"condition": {"reason": "DeadlineExceeded"}}
+    cluster.script = lambda job: Script("", "Pending", "Failed", pods_after=False, **late)
+    with pytest.raises(RuntimeError, match=r"none of its pods had started 3660 s after its creation .*`queue_seconds`"):
+        launch(tmp_path, [pool])
+    cluster.script = lambda job: Script("", "Running", "Failed", pods_after=False, **late)
+    with pytest.raises(RuntimeError, match=r"it was still running 3660 s after its creation .*raise `seconds`"):
+        launch(tmp_path, [pool])
+    assert deadlines == [3660, 3660]
+
+
+def test_the_first_rank_s_lines_of_every_restart_are_logged_by_age_not_by_name(cluster, tmp_path, launch, capsys):
+    cluster.on_create = ranks_finish
+    cluster.script = lambda job: Script("Complete", lines=("restart",), earlier=("z", "first"))
+    launch(tmp_path, pools(tmp_path)[:1])
+    lines = [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert lines == ["first", "restart"]
+
+
 class Killed(BaseException):
     """Simulates SIGKILL: nothing runs after it."""
 
 
 class Mortal:
-    """Makes an ApiClient die at its n-th request, before it is sent or before its response is read."""
+    """Makes an ApiClient die at its n-th request or once `dead` is set, before it is sent or before its response is read."""
 
-    def __init__(self, api, at: int, answered: bool) -> None:
+    def __init__(self, api, at: int, answered: bool, dead: threading.Event) -> None:
         send, self.count = api.call_api, 0
 
         def call(*args, **kwargs):
             self.count += 1
-            if self.count > at or (self.count == at and not answered):
+            if dead.is_set() or self.count > at or (self.count == at and not answered):
                 raise Killed
             answer = send(*args, **kwargs)
             if self.count == at:
@@ -244,7 +342,7 @@ class Mortal:
 
 
 class Attempt(threading.Thread):
-    """One launcher pod, in a thread: terminated or killed at a chosen request, or left alone."""
+    """One launcher pod, in a thread: killed at a chosen request, or left alone until `dead` is set."""
 
     def __init__(self, server: Cluster, job: dict, owner: str, chance: random.Random) -> None:
         super().__init__(daemon=True)
@@ -254,23 +352,12 @@ class Attempt(threading.Thread):
         settings.retries = False
         api = client.ApiClient(settings)
         api.set_default_header("X-Launcher", owner)
-        self.fate = chance.choice(["left", "left", "SIGTERM", "SIGKILL", "SIGKILL"])
+        self.fate = chance.choice(["left", "left", "killed", "killed", "killed"])
         at, answered = chance.randint(1, 14), chance.random() < 0.5
-        stop = threading.Event()
-        if self.fate == "SIGKILL":
-            Mortal(api, at, answered)
-        elif self.fate == "SIGTERM":
-            send, sent = api.call_api, []
-
-            def call(*args, **kwargs):
-                sent.append(1)
-                if len(sent) == at:
-                    stop.set()
-                return send(*args, **kwargs)
-
-            api.call_api = call
+        self.dead = threading.Event()
+        Mortal(api, at if self.fate == "killed" else sys.maxsize, answered, self.dead)
         self.said: list[str] = []
-        self.launcher = Launcher(api, "moworld", owner, stop, self.said.append, poll_seconds=0.002, grace_seconds=5.0)
+        self.launcher = Launcher(api, "moworld", owner, self.said.append, poll_seconds=0.002)
         self.job, self.outcome = json.loads(json.dumps(job)), ""
 
     def run(self) -> None:
@@ -282,9 +369,6 @@ class Attempt(threading.Thread):
                 self.outcome = "Complete"
         except Killed:
             self.outcome = "killed"
-        except SystemExit as error:
-            assert error.code == 128 + signal.SIGTERM
-            self.outcome = "terminated"
         except RuntimeError as error:
             self.outcome = str(error)
 
@@ -303,16 +387,16 @@ def interleaving(seed: int) -> dict[str, int]:
         for number in range(4):
             attempt = Attempt(server, job, f"pod-{number}", chance)
             if end == "Running" and number == 3:
-                attempt.launcher.stop.set()  # nothing else ends it
+                attempt.dead.set()  # nothing else ends it
             attempts.append(attempt)
             attempt.start()
             if chance.random() < 0.7 or number == 3:  # else the next one starts while this one is still running, as after a lost node
                 attempt.join(0.05 if end == "Running" and attempt.fate == "left" else 60)
-            if attempt.outcome in ("Complete", "terminated"):
+            if attempt.outcome == "Complete":
                 break
         for attempt in attempts:
             if end == "Running":
-                attempt.launcher.stop.set()
+                attempt.dead.set()
             attempt.join(60)
             assert not attempt.is_alive(), f"seed {seed}: an attempt hangs"
         names = {name for name, _ in server.made}
@@ -322,10 +406,10 @@ def interleaving(seed: int) -> dict[str, int]:
         for one in left.values():  # only a killed launcher leaves a job, for the next one or the reaper
             assert one["metadata"]["annotations"]["moworld.io/launcher"] not in alive, f"seed {seed}: orphan of a launcher that ended"
         server.fault = lambda method, path: ""
-        from kubernetes import client
-
-        assert reap(client.ApiClient(client.Configuration(host=server.url)), "moworld", lambda run: run != "run") == []
-        assert reap(client.ApiClient(client.Configuration(host=server.url)), "moworld", lambda run: run == "run") == sorted(left)
+        workflow(server, "run")
+        assert reap(client_of(server), "moworld") == []
+        workflow(server, "run", status={"phase": "Failed"})
+        assert reap(client_of(server), "moworld") == sorted(left)
         assert server.jobs() == {}, f"seed {seed}: orphan"
         for asker, owner, state in server.deletions[: len(server.deletions) - len(left)]:  # all except the reaper's
             assert asker == owner or state == "Failed", f"seed {seed}: {asker} deleted the job of {owner}"
@@ -337,7 +421,7 @@ def interleaving(seed: int) -> dict[str, int]:
             elif " failed: " in attempt.outcome:
                 assert "Failed" in server.ends.values(), f"seed {seed}: failure of a job that never failed"
             else:
-                assert attempt.outcome in ("killed", "terminated") or "taken over" in attempt.outcome or "was deleted by someone else" in attempt.outcome
+                assert attempt.outcome == "killed" or "taken over" in attempt.outcome or "was deleted by someone else" in attempt.outcome
         if end == "Complete" and any(a.fate == "left" for a in attempts) and len(attempts) == 1:
             assert attempts[0].outcome == "Complete"
         kinds = [("taken over" if "taken over" in a.outcome else "failed" if " failed" in a.outcome else a.outcome) for a in attempts]
@@ -355,7 +439,7 @@ def test_two_hundred_interleavings_leave_no_orphan_and_a_true_status():
         for key, count in interleaving(seed).items():
             total[key] = total.get(key, 0) + count
     print(json.dumps(total))
-    assert {"Complete", "failed", "killed", "terminated", "left to the reaper"} <= set(total)  # each of them occurred
+    assert {"Complete", "failed", "killed", "left to the reaper"} <= set(total)  # each of them occurred
     assert total["left to the reaper"] > 0 and total.get("taken over", 0) > 0
 
 

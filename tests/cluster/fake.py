@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-CRDS = Path(__file__).parents[2] / "shared" / "crds"
+CRDS = Path(__file__).parents[3] / "shared" / "crds"
 FILES = {"TrainJob": "trainer-trainjobs", "ClusterTrainingRuntime": "trainer-clustertrainingruntimes", "Queue": "volcano-queues"}
 
 
@@ -69,10 +69,23 @@ def check_custom(body: dict) -> None:
 
 
 class Script:
-    """Course of a job: one of `states` per read (the last one stays), `lines` of the first rank's log, `pod` updates of the pods' status."""
+    """Course of a job: one of `states` per read (the last one stays), `lines` of the first rank's log, `pod` updates of the pods' status.
 
-    def __init__(self, *states: str, lines: tuple[str, ...] = (), pod: dict | None = None, condition: dict | None = None) -> None:
+    earlier:    end of the name and the only line of a pod of the first rank that failed before
+    pods_after: False if the pods are gone when the job has ended, as after a deadline
+    """
+
+    def __init__(
+        self,
+        *states: str,
+        lines: tuple[str, ...] = (),
+        pod: dict | None = None,
+        condition: dict | None = None,
+        earlier: tuple[str, str] | None = None,
+        pods_after: bool = True,
+    ) -> None:
         self.states, self.lines, self.pod, self.condition = states or ("", "Running", "Complete"), lines, pod or {}, condition or {}
+        self.earlier, self.pods_after = earlier, pods_after
 
 
 class Cluster(ThreadingHTTPServer):
@@ -92,6 +105,11 @@ class Cluster(ThreadingHTTPServer):
         self.script: Callable[[dict], Script] = lambda job: Script()
         self.on_create: Callable[[dict], None] = lambda job: None
         self.fault: Callable[[str, str], str] = lambda method, path: ""
+        self.openapi: dict | None = None  # of Trainer's group; None: as Trainer 2.2 publishes it
+        self.suspended: dict = {  # status that Trainer gives a suspended job, with that of its JobSet
+            "conditions": [{"type": "Suspended", "status": "True", "reason": "Suspended", "message": ""}],
+            "jobsStatus": [{"name": "node", "active": 0, "failed": 0, "ready": 0, "succeeded": 0, "suspended": 1}],
+        }
         self.deletion_reads = 0  # number of reads that still find a deleted job
         self.made: list[tuple[str, str]] = []  # (name, uid) of every TrainJob
         self.deleted: list[str] = []
@@ -136,8 +154,10 @@ class Cluster(ThreadingHTTPServer):
             if path.endswith("/log"):
                 return self._log(path.removesuffix("/log"))
             if method == "POST":
-                return self._create(f"{path}/{body['metadata']['name']}", body)
-            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas"):
+                return self._create(f"{path}/{body['metadata']['name']}", body, query.get("fieldValidation") == ["Strict"])
+            if path == "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1":
+                return 200, openapi_of("activeDeadlineSeconds", "runtimePatches") if self.openapi is None else self.openapi
+            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas", "workflows"):
                 return self._list(path, query.get("labelSelector", [""])[0])
             there = self.objects.get(path)
             if there is None:
@@ -148,10 +168,10 @@ class Cluster(ThreadingHTTPServer):
                 return self._delete(path, there, body or {}, asker)
             return 200, self._read(path, there) if "/trainjobs/" in path else there
 
-    def _create(self, path: str, body: dict) -> tuple[int, Any]:
+    def _create(self, path: str, body: dict, strictly: bool) -> tuple[int, Any]:
         if path in self.objects:
             return 409, status("AlreadyExists", f"{path} already exists")
-        if "/trainjobs/" in path and CRDS.is_dir():
+        if strictly and "/trainjobs/" in path and CRDS.is_dir():
             try:
                 check_custom(body)
             except AssertionError as error:
@@ -169,6 +189,8 @@ class Cluster(ThreadingHTTPServer):
             if job["_left"] < 0:
                 del self.objects[path]
             return job
+        if job["spec"].get("suspend"):
+            return {key: value for key, value in job.items() if not key.startswith("_")} | {"status": self.suspended}
         script = self.script(job)
         state = script.states[min(job["_reads"], len(script.states) - 1)]
         job["_reads"] += 1
@@ -212,28 +234,35 @@ class Cluster(ThreadingHTTPServer):
         job = self.jobs().get(name)
         if job is None or not job.get("_state"):
             return []
-        phase = {"Complete": "Succeeded", "Failed": "Failed"}.get(job["_state"], job["_state"])
-        labels = {"jobset.sigs.k8s.io/jobset-name": name}
-        return [
-            {
-                "metadata": {
-                    "name": f"{name}-node-0-{rank}-x",
-                    "uid": f"{job['metadata']['uid']}-{rank}",
-                    "labels": {**labels, "batch.kubernetes.io/job-completion-index": str(rank)},
-                },
-                "status": {"phase": phase, **(self.script(job).pod if rank == 0 else {})},
-            }
-            for rank in range(2)
-        ]
+        script, phase = self.script(job), {"Complete": "Succeeded", "Failed": "Failed"}.get(job["_state"], job["_state"])
+        if job["_state"] in ("Complete", "Failed") and not script.pods_after:
+            return []
+
+        def pod(rank: int, end: str, minute: int, status: dict) -> dict:
+            labels = {"jobset.sigs.k8s.io/jobset-name": name, "batch.kubernetes.io/job-completion-index": str(rank)}
+            meta = {"name": f"{name}-node-0-{rank}-{end}", "uid": f"{job['metadata']['uid']}-{rank}-{end}", "labels": labels}
+            return {"metadata": {**meta, "creationTimestamp": f"2026-01-01T00:{minute:02d}:00Z"}, "status": status}
+
+        earlier = [pod(0, script.earlier[0], 0, {"phase": "Failed"})] if script.earlier else []
+        return [pod(0, "x", 1, {"phase": phase, **script.pod}), pod(1, "x", 1, {"phase": phase}), *earlier]
 
     def _log(self, path: str) -> tuple[int, Any]:
         pod = path.rsplit("/", 1)[1]
         job = self.jobs().get(pod.rsplit("-node-0-", 1)[0])
+        if job and self.script(job).earlier and pod.endswith(f"-0-{self.script(job).earlier[0]}"):
+            return 200, f"{stamp(0)} {self.script(job).earlier[1]}\n".encode()
         if job is None or not pod.endswith("-0-x"):
             return 404, status("NotFound", "no such pod")
         lines = self.script(job).lines
         shown = lines if job.get("_state") in ("Complete", "Failed") else lines[: max(0, job["_reads"] - 1)]
         return 200, "".join(f"{stamp(index)} {line}\n" for index, line in enumerate(shown)).encode()
+
+
+def openapi_of(*fields: str) -> dict:
+    """Returns an OpenAPI document of Trainer's group whose TrainJob has these fields in its spec."""
+    kind = {"group": "trainer.kubeflow.org", "version": "v1alpha1", "kind": "TrainJob"}
+    spec = {"properties": {field: {} for field in ("runtimeRef", *fields)}}
+    return {"components": {"schemas": {"TrainJob": {"properties": {"spec": spec}, "x-kubernetes-group-version-kind": [kind]}}}}
 
 
 def stamp(index: int) -> str:

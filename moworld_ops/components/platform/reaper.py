@@ -1,0 +1,68 @@
+"""Deletes the TrainJobs of runs that are cancelled, over or deleted, so that they hold no accelerators.
+
+`python -m moworld_ops.components.platform.reaper` does so every ten seconds. It reads the runs' Workflow objects, so it needs the
+API server and nothing else: neither Kubeflow Pipelines nor a launcher that still responds.
+"""
+
+import signal
+import sys
+import threading
+import time
+from functools import cache, partial
+from typing import Any
+
+from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
+from moworld_ops.components.platform.trainjobs import GROUP, PART_OF, PLURAL, RUN, VERSION, delete_job
+
+SECONDS = 10.0  # between two passes
+ENDED = ("Succeeded", "Failed", "Error")
+
+
+def reap(api: Any, space: str) -> list[str]:
+    """Deletes the TrainJobs whose run is cancelled, over or deleted, and returns their names."""
+    from kubernetes import client
+
+    custom = client.CustomObjectsApi(api)
+    send = partial(with_retries, stop=threading.Event(), seconds=30.0)
+
+    def listed(group: str, version: str, plural: str, selector: str) -> list[dict[str, Any]]:
+        options = {"label_selector": selector, "_request_timeout": REQUEST_SECONDS}
+        return list(send(partial(custom.list_namespaced_custom_object, group, version, space, plural, **options))["items"])
+
+    @cache
+    def is_over(run: str) -> bool:
+        return all(map(workflow_is_over, listed("argoproj.io", "v1alpha1", "workflows", f"pipeline/runid={run}")))
+
+    deleted = []
+    for job in listed(GROUP, VERSION, PLURAL, f"{PART_OF}=moworld"):
+        run = job["metadata"].get("labels", {}).get(RUN, "")
+        if run and "deletionTimestamp" not in job["metadata"] and is_over(run):
+            delete_job(custom, space, job, send)
+            deleted.append(job["metadata"]["name"])
+    return deleted
+
+
+def workflow_is_over(workflow: dict[str, Any]) -> bool:
+    """Returns True if a Workflow has ended or is to end: KFP cancels a run by the deadline 0, Argo by `shutdown`."""
+    spec = workflow.get("spec", {})
+    cancelled = spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
+    return cancelled or workflow.get("status", {}).get("phase") in ENDED
+
+
+def main() -> None:
+    """Reaps until SIGTERM. Errors of the API server are printed, and the next pass tries again."""
+    from kubernetes.client import ApiException
+
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
+    api, space = connect(), namespace()
+    while True:
+        try:
+            for name in reap(api, space):
+                print(f"TrainJob {space}/{name} deleted: its run is cancelled, over or deleted", flush=True)
+        except (ConnectionError, ApiException) as error:
+            print(" ".join(f"the next pass tries again: {error}".split()), file=sys.stderr, flush=True)
+        time.sleep(SECONDS)
+
+
+if __name__ == "__main__":
+    main()
