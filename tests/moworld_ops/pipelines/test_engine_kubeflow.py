@@ -96,6 +96,7 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
         assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"]), name
         assert int(settings["activeDeadlineSeconds"]) > 0, name
         assert settings["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}, name
+        assert settings["podMetadata"]["labels"]["sidecar.istio.io/inject"] == "false", name
         assert settings["pvcMount"][0]["mountPath"] == "/mnt/moworld", name
         assert pipeline == "pocket" or settings["nodeSelector"]["labels"] == {"kubernetes.io/arch": "amd64"}, name
         fields = {field["name"]: field["fieldPath"] for field in settings["fieldPathAsEnv"]}
