@@ -116,7 +116,7 @@ def test_every_pod_satisfies_the_restricted_level(overlay):
     (namespace,) = of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     templates = pod_templates(rendered(overlay))
-    assert len(templates) == (4 if overlay == "cpu" else 5)
+    assert len(templates) == (5 if overlay == "cpu" else 6)
     for name, template in templates:
         assert restricted(template) == [], name
         for container in containers(template):
@@ -208,7 +208,7 @@ def test_every_reference_resolves(overlay):
     objects = rendered(overlay)
     names = {(one["kind"], one["metadata"]["name"]) for one in objects}
     for one in objects:
-        if one["kind"].endswith("RoleBinding") or one["kind"] == "ClusterRoleBinding":
+        if one["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             assert (one["roleRef"]["kind"], one["roleRef"]["name"]) in names
             for subject in one["subjects"]:
                 assert ("ServiceAccount", subject["name"]) in names and subject["namespace"] == "moworld"
@@ -252,7 +252,7 @@ def test_the_manifests_have_what_the_profile_requires():
         assert {entry["secretKey"] for entry in names["ExternalSecret", secret]["spec"]["data"]} == set(keys)
     (preflight,) = [names["Role", "moworld-preflight"]]
     readable = {name for rule in preflight["rules"] for name in rule.get("resourceNames", [])}
-    assert readable == {*wanted["claims"], *wanted["secrets"]}
+    assert readable == {*wanted["claims"], *wanted["secrets"]} - {*wanted["variables"]}
 
 
 def test_the_manifests_without_npus_have_what_their_profile_requires():
@@ -269,11 +269,27 @@ def test_permissions_are_minimal():
             assert "secrets" not in rule["resources"] or (rule["resourceNames"] and rule["verbs"] == ["get"]), one["metadata"]["name"]
             if one["kind"] == "ClusterRole":
                 assert set(rule["verbs"]) <= {"get", "list"}
-    bound = {subject["name"] for one in rendered("ascend-910b") if one["kind"].endswith("Binding") for subject in one["subjects"]}
-    assert bound == {"moworld-launcher", "moworld-reaper"}  # the player and MLflow have no permissions
+    bound = {subject["name"] for one in rendered("ascend-910b") for subject in one.get("subjects", [])}
+    assert bound == {"moworld-launcher", "moworld-reaper", "moworld-leftovers"}  # the player and MLflow have no permissions
     for name, template in pod_templates(rendered("ascend-910b")):
         if template["spec"].get("serviceAccountName") not in bound:
             assert template["spec"]["automountServiceAccountToken"] is False, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_account_may_read_the_signing_key(overlay):
+    """The kubelet mounts it for two tasks (tests/moworld_ops/pipelines); TrainJobs, which a launcher writes, cannot mount it."""
+    readers = [
+        one["metadata"]["name"]
+        for one in rendered(overlay)
+        for rule in one.get("rules", [])
+        if "secrets" in rule["resources"] and "moworld-signing" in rule.get("resourceNames", ["moworld-signing"])
+    ]
+    assert readers == []
+    (policy,), (binding,) = of_kind(overlay, "ValidatingAdmissionPolicy"), of_kind(overlay, "ValidatingAdmissionPolicyBinding")
+    assert policy["spec"]["failurePolicy"] == "Fail" and binding["spec"]["validationActions"] == ["Deny"]
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] and "matchResources" not in binding["spec"]
+    assert [len(one["expression"].split("'moworld-signing'")) for one in policy["spec"]["validations"]] == [3, 3]
 
 
 def test_the_reaper_s_token_is_for_pipelines_and_mounted_at_its_path():

@@ -16,6 +16,7 @@ RANK = pod(HERE, {"jobset.sigs.k8s.io/jobset-name": "m-r-distill-0"})
 MLFLOW = pod(HERE, {"app.kubernetes.io/name": "mlflow"}, {"http": 5000})
 PLAYER = pod(HERE, {"app.kubernetes.io/name": "player"}, {"http": 8800})
 REAPER = pod(HERE, {"app.kubernetes.io/name": "reaper"})
+LEFTOVERS = pod(HERE, {"app.kubernetes.io/name": "leftovers"})
 CAPTIONS = pod(HERE, {"moworld.io/serves": "captions"})
 ARTIFACTS = pod(HERE, {"app": "ml-pipeline-ui-artifact"})
 NOTEBOOK = pod(HERE, {"app": "notebook"})
@@ -40,6 +41,8 @@ FLOWS = {
     "a task reaches CoreDNS' metrics": (TASK, COREDNS, 9153, "TCP", False),
     "a launcher reaches the API server": (TASK, API_SERVER, 6443, "TCP", True),
     "the reaper reaches the API server": (REAPER, API_SERVER, 6443, "TCP", True),
+    "what removes leftovers reaches the API server": (LEFTOVERS, API_SERVER, 6443, "TCP", True),
+    "what removes leftovers reads S3 by HTTP": (LEFTOVERS, S3, 80, "TCP", False),
     "KFP's artifact server reaches the API server": (ARTIFACTS, API_SERVER, 6443, "TCP", True),
     "a rank reaches the API server": (RANK, API_SERVER, 6443, "TCP", False),
     "the player reaches the API server": (PLAYER, API_SERVER, 6443, "TCP", False),
@@ -120,7 +123,7 @@ def test_on_cilium_the_component_gives_what_an_ipblock_does_not(tmp_path):
         if wanted and not allowed(policies(plain), source, target, port, protocol, cilium=True)
     }
     nodes = {name for name, (_, target, *_, wanted) in FLOWS.items() if wanted and target in (API_SERVER, NODE_DNS)}
-    assert refused == nodes and len(nodes) == 4
+    assert refused == nodes and len(nodes) == 5
     found = {
         name: allowed(policies(objects), source, target, port, protocol, cilium=True)
         for name, (source, target, port, protocol, _) in FLOWS.items()

@@ -1,5 +1,6 @@
 """Checks of the cluster before a run: queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,7 @@ class Requirements(Settings):
     runtimes: list[str] = Field(default=[])
     claims: list[str] = Field(default=[])
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
+    variables: dict[str, str] = Field(default={}, description="secret that no account may read, to a variable of this pod from its public part")
     nodes: list[Nodes] = Field(default=[])
     uris: list[str] = Field(default=[])
     services: list[str] = Field(default=[])
@@ -47,7 +49,8 @@ def checks(required: Requirements) -> list[Row]:
     rows = [_queue(cluster, name) for name in required.queues]
     rows += [_runtime(cluster, name) for name in required.runtimes]
     rows += [_claim(cluster, name) for name in required.claims]
-    rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items()]
+    rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items() if name not in required.variables]
+    rows += [_variable(name, variable) for name, variable in required.variables.items()]
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
     rows += _quotas(cluster)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
@@ -125,6 +128,11 @@ def _secret(cluster: _Cluster, name: str, keys: list[str]) -> Row:
     return _row(f"secret {name}", state, f"keys {', '.join(keys)}", state == "there", "fill the store that the ExternalSecret reads")
 
 
+def _variable(name: str, variable: str) -> Row:
+    passed = bool(os.environ.get(variable))
+    return _row(f"secret {name}", "there" if passed else "nothing", "its public part", passed, "fill the store that the ExternalSecret reads")
+
+
 def _nodes(cluster: _Cluster, required: Nodes) -> Row:
     labels = [f"{key}={value}" for key, value in sorted(required.selector.items())]
     found = cluster.items(f"/api/v1/nodes?labelSelector={','.join(labels).replace('=', '%3D')}")
@@ -137,6 +145,9 @@ def _nodes(cluster: _Cluster, required: Nodes) -> Row:
 def _quotas(cluster: _Cluster) -> Iterator[Row]:
     """Yields a row per quota of the namespace, with the resources that are used up."""
     for quota in cluster.items(f"/api/v1/namespaces/{cluster.space}/resourcequotas"):
+        terms = quota.get("spec", {}).get("scopeSelector", {}).get("matchExpressions", [])
+        if any(term["scopeName"] == "PriorityClass" and term["operator"] in ("In", "Exists") for term in terms):
+            continue  # of pods with a priority class, which those of runs lack
         hard, used = quota.get("status", {}).get("hard", {}), quota.get("status", {}).get("used", {})
         full = sorted(key for key in hard if key in used and quantity(used[key]) >= quantity(hard[key]) > 0)
         text = f"used up: {', '.join(full)}" if full else "not used up"

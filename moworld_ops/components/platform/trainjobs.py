@@ -25,6 +25,8 @@ from moworld_ops.components.platform.cluster import REQUEST_SECONDS, Stopped, co
 from moworld_ops.components.platform.context import context
 from moworld_ops.components.platform.exchange import stage_in, stage_out
 from moworld_ops.components.platform.failures import failure_reason, pending_reason
+from moworld_ops.components.platform.gangs import waiting_reason
+from moworld_ops.components.platform.leftovers import mark
 from moworld_ops.components.platform.pod_logs import LogReader
 from moworld_ops.components.platform.pools import Job
 
@@ -90,6 +92,7 @@ def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[Job]) -> dic
         for index, pool in enumerate(pools):
             name = job_name(run, task, index)
             exchange = Path(pool.mount) / name
+            mark(exchange, run)
             job = trainjob(step, name, pool, str(exchange / "arguments.json"), run)
             jobs.append((job, partial(stage_in, exchange, {**arguments, **pool.arguments}, stop)))
             exchanges.append(exchange)
@@ -183,7 +186,7 @@ class Launcher:
                 if _state(job) == "Complete":
                     self.log(f"TrainJob {self.space}/{name} complete")
                     running.discard(name)
-                elif (reason := pending_reason(pods)) and reason != logged:
+                elif (reason := pending_reason(pods) or waiting_reason(self.core.api_client, self.space, name, pods)) and reason != logged:
                     logged = reason
                     self.log(f"TrainJob {self.space}/{name} waits: {reason}")
             if running:
