@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 export TORCH_INDEX TORCH_PACKAGES INSTALLER
 
-.PHONY: run play test check golden lint lock readmes clean
+.PHONY: run play test cluster-test check golden lint lock readmes clean
 
 run: .venv/all
 	$(BIN)/moworld run lifecycle --profile pocket
@@ -16,6 +16,11 @@ play: .venv/base
 
 test: .venv/all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 -m "not slow and not images"
+
+# Tests on a real API server with the controllers of JobSet and Trainer. Needs Go 1.26 or newer once, to build them (tests/cluster/build.py).
+cluster-test: .venv/all
+	$(BIN)/python -m tests.cluster.build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=5 tests/cluster
 
 # What a contributor runs before a commit: lint, types, and the tests that start no service and train nothing.
 QUICK := tests/docs tests/installation tests/manifests tests/moworld/camera tests/moworld/kernels tests/moworld/model \

@@ -7,7 +7,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.placement import Cluster
-from tests.manifests.test_manifests import OVERLAYS, of_kind, pod_templates, rendered
+from tests.manifests.rendering import OVERLAYS, of_kind, rendered
+from tests.manifests.test_manifests import pod_templates
 
 NPU = "huawei.com/Ascend910"
 DRIVER = {"cpu": parse_quantity("0.5"), "memory": parse_quantity("512Mi")}  # of KFP, at the limits that LimitRange gives a container

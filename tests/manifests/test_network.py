@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.manifests.network import Peer, allowed, pod
-from tests.manifests.test_manifests import KUBECTL, OVERLAYS, ROOT, check, pod_templates, rendered
+from tests.manifests.rendering import KUBECTL, OVERLAYS, ROOT, rendered
+from tests.manifests.test_manifests import check, pod_templates
 
 HERE = "moworld"
 TASK, OTHER_TASK = pod(HERE, {"pipeline/runid": "r"}), pod("other", {"pipeline/runid": "r"})

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-CRDS = Path(__file__).parents[2] / "shared" / "crds"
+CRDS = Path(__file__).parents[3] / "shared" / "crds"
 FILES = {"TrainJob": "trainer-trainjobs", "ClusterTrainingRuntime": "trainer-clustertrainingruntimes", "Queue": "volcano-queues"}
 
 

