@@ -43,6 +43,7 @@ def test_an_image_has_two_stages_a_user_other_than_root_a_reason_and_compiled_mo
     assert len(re.findall("^FROM ", text, re.MULTILINE)) == 2
     assert len(re.findall(r"^FROM \$\{\w+\}", text, re.MULTILINE)) == 2 and len(bases(name)) == 1, "the base comes as an argument"
     assert re.findall("^USER (.*)$", text, re.MULTILINE)[-1].startswith("1000")
+    assert re.search(r"useradd --uid 1000 ", text.rpartition("\nFROM ")[2]), "without an entry in passwd, torch and getpass fail"
     assert not re.search(r":latest\b", text)
     assert f"`{name}`" in (FOLDER / "README.md").read_text()
     assert "--no-compile" not in text and "PYTHONDONTWRITEBYTECODE" not in text
@@ -121,6 +122,11 @@ def test_a_pushed_image_of_other_sources_is_noticed(clone, tmp_path):
     built.write_text(json.dumps({"data": {}}))
     refused = python("-m", module, "record", str(built))
     assert refused.returncode == 2 and "no containerimage.digest, expected the digest of a pushed image" in refused.stderr
+
+
+def test_the_history_of_the_clone_is_in_no_image():
+    """Image pocket copies the whole context."""
+    assert ".git" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_npu_images_hold_no_kfp_and_one_torch():

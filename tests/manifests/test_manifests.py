@@ -306,6 +306,12 @@ def test_traffic_is_denied_unless_a_rule_allows_it(overlay):
                     assert rule["ports"], name
 
 
+def test_ranks_keep_the_host_s_users():
+    """In a user namespace the devices of an Ascend node would not belong to user 1000."""
+    for name, template in pod_templates(rendered("ascend-910b")):
+        assert not name.startswith("ClusterTrainingRuntime") or "hostUsers" not in template["spec"], name
+
+
 @pytest.mark.parametrize("overlay", ("ascend-910b", "ascend-a3"))
 def test_every_npu_pod_uses_volcano_and_tolerates_the_taint(overlay):
     requests = 0
