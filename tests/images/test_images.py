@@ -255,6 +255,8 @@ def test_the_bake_file_builds_every_image_on_its_base_labelled_and_with_an_sbom(
     assert sorted(name for name in targets if not name.startswith("_")) == NAMES
     assert sorted(json.loads(re.search(r'^group "default" \{ targets = (.*) \}', text, re.MULTILINE)[1])) == NAMES
     assert 'revision" = COMMIT' in targets["_common"] and '"type=sbom"' in targets["_common"]
+    both = {name for name, text in targets.items() if '["linux/arm64", "linux/amd64"]' in text}
+    assert both == {"launcher", "_npu"}, "what runs on Ascend hosts"
     given = json.loads((FOLDER / "bases.json").read_text())["variable"]
     for name in NAMES:
         (parent,) = re.findall(r'inherits += \["(\w+)"\]', targets[name])
