@@ -34,6 +34,7 @@ target "launcher" {
   inherits   = ["_cpu"]
   dockerfile = "images/launcher/Dockerfile"
   tags       = ["${REGISTRY}/python-launcher:${COMMIT}"]
+  platforms  = ["linux/arm64", "linux/amd64"]
 }
 
 target "data" {

@@ -21,8 +21,8 @@ CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # wh
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
 SIGNING_MOUNT = "/var/run/moworld/signing"
-LAUNCHER = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "8Gi"}}  # resources of a pod that launches jobs
 STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
+SIGNING_PUBLIC = "MOWORLD_SIGNING_PUBLIC"  # variable of preflight: with it the secret exists, and no account needs to read the key
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
 # Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
 LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
@@ -89,8 +89,9 @@ class Cluster:
         pools = self.resources.pools_of(step)
         if not pools:
             raise InputError("profile", f"resources.steps.{step}", "no pool", "a pool for every step", "name one, or a default")
-        self._place(task, pools[0])
-        if step in LAUNCHERS and (step == "preflight" or isinstance(pools[0], TrainJob)):
+        watches = step == "preflight" or isinstance(pools[0], TrainJob)
+        self._place(task, pools[0], watches)
+        if step in LAUNCHERS and watches:
             task.set_container_image(image("launcher"))
         self._secure(task, name)
         # The cluster's cache key has the names of input artifacts, not their content, and not the content behind a URI: hits could be
@@ -100,18 +101,18 @@ class Cluster:
             task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
         return task
 
-    def _place(self, task: dsl.PipelineTask, pool: Pool) -> None:
-        """Sets resources, deadline and nodes; a launcher is small and runs on the first pool of pods."""
+    def _place(self, task: dsl.PipelineTask, pool: Pool, watches: bool) -> None:
+        """Sets resources, deadline and nodes. watches: the pod only checks or launches, so it is small; it runs on the first pool of pods."""
         from kfp import kubernetes
 
+        small = self.resources.launcher
+        cpu, memory = (small.cpu, small.memory) if watches else (pool.cpu, pool.memory)
+        task.set_cpu_request(cpu).set_memory_request(memory)
+        task.set_cpu_limit(small.cpu_limit if watches else cpu).set_memory_limit(small.memory_limit if watches else memory)
         if isinstance(pool, TrainJob):
-            requests, limits = LAUNCHER["requests"], LAUNCHER["limits"]
-            task.set_cpu_limit(limits["cpu"]).set_memory_limit(limits["memory"])
-            task.set_cpu_request(requests["cpu"]).set_memory_request(requests["memory"])
             kubernetes.set_timeout(task, pool.queue_seconds + pool.seconds + STAGING_SECONDS)
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
-            task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
             kubernetes.set_timeout(task, pool.seconds)
             own = pool
         for key, value in own.node_selector.items():
@@ -124,12 +125,15 @@ class Cluster:
         from kfp import kubernetes
 
         kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+        kubernetes.add_pod_label(task, "sidecar.istio.io/inject", "false")  # a sidecar never ends, so the pod would not either
         kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
         kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
         task.set_env_variable(CONTEXT, StepContext(step=name).text()).set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
         if self.resources.store_secret:
             kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
+        if self.resources.signing_secret and name == "preflight":
+            kubernetes.use_secret_as_env(task, self.resources.signing_secret, {SIGNING_KEYS[1]: SIGNING_PUBLIC}, optional=True)
         if self.resources.signing_secret and name in ("register", "promote"):
             kubernetes.use_secret_as_volume(task, self.resources.signing_secret, mount_path=SIGNING_MOUNT)
             task.set_env_variable("MOWORLD_SIGNING_KEY", f"{SIGNING_MOUNT}/signing.pem")
@@ -157,6 +161,7 @@ def requirements_of(profile: Any) -> dict[str, Any]:
         "runtimes": sorted({pool.runtime for pool in jobs}),
         "claims": [resources.claim],
         "secrets": secrets,
+        "variables": {resources.signing_secret: SIGNING_PUBLIC} if resources.signing_secret else {},
         "nodes": [
             {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
             for (selector, resource, amount), count in sorted(nodes.items())
@@ -181,7 +186,9 @@ def _pods(resources: Resources) -> list[list[dict[str, Any]]]:
                 own |= {pool.resource: str(pool.procs_per_node)} if pool.resource else {}
             pods.append({"count": pool.nodes if isinstance(pool, TrainJob) else 1, "requests": own, "limits": own})
         if any(isinstance(pool, TrainJob) for pool in pools):
-            pods.append({"count": 1, **LAUNCHER})
+            small = resources.launcher
+            requests, limits = {"cpu": small.cpu, "memory": small.memory}, {"cpu": small.cpu_limit, "memory": small.memory_limit}
+            pods.append({"count": 1, "requests": requests, "limits": limits})
         if pods not in steps:
             steps.append(pods)
     return steps

@@ -7,12 +7,22 @@ from moworld.settings import Settings
 from moworld_ops.components.platform.pools import Pool
 
 
+class Launcher(Settings):
+    """Requests and limits of a pod that checks the cluster, or launches TrainJobs and watches them. Its copies of inputs use the rest."""
+
+    cpu: str = "100m"
+    memory: str = "512Mi"
+    cpu_limit: str = "2"
+    memory_limit: str = "8Gi"
+
+
 class Resources(Settings):
     """Needs of a local run, and the pool of each step. Locally a step on a pool of kind `torchrun` has its ranks, any other one process."""
 
     disk_bytes: int = Field(description="free bytes that a local run needs at its start")
     pools: dict[str, Pool] = Field(default={})
     steps: dict[str, str | list[str]] = Field(default={}, description="step to pool, or to one pool per expert (high noise, low noise)")
+    launcher: Launcher = Field(default=Launcher(), description="preflight, and the pods of steps whose work is in TrainJobs")
     machine: Device | None = Field(default=None, description="the machine of local runs, for 'moworld plan'")
     claim: str = "moworld-work"
     mount: str = "/mnt/moworld"

@@ -43,6 +43,7 @@ def test_an_image_has_two_stages_a_user_other_than_root_a_reason_and_compiled_mo
     assert len(re.findall("^FROM ", text, re.MULTILINE)) == 2
     assert len(re.findall(r"^FROM \$\{\w+\}", text, re.MULTILINE)) == 2 and len(bases(name)) == 1, "the base comes as an argument"
     assert re.findall("^USER (.*)$", text, re.MULTILINE)[-1].startswith("1000")
+    assert re.search(r"useradd --uid 1000 ", text.rpartition("\nFROM ")[2]), "without an entry in passwd, torch and getpass fail"
     assert not re.search(r":latest\b", text)
     assert f"`{name}`" in (FOLDER / "README.md").read_text()
     assert "--no-compile" not in text and "PYTHONDONTWRITEBYTECODE" not in text
@@ -123,6 +124,11 @@ def test_a_pushed_image_of_other_sources_is_noticed(clone, tmp_path):
     assert refused.returncode == 2 and "no containerimage.digest, expected the digest of a pushed image" in refused.stderr
 
 
+def test_the_history_of_the_clone_is_in_no_image():
+    """Image pocket copies the whole context."""
+    assert ".git" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
 def test_npu_images_hold_no_kfp_and_one_torch():
     wanted = (FOLDER / "train-npu" / "requirements.txt").read_text()
     assert "kfp" not in wanted and "protobuf" not in wanted
@@ -134,7 +140,7 @@ def test_npu_images_hold_no_kfp_and_one_torch():
 
 # Entry points of each image, by module; for the launcher the modules that its components import.
 STARTS = {
-    "launcher": ["moworld_ops.components.platform.launch", "moworld_ops.components.platform.context", "moworld_ops.components.platform.steps", "moworld_ops.components.preflight.step"],
+    "launcher": ["moworld_ops.components.platform.launch", "moworld_ops.components.platform.leftovers", "moworld_ops.components.platform.context", "moworld_ops.components.platform.steps", "moworld_ops.components.preflight.step"],
     "train-cpu": ["moworld_ops.components.platform.launch", *(f"moworld_ops.components.{step}.step" for step in CPU_STEPS)],
     "train-npu": ["moworld_ops.components.platform.launch", *(f"moworld_ops.components.{step}.step" for step in NPU_STEPS)],
     "serve-npu": ["moworld.inference.player.__main__"],
@@ -249,6 +255,8 @@ def test_the_bake_file_builds_every_image_on_its_base_labelled_and_with_an_sbom(
     assert sorted(name for name in targets if not name.startswith("_")) == NAMES
     assert sorted(json.loads(re.search(r'^group "default" \{ targets = (.*) \}', text, re.MULTILINE)[1])) == NAMES
     assert 'revision" = COMMIT' in targets["_common"] and '"type=sbom"' in targets["_common"]
+    both = {name for name, text in targets.items() if '["linux/arm64", "linux/amd64"]' in text}
+    assert both == {"launcher", "_npu"}, "what runs on Ascend hosts"
     given = json.loads((FOLDER / "bases.json").read_text())["variable"]
     for name in NAMES:
         (parent,) = re.findall(r'inherits += \["(\w+)"\]', targets[name])

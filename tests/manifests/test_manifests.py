@@ -18,13 +18,14 @@ from moworld_ops.components.platform.serving import write_patch
 from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.placement import SIGNING_KEYS, STORE_KEYS, requirements_of
 from tests.cluster import check_custom, strict
+from tests.manifests.network import Peer, matches
 from tests.manifests.rendering import ALL_OVERLAYS, KUBECTL, OVERLAYS, ROOT, of_kind, rendered
 
 KUBERNETES = "1.32"
 CUSTOM = {"Queue", "ClusterTrainingRuntime"}
-REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml"}
-# labels of pods from elsewhere: KFP's run pods, JobSet's ranks, and a captioner that a team runs itself
-FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves"}
+REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml", "CiliumNetworkPolicy": "ciliumnetworkpolicy.yaml"}
+# labels of pods from elsewhere: KFP's run pods and its artifact server, JobSet's ranks, and a captioner that a team runs itself
+FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves", "app"}
 
 
 def pod_templates(objects: list[dict]) -> list[tuple[str, dict]]:
@@ -102,7 +103,7 @@ def test_every_pod_satisfies_the_restricted_level(overlay):
     (namespace,) = of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     templates = pod_templates(rendered(overlay))
-    assert len(templates) == (4 if overlay == "cpu" else 5)
+    assert len(templates) == (5 if overlay == "cpu" else 6)
     for name, template in templates:
         assert restricted(template) == [], name
         for container in containers(template):
@@ -194,7 +195,7 @@ def test_every_reference_resolves(overlay):
     objects = rendered(overlay)
     names = {(one["kind"], one["metadata"]["name"]) for one in objects}
     for one in objects:
-        if one["kind"].endswith("RoleBinding") or one["kind"] == "ClusterRoleBinding":
+        if one["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             assert (one["roleRef"]["kind"], one["roleRef"]["name"]) in names
             for subject in one["subjects"]:
                 assert ("ServiceAccount", subject["name"]) in names and subject["namespace"] == "moworld"
@@ -238,7 +239,7 @@ def test_the_manifests_have_what_the_profile_requires():
         assert {entry["secretKey"] for entry in names["ExternalSecret", secret]["spec"]["data"]} == set(keys)
     (preflight,) = [names["Role", "moworld-preflight"]]
     readable = {name for rule in preflight["rules"] for name in rule.get("resourceNames", [])}
-    assert readable == {*wanted["claims"], *wanted["secrets"]}
+    assert readable == {*wanted["claims"], *wanted["secrets"]} - {*wanted["variables"]}
 
 
 def test_the_manifests_without_npus_have_what_their_profile_requires():
@@ -266,11 +267,27 @@ def test_permissions_are_minimal():
             assert "secrets" not in rule["resources"] or (rule["resourceNames"] and rule["verbs"] == ["get"]), one["metadata"]["name"]
             if one["kind"] == "ClusterRole":
                 assert set(rule["verbs"]) <= {"get", "list"}
-    bound = {subject["name"] for one in rendered("ascend-910b") if one["kind"].endswith("Binding") for subject in one["subjects"]}
-    assert bound == {"moworld-launcher", "moworld-reaper"}  # the player and MLflow have no permissions
+    bound = {subject["name"] for one in rendered("ascend-910b") for subject in one.get("subjects", [])}
+    assert bound == {"moworld-launcher", "moworld-reaper", "moworld-leftovers"}  # the player and MLflow have no permissions
     for name, template in pod_templates(rendered("ascend-910b")):
         if template["spec"].get("serviceAccountName") not in bound:
             assert template["spec"]["automountServiceAccountToken"] is False, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_account_may_read_the_signing_key(overlay):
+    """The kubelet mounts it for two tasks (tests/moworld_ops/pipelines); TrainJobs, which a launcher writes, cannot mount it."""
+    readers = [
+        one["metadata"]["name"]
+        for one in rendered(overlay)
+        for rule in one.get("rules", [])
+        if "secrets" in rule["resources"] and "moworld-signing" in rule.get("resourceNames", ["moworld-signing"])
+    ]
+    assert readers == []
+    (policy,), (binding,) = of_kind(overlay, "ValidatingAdmissionPolicy"), of_kind(overlay, "ValidatingAdmissionPolicyBinding")
+    assert policy["spec"]["failurePolicy"] == "Fail" and binding["spec"]["validationActions"] == ["Deny"]
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] and "matchResources" not in binding["spec"]
+    assert [len(one["expression"].split("'moworld-signing'")) for one in policy["spec"]["validations"]] == [3, 3]
 
 
 def test_the_reaper_may_do_what_it_does_and_nothing_else():
@@ -304,8 +321,16 @@ def test_traffic_is_denied_unless_a_rule_allows_it(overlay):
             assert rule.get("from") or rule.get("to"), f"{name} allows everyone"
             for peer in (*rule.get("from", []), *rule.get("to", [])):
                 if "ipBlock" in peer:
-                    assert "169.254.169.254/32" in peer["ipBlock"]["except"], f"{name} allows the cloud's metadata service"
+                    reached = Peer(ip="169.254.169.254")
+                    policy = {"metadata": {"namespace": "moworld"}, "spec": {}}
+                    assert not matches(peer, policy, reached, cilium=False), f"{name} allows the cloud's metadata service"
                     assert rule["ports"], name
+
+
+def test_ranks_keep_the_host_s_users():
+    """In a user namespace the devices of an Ascend node would not belong to user 1000."""
+    for name, template in pod_templates(rendered("ascend-910b")):
+        assert not name.startswith("ClusterTrainingRuntime") or "hostUsers" not in template["spec"], name
 
 
 @pytest.mark.parametrize("overlay", ("ascend-910b", "ascend-a3"))

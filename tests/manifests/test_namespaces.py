@@ -5,7 +5,8 @@ import yaml
 
 from tests.manifests.rendering import ALL_OVERLAYS, OVERLAYS, ROOT, of_kind, rendered
 
-CLUSTER_SCOPED = {"Namespace", "ClusterRole", "ClusterRoleBinding", "Queue", "ClusterTrainingRuntime"}
+CLUSTER_SCOPED = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "Queue", "ClusterTrainingRuntime",
+                  "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}  # fmt: skip
 KEPT = {"argocd.argoproj.io/sync-options": "Prune=false,Delete=false"}
 
 
@@ -43,8 +44,8 @@ def test_argo_cd_deletes_neither_the_namespace_nor_the_claim(overlay):
 def test_single_user_puts_only_what_runs_use_into_kubeflow():
     """Nothing there selects pods or limits them: quotas, limit ranges and network policies would hit KFP's own."""
     inside = {(one["kind"], one["metadata"]["name"]) for one in rendered("single-user") if one["metadata"].get("namespace") == "kubeflow"}
-    assert {kind for kind, _ in inside} == {"ServiceAccount", "Role", "RoleBinding", "PersistentVolumeClaim", "Deployment"}
-    assert all(name.startswith("moworld-") or (kind, name) == ("Deployment", "reaper") for kind, name in inside)
+    assert {kind for kind, _ in inside} == {"ServiceAccount", "Role", "RoleBinding", "PersistentVolumeClaim", "Deployment", "CronJob"}
+    assert all(name.startswith("moworld-") or (kind, name) in (("Deployment", "reaper"), ("CronJob", "leftovers")) for kind, name in inside)
     assert "kubeflow" not in {one["metadata"]["name"] for one in of_kind("single-user", "Namespace")}
 
 

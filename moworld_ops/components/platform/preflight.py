@@ -1,5 +1,6 @@
 """Checks of the cluster before a run: controllers, queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,7 @@ class Requirements(Settings):
     runtimes: list[str] = Field(default=[])
     claims: list[str] = Field(default=[])
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
+    variables: dict[str, str] = Field(default={}, description="secret that no account may read, to a variable of this pod from its public part")
     nodes: list[Nodes] = Field(default=[])
     pods: list[list[Pods]] = Field(default=[], description="the pods of each step that differs in them; steps run one after the other")
     uris: list[str] = Field(default=[])
@@ -62,7 +64,8 @@ def checks(required: Requirements) -> list[Row]:
         if rows[-1]["passed"]:
             rows.append(_controllers(cluster, name))
     rows += [_claim(cluster, name) for name in required.claims]
-    rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items()]
+    rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items() if name not in required.variables]
+    rows += [_variable(name, variable) for name, variable in required.variables.items()]
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
     rows += _quotas(cluster, required.pods)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
@@ -153,6 +156,11 @@ def _secret(cluster: _Cluster, name: str, keys: list[str]) -> Row:
     return _row(f"secret {name}", state, f"keys {', '.join(keys)}", state == "there", "fill the store that the ExternalSecret reads")
 
 
+def _variable(name: str, variable: str) -> Row:
+    passed = bool(os.environ.get(variable))
+    return _row(f"secret {name}", "there" if passed else "nothing", "its public part", passed, "fill the store that the ExternalSecret reads")
+
+
 def _nodes(cluster: _Cluster, required: Nodes) -> Row:
     labels = [f"{key}={value}" for key, value in sorted(required.selector.items())]
     found = cluster.items(f"/api/v1/nodes?labelSelector={','.join(labels).replace('=', '%3D')}")
@@ -176,6 +184,9 @@ def _quotas(cluster: _Cluster, steps: list[list[Pods]]) -> Iterator[Row]:
         for key, amount in quota_usage(pods).items():
             needed[key] = max(amount, needed.get(key, 0.0))
     for quota in cluster.items(f"/api/v1/namespaces/{cluster.space}/resourcequotas"):
+        terms = quota.get("spec", {}).get("scopeSelector", {}).get("matchExpressions", [])
+        if any(term["scopeName"] == "PriorityClass" and term["operator"] in ("In", "Exists") for term in terms):
+            continue  # of pods with a priority class, which those of runs lack
         hard, used = quota.get("status", {}).get("hard", {}), quota.get("status", {}).get("used", {})
         free = {key: quantity(hard[key]) - quantity(used.get(key, "0")) for key in hard}
         lacking = [key for key in sorted(free) if free[key] < needed.get(key, 0.0)]

@@ -13,9 +13,9 @@ from typing import Any
 
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
 from moworld_ops.components.platform.trainjobs import GROUP, PART_OF, PLURAL, RUN, VERSION, delete_job
+from moworld_ops.components.platform.workflows import run_is_over
 
 SECONDS = 10.0  # between two passes
-ENDED = ("Succeeded", "Failed", "Error")
 
 
 def reap(api: Any, space: str) -> list[str]:
@@ -24,29 +24,16 @@ def reap(api: Any, space: str) -> list[str]:
 
     custom = client.CustomObjectsApi(api)
     send = partial(with_retries, stop=threading.Event(), seconds=30.0)
-
-    def listed(group: str, version: str, plural: str, selector: str) -> list[dict[str, Any]]:
-        options = {"label_selector": selector, "_request_timeout": REQUEST_SECONDS}
-        return list(send(partial(custom.list_namespaced_custom_object, group, version, space, plural, **options))["items"])
-
-    @cache
-    def is_over(run: str) -> bool:
-        return all(map(workflow_is_over, listed("argoproj.io", "v1alpha1", "workflows", f"pipeline/runid={run}")))
-
+    options = {"label_selector": f"{PART_OF}=moworld", "_request_timeout": REQUEST_SECONDS}
+    jobs = send(partial(custom.list_namespaced_custom_object, GROUP, VERSION, space, PLURAL, **options))["items"]
+    is_over = cache(partial(run_is_over, api, space))
     deleted = []
-    for job in listed(GROUP, VERSION, PLURAL, f"{PART_OF}=moworld"):
+    for job in jobs:
         run = job["metadata"].get("labels", {}).get(RUN, "")
         if run and "deletionTimestamp" not in job["metadata"] and is_over(run):
             delete_job(custom, space, job, send)
             deleted.append(job["metadata"]["name"])
     return deleted
-
-
-def workflow_is_over(workflow: dict[str, Any]) -> bool:
-    """Returns True if a Workflow has ended or is to end: KFP cancels a run by the deadline 0, Argo by `shutdown`."""
-    spec = workflow.get("spec", {})
-    cancelled = spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
-    return cancelled or workflow.get("status", {}).get("phase") in ENDED
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, na
 from moworld_ops.components.platform.context import context
 from moworld_ops.components.platform.exchange import refusal, stage_in, stage_out
 from moworld_ops.components.platform.failures import failure_reason, pending_reason
+from moworld_ops.components.platform.gangs import BEGUN, waiting_reason
+from moworld_ops.components.platform.leftovers import mark
 from moworld_ops.components.platform.pod_logs import LogReader
 from moworld_ops.components.platform.pools import Job
 
@@ -34,7 +36,6 @@ PART_OF, RUN, STEP = "app.kubernetes.io/part-of", "moworld.io/run", "moworld.io/
 OWNER, SPEC = "moworld.io/launcher", "moworld.io/spec-sha256"
 POLL_SECONDS = 5.0
 END_SECONDS = 60.0  # limit of each request that deletes a job at the end of its step
-BEGUN = ("Running", "Succeeded", "Failed")  # phases of a pod that has run
 CONTAINER = "node"  # Trainer's name for the container in the runtime's pods
 MAX_NAME_CHARACTERS = 46  # Trainer and JobSet append to the name, and the result must be a DNS label
 
@@ -96,6 +97,7 @@ def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[Job]) -> dic
     for index, pool in enumerate(pools):
         name = job_name(run, task, index)
         exchange = Path(pool.mount) / name
+        mark(exchange, run)
         job = trainjob(step, name, pool, str(exchange / "arguments.json"), run)
         if pod.workflow:
             job["metadata"]["ownerReferences"] = [pod.workflow]  # Kubernetes deletes the job with its run
@@ -195,7 +197,7 @@ class Launcher:
                 if _state(job) == "Complete":
                     self.log(f"TrainJob {self.space}/{name} complete")
                     running.discard(name)
-                elif (reason := pending_reason(pods)) and reason != logged:
+                elif (reason := pending_reason(pods) or waiting_reason(self.core.api_client, self.space, name, pods)) and reason != logged:
                     logged = reason
                     self.log(f"TrainJob {self.space}/{name} waits: {reason}")
             if running:

@@ -2,7 +2,7 @@
 
 It changes nothing: one suspended TrainJob per runtime, which starts no pod, is created and deleted. The local engine has no such step: `moworld run` checks disk and inputs before it starts.
 
-Resources: one core; get and list on queues, runtimes, nodes, claims, secrets, quotas; create and delete on TrainJobs
+Resources: those of a launcher; get and list on queues, runtimes, nodes, claims, secrets, quotas; create and delete on TrainJobs
 Failure modes: something is missing: exit status 1 with every missing thing and its fix. The API server does not respond: the step
     fails after a minute of retries.
 Stability: beta

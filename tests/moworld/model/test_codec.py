@@ -11,7 +11,6 @@ from moworld.errors import InputError
 from moworld.files import write_json
 from moworld.model.codec import FLOW_PIXELS, PATCH, StreamingCodec, group_frames, hadamard, initialize_from_patches, ungroup_frames, warped
 
-
 BOTH = pytest.mark.parametrize("warp", [False, True])
 
 

@@ -96,6 +96,7 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
         assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"]), name
         assert int(settings["activeDeadlineSeconds"]) > 0, name
         assert settings["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}, name
+        assert settings["podMetadata"]["labels"]["sidecar.istio.io/inject"] == "false", name
         assert settings["pvcMount"][0]["mountPath"] == "/mnt/moworld", name
         assert pipeline == "pocket" or settings["nodeSelector"]["labels"] == {"kubernetes.io/arch": "amd64"}, name
         fields = {field["name"]: field["fieldPath"] for field in settings["fieldPathAsEnv"]}
@@ -107,6 +108,22 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
         else:
             assert task["retryPolicy"]["maxRetryCount"] == 2, name
     assert len(found) >= 3
+
+
+def test_only_register_and_promote_get_the_signing_key_and_preflight_its_public_part(compiled):
+    mounted, keys = set(), {}
+    for name, _, _, settings in tasks_and_executors(compiled[0], "lifecycle"):
+        mounted |= {name for volume in settings.get("secretAsVolume", []) if "moworld-signing" in json.dumps(volume)}
+        found = [one["secretKey"] for secret in settings.get("secretAsEnv", []) if "moworld-signing" in json.dumps(secret) for one in secret["keyToEnv"]]
+        keys |= {name: found} if found else {}
+    assert mounted == {"register", "promote"} and keys == {"preflight": ["signing.pub"]}
+
+
+def test_a_launcher_and_preflight_request_what_the_profile_says(compiled):
+    for name, task, container, _ in tasks_and_executors(compiled[0], "lifecycle"):
+        if name == "preflight" or task["inputs"].get("parameters", {}).get("pool", {}).get("runtimeValue", {}).get("constant"):
+            asked = [container["resources"][f"resource{key}"] for key in ("CpuRequest", "MemoryRequest", "CpuLimit", "MemoryLimit")]
+            assert asked == ["100m", "512Mi", "2", "8Gi"], name
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

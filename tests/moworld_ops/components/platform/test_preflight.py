@@ -84,6 +84,26 @@ def test_an_old_trainer_and_absent_controllers_are_reported(cluster, tmp_path, c
 SPACE = "/api/v1/namespaces/moworld"
 
 
+def test_a_secret_that_no_account_may_read_is_checked_by_the_pod_s_own_variable(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOWORLD_SIGNING_PUBLIC", "-----BEGIN PUBLIC KEY-----")
+    required = furnished(cluster, tmp_path / "bucket")
+    required |= {"secrets": {**required["secrets"], "signing": ["signing.pem"]}, "variables": {"signing": "MOWORLD_SIGNING_PUBLIC"}}
+    rows = {row["name"]: row for row in checks(Requirements(**required))}
+    assert rows["secret signing"]["passed"] and "-----" not in str(rows)
+    assert not [path for _, path in cluster.requests if path.endswith("/secrets/signing")]
+
+
+def test_a_full_quota_of_pods_that_runs_do_not_have_is_ignored(cluster, tmp_path):
+    required = furnished(cluster, tmp_path / "bucket")
+    full = {"hard": {"limits.cpu": "12"}, "used": {"limits.cpu": "12"}}
+    for name, operator in (("player", "In"), ("runs", "NotIn")):
+        scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator, "values": ["moworld-player"]}]}
+        body = {"metadata": {"name": name}, "spec": {"scopeSelector": scope}, "status": full}
+        cluster.put(f"{SPACE}/resourcequotas/{name}", body)
+    failed = [row["name"] for row in checks(Requirements(**required)) if not row["passed"]]
+    assert failed == ["quota runs"]
+
+
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
@@ -94,6 +114,7 @@ SPACE = "/api/v1/namespaces/moworld"
         (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["status"].update(phase="Pending"), "claim moworld-work", "Pending"),
         (lambda objects, required: objects[f"{SPACE}/persistentvolumeclaims/moworld-work"]["spec"].update(accessModes=["ReadWriteOnce"]), "claim moworld-work", "ReadWriteOnce"),
         (lambda objects, required: required["secrets"]["store"].append("AWS_ENDPOINT_URL"), "secret store", "no key AWS_ENDPOINT_URL"),
+        (lambda objects, required: required.update(variables={"signing": "MOWORLD_SIGNING_PUBLIC"}), "secret signing", "nothing"),
         (lambda objects, required: required["nodes"][0].update(count=4), "nodes accelerator=huawei-Ascend910", "3 of 3 nodes"),
         (lambda objects, required: required["nodes"][0].update(amount=16), "nodes accelerator=huawei-Ascend910", "0 of 3 nodes"),
         (lambda objects, required: objects["/api/v1/nodes/n1"]["spec"].update(unschedulable=True), "nodes accelerator=huawei-Ascend910", "2 of 3 nodes with these labels are ready with 8 huawei.com/Ascend910, 1 are cordoned or not ready"),

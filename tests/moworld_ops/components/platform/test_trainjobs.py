@@ -139,6 +139,26 @@ def test_two_parallel_jobs_are_logged_and_their_experts_joined(cluster, tmp_path
     assert cluster.jobs() == {} and list((tmp_path / "volume").iterdir()) == []
 
 
+def test_a_launcher_says_why_its_gang_waits(cluster, tmp_path, launch, capsys):
+    """Neither job has a pod yet: one has a PodGroup, the other's pods are refused."""
+
+    def create(job: dict) -> None:
+        ranks_finish(job)
+        name, queue = job["metadata"]["name"], queue_of(job)
+        if queue == "high-noise":
+            group = {"metadata": {"name": name}, "spec": {"queue": queue}, "status": {"phase": "Pending"}}
+            cluster.put(f"/apis/scheduling.volcano.sh/v1beta1/namespaces/moworld/podgroups/{name}", group)
+        else:
+            about = {"kind": "Job", "name": f"{name}-node-0", "namespace": "moworld"}
+            event = {"metadata": {"name": "e", "namespace": "moworld"}, "involvedObject": about, "type": "Warning", "reason": "FailedCreate"}
+            cluster.put("/api/v1/namespaces/moworld/events/e", {**event, "message": "exceeded quota"})
+
+    cluster.on_create, cluster.script = create, lambda job: Script("", "", "", "Running", "Complete")
+    launch(tmp_path, pools(tmp_path))
+    lines = [line.partition(" waits: ")[2] for line in capsys.readouterr().out.splitlines() if " waits: " in line]
+    assert {"gang: queue high-noise has not admitted it yet (Pending)", "Job m-r1-train-curriculum-1-1-node-0: FailedCreate: exceeded quota"} <= set(lines)
+
+
 def test_what_a_job_of_one_run_caches_is_there_for_the_next_run(cluster, variables, tmp_path, monkeypatch):
     found = []
 

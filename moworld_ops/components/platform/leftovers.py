@@ -1,0 +1,54 @@
+"""Removes the exchange folders of runs that are gone: a cancelled run leaves its inputs and checkpoints on the shared volume.
+
+`python -m moworld_ops.components.platform.leftovers VOLUME DAYS` removes those whose run has no Workflow that still works, and that nobody
+has written to for that long: until then the run may be resumed from its checkpoints.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from moworld_ops.components.platform.cluster import connect, namespace
+from moworld_ops.components.platform.workflows import run_is_over
+
+MARK = "run"  # file of an exchange folder with the id of its run
+
+
+def mark(exchange: Path, run: str) -> None:
+    """Creates a job's exchange folder and notes the run in it."""
+    exchange.mkdir(parents=True, exist_ok=True)
+    (exchange / MARK).write_text(run, encoding="utf-8")
+
+
+def remove_leftovers(volume: Path, is_over: Callable[[str], bool], keep_seconds: float) -> list[str]:
+    """Removes the exchange folders of runs that are over, unchanged for `keep_seconds`; returns their names.
+
+    is_over: returns True if the run with this id has ended or does not exist
+    """
+    now, removed = time.time(), []
+    for path in sorted(volume.glob(f"*/{MARK}")):
+        folder = path.parent
+        if now - _changed(folder) >= keep_seconds and is_over(path.read_text(encoding="utf-8").strip()):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+    return removed
+
+
+def _changed(folder: Path) -> float:
+    """Returns when a folder or anything in it was last written."""
+    return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
+
+
+def main(argv: list[str]) -> int:
+    """Removes what is left on a volume; prints the names."""
+    volume, days = argv
+    api, space = connect(), namespace()
+    for name in remove_leftovers(Path(volume), lambda run: run_is_over(api, space, run), float(days) * 86400):
+        print(f"removed {volume}/{name}: its run is over", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
