@@ -137,7 +137,7 @@ class Cluster(ThreadingHTTPServer):
                 return self._log(path.removesuffix("/log"))
             if method == "POST":
                 return self._create(f"{path}/{body['metadata']['name']}", body)
-            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas"):
+            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas", "workflows"):
                 return self._list(path, query.get("labelSelector", [""])[0])
             there = self.objects.get(path)
             if there is None:

@@ -201,7 +201,7 @@ def data(build, shared):
     """Returns the output folder of pipeline `data`, run in the data image without a network."""
     settings = on_a_cluster(shared)
     graph = catalog.build("data", settings, Cluster(settings.resources))
-    values = catalog.arguments(graph, "test", settings, "r1", local=False)
+    values = catalog.arguments("data", "test", settings, "r1", local=False)
     return run_in_images(graph, values, shared, build, "none", {"MOWORLD_RUN": "r1", "MOWORLD_NAMESPACE": "moworld"})
 
 

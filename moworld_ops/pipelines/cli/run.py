@@ -34,7 +34,7 @@ def run(
     from moworld_ops.pipelines.runs import Run, summary
 
     if engine == "kubeflow" or (resume and Run.existing(resume).on_cluster):
-        _run_on_cluster(pipeline, profile or "pocket", overrides or [], resume, detach, schedule, json)
+        _run_on_cluster(pipeline, profile, overrides or [], resume, detach, schedule, json)
         return
     if detach or schedule:
         raise InputError("--schedule" if schedule else "--detach", "", "engine local", "--engine kubeflow", "add it, or omit the option")
@@ -133,20 +133,25 @@ def _warn_of_images() -> None:
 
 
 def _run_on_cluster(
-    pipeline: str, profile: str, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
+    pipeline: str, profile: str | None, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
 ) -> None:
     from moworld_ops.pipelines import kubeflow_runs as kubeflow
     from moworld_ops.pipelines.runs import Run, summary
 
-    if schedule:
-        name, made = kubeflow.schedule(pipeline, profile, overrides, schedule)
+    if resume:
+        run = kubeflow.resume(Run.existing(resume), pipeline, {"--profile": profile, "--set": overrides, "--schedule": schedule})
+    elif schedule:
+        name, made = kubeflow.schedule(pipeline, profile or "pocket", overrides, schedule)
         _warn_of_images()
         print_result(json, {"schedule": name, "cron": schedule, "id": made}, f"{name} runs at {schedule} ({made})")
         return
-    run = kubeflow.resume(Run.existing(resume)) if resume else kubeflow.submit(pipeline, profile, overrides)
+    else:
+        run = kubeflow.submit(pipeline, profile or "pocket", overrides)
+        if run.record["unchecked"]:
+            note(f"warning: {run.record['unchecked']}")
+        _warn_of_images()
     where = run.record["kubeflow"]
-    _warn_of_images()
-    note(f"run {run.name} is {where['endpoint']}/#/runs/details/{where['id']}")
+    note(f"run {run.name} is {run.page}")
     if not detach:
         progress = Progress()
         try:
