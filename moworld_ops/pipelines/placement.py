@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from kfp import dsl
 
 from moworld.errors import InputError
-from moworld_ops.components.platform.context import CONTEXT, NAMESPACE, RUN, StepContext
+from moworld_ops.components.platform.context import COMMIT, CONTEXT, NAMESPACE, NODE, RUN, StepContext
 from moworld_ops.components.platform.images import image, unpinned, unpublished
 from moworld_ops.components.platform.pools import Job, Pool, Torchrun, TrainJob, text
-from moworld_ops.components.platform.source import ROOT
+from moworld_ops.components.platform.source import ROOT, code_revision
 from moworld_ops.pipelines.resources import Resources
 
 CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # what steps import
@@ -22,6 +22,7 @@ STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
 SIGNING_MOUNT = "/var/run/moworld/signing"
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
+RETRIES = 2  # of a step that failed, in its pod (attempts.py), and of a pod that was lost, by Argo
 # Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
 LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
 
@@ -61,6 +62,7 @@ class Cluster:
     def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None) -> None:
         self.resources, self.requirements, self.base_sha256 = resources, requirements, ""
         self.preflight: dsl.PipelineTask | None = None
+        self.commit = code_revision()
 
     def pool(self, step: str) -> str:
         """Returns parameter `pool` of a step: its TrainJobs, one per expert for two pools; its ranks; "" for the task's own pod."""
@@ -87,33 +89,34 @@ class Cluster:
         pools = self.resources.pools_of(step)
         if not pools:
             raise InputError("profile", f"resources.steps.{step}", "no pool", "a pool for every step", "name one, or a default")
-        self._place(task, pools[0])
+        seconds = self._place(task, pools[0])
         if step in LAUNCHERS and (step == "preflight" or isinstance(pools[0], TrainJob)):
             task.set_container_image(image("launcher"))
         self._secure(task, name)
         # The cluster's cache key has the names of input artifacts, not their content, and not the content behind a URI: hits could be
         # stale. --resume keeps the finished tasks of a failed run instead.
         task.set_caching_options(False)
-        if name not in UNRETRIED:
-            task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        if name not in UNRETRIED:  # Argo counts the maximum from the first attempt's start, so every attempt must fit
+            task.set_retry(RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{seconds * (RETRIES + 1)}s")
         return task
 
-    def _place(self, task: dsl.PipelineTask, pool: Pool) -> None:
-        """Sets resources, deadline and nodes; a launcher is small and runs on the first pool of pods."""
+    def _place(self, task: dsl.PipelineTask, pool: Pool) -> int:
+        """Sets resources, deadline and nodes, and returns the deadline; a launcher is small and runs on the first pool of pods."""
         from kfp import kubernetes
 
         if isinstance(pool, TrainJob):
             task.set_cpu_limit("2").set_memory_limit("8Gi").set_cpu_request("1").set_memory_request("2Gi")
-            kubernetes.set_timeout(task, pool.seconds + pool.queue_seconds)
+            seconds = pool.seconds + pool.queue_seconds
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
             task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
-            kubernetes.set_timeout(task, pool.seconds)
-            own = pool
+            seconds, own = pool.seconds, pool
+        kubernetes.set_timeout(task, seconds)
         for key, value in own.node_selector.items():
             kubernetes.add_node_selector(task, key, value)
         for toleration in own.tolerations:
             kubernetes.add_toleration(task, **toleration)
+        return seconds
 
     def _secure(self, task: dsl.PipelineTask, name: str) -> None:
         """Sets user, shared volume, the run's id, and secrets by reference."""
@@ -123,7 +126,10 @@ class Cluster:
         kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
         kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
-        task.set_env_variable(CONTEXT, StepContext(step=name).text()).set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
+        kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
+        retries = 0 if name in UNRETRIED else RETRIES
+        task.set_env_variable(CONTEXT, StepContext(step=name, retries=retries).text()).set_env_variable(COMMIT, self.commit)
+        task.set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
         if self.resources.store_secret:
             kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
         if self.resources.signing_secret and name in ("register", "promote"):

@@ -13,8 +13,10 @@ from moworld.errors import InputError
 from moworld_ops.components.platform.images import image
 from moworld_ops.components.platform.pools import parse
 from moworld_ops.components.platform.preflight import Requirements
+from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.trainjobs import trainjob
 from moworld_ops.pipelines import profile
+from moworld_ops.pipelines.catalog import inputs_of
 from moworld_ops.pipelines.engine_kubeflow import compile_all, validate
 from moworld_ops.pipelines.placement import requirements_of
 from tests.cluster import check_custom
@@ -102,10 +104,16 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
         assert fields["MOWORLD_RUN"] == "metadata.labels['pipeline/runid']", name
         for variable in container.get("env", []):
             assert not SECRET_WORDS.search(variable["name"]), f"{name}: {variable['name']} in plain text"
+        assert fields["MOWORLD_NODE"] == "metadata.annotations['workflows.argoproj.io/node-name']", name
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert variables["MOWORLD_GIT_COMMIT"] == code_revision(), name
+        retries = json.loads(variables["MOWORLD_CONTEXT"]).get("retries", 0)
         if name in ("preflight", "promote"):
-            assert "retryPolicy" not in task, f"refusals of {name} are deterministic"
+            assert "retryPolicy" not in task and retries == 0, f"refusals of {name} are deterministic"
         else:
-            assert task["retryPolicy"]["maxRetryCount"] == 2, name
+            assert task["retryPolicy"]["maxRetryCount"] == retries == 2, name
+            latest = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
+            assert latest >= 3 * int(settings["activeDeadlineSeconds"]), f"{name}: Argo counts from the first attempt's start"
     assert len(found) >= 3
 
 
@@ -160,12 +168,19 @@ def test_on_a_cluster_without_npus_trainjobs_request_no_accelerator(pocket):
     assert (wanted["queues"], wanted["runtimes"], wanted["nodes"]) == ([], ["moworld-train-cpu"], [])
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_inputs_that_are_checked_before_compiling_are_the_parameters(compiled, pocket, pipeline):
+    for out, _, settings in (compiled, pocket):
+        parameters = documents(out, pipeline)[0]["root"]["inputDefinitions"]["parameters"]
+        assert set(parameters) == {"seed", "run", *inputs_of(pipeline, settings)}
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("profile_name", ["wan22-a14b", "pocket"])
 def test_the_ir_equals_the_golden_files(compiled, pocket, profile_name):
-    """`make golden` rewrites the files, so that a review sees changes. kfp's version and image digests are omitted."""
+    """`make golden` rewrites the files, so that a review sees changes. kfp's version, the commit and image digests are omitted."""
     for path in sorted({"wan22-a14b": compiled, "pocket": pocket}[profile_name][0].glob("*.yaml")):
         text = normal(path.read_text(encoding="utf-8"))
         kept = GOLDEN / profile_name / path.name
@@ -179,6 +194,7 @@ def test_the_ir_equals_the_golden_files(compiled, pocket, profile_name):
 
 def normal(text: str) -> str:
     text = re.sub(r"^sdkVersion:.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace(code_revision(), "<commit>")
     return re.sub(r"@sha256:[0-9a-f]{64}", "@sha256:<digest>", text)
 
 
