@@ -16,7 +16,7 @@ from typing import Any
 from moworld.errors import InputError
 from moworld.files import write_json
 from moworld_ops.components.platform.home import home
-from moworld_ops.components.platform.images import image, outdated, unpublished
+from moworld_ops.components.platform.images import outdated, unpublished
 from moworld_ops.pipelines import profile as profiles
 from moworld_ops.pipelines.catalog import arguments
 from moworld_ops.pipelines.cron import check_cron
@@ -34,7 +34,7 @@ def _upload(pipeline: str, name: str, settings: profiles.Profile, api: Kubeflow)
     graph = build_for_cluster(pipeline, settings)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "pipeline.yaml"
-        write_ir(graph, package)
+        write_ir(graph, package, settings.images.own)
         return api.upload(f"moworld-{pipeline}-{name}", package)
 
 
@@ -50,9 +50,9 @@ def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
     unchecked = _check_namespace(settings)
     pipeline_id, version_id = _upload(pipeline, name, settings, api)
     run_id = api.start(run.name, pipeline_id, version_id, values)
-    from moworld_ops.pipelines.placement import images_of
+    from moworld_ops.pipelines.placement import requirements_of
 
-    images = {**{one: image(one) for one in sorted(images_of(settings.resources))}, "unpublished": unpublished(), "outdated": outdated()}
+    images = {**requirements_of(settings)["images"], "unpublished": unpublished(), "outdated": outdated()}
     where = {"endpoint": api.endpoint, "id": run_id, "pipeline": pipeline_id, "version": version_id, "namespace": run_namespace()}
     empty: dict[str, Any] = {"seconds": 0.0, "steps": {}, "error": "", "unchecked": unchecked}
     run.begin("kubeflow", pipeline, name, settings, arguments=values, images=images, kubeflow=where, **empty)

@@ -12,6 +12,7 @@ from kfp import dsl
 
 from moworld.errors import InputError
 from moworld_ops.components.platform.context import COMMIT, CONTEXT, NAMESPACE, NODE, RUN, StepContext
+from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.images import image, unpinned, unpublished
 from moworld_ops.components.platform.pools import Job, Pool, Torchrun, TrainJob, text
 from moworld_ops.components.platform.source import ROOT, code_revision
@@ -53,13 +54,14 @@ class Local:
 
 
 class Cluster:
-    """Placement by a profile's section `resources`.
+    """Placement by a profile's sections `resources` and `images`.
 
     requirements: fields of `moworld_ops.components.platform.preflight.Requirements`; every task waits for a preflight that checks
                   them. None omits the preflight
     """
 
-    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None) -> None:
+    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None, images: ImageSettings | None = None) -> None:
+        self.images = images or ImageSettings()
         self.resources, self.requirements, self.base_sha256 = resources, requirements, ""
         self.preflight: dsl.PipelineTask | None = None
         self.commit = code_revision()
@@ -75,8 +77,11 @@ class Cluster:
 
     def _job(self, pool: TrainJob, arguments: dict[str, Any]) -> Job:
         secret, shared = self.resources.store_secret, {"claim": self.resources.claim, "mount": self.resources.mount}
-        facts = pool.model_dump() | shared | {"image": image(pool.image), "arguments": arguments}
+        facts = pool.model_dump() | shared | {"image": self._image(pool.image), "arguments": arguments}
         return Job(**facts, secret=secret, secret_keys=STORE_KEYS if secret else ())
+
+    def _image(self, name: str) -> str:
+        return self.images.reference(name, image(name))
 
     def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         if self.requirements is not None and name != "preflight":
@@ -89,9 +94,13 @@ class Cluster:
         pools = self.resources.pools_of(step)
         if not pools:
             raise InputError("profile", f"resources.steps.{step}", "no pool", "a pool for every step", "name one, or a default")
+        from kfp import kubernetes
+
         seconds = self._place(task, pools[0])
-        if step in LAUNCHERS and (step == "preflight" or isinstance(pools[0], TrainJob)):
-            task.set_container_image(image("launcher"))
+        launches = step in LAUNCHERS and (step == "preflight" or isinstance(pools[0], TrainJob))
+        task.set_container_image(self._image("launcher" if launches else "data"))
+        if self.images.own:
+            kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images may be on the nodes alone
         self._secure(task, name)
         # The cluster's cache key has the names of input artifacts, not their content, and not the content behind a URI: hits could be
         # stale. --resume keeps the finished tasks of a failed run instead.
@@ -109,7 +118,8 @@ class Cluster:
             seconds = pool.seconds + pool.queue_seconds
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
-            task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory).set_cpu_request(pool.cpu).set_memory_request(pool.memory)
+            task.set_cpu_limit(pool.cpu).set_memory_limit(pool.memory)
+            task.set_cpu_request(pool.cpu_request or pool.cpu).set_memory_request(pool.memory_request or pool.memory)
             seconds, own = pool.seconds, pool
         kubernetes.set_timeout(task, seconds)
         for key, value in own.node_selector.items():
@@ -165,8 +175,9 @@ def requirements_of(profile: Any) -> dict[str, Any]:
         ],
         "uris": sorted({uri for uri in given if uri and "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
-        "unpublished_images": sorted(images & set(unpublished())),
-        "unpinned_bases": unpinned(images),
+        "images": {name: profile.images.reference(name, image(name)) for name in sorted(images)},
+        "unpublished_images": [] if profile.images.own else sorted(images & set(unpublished())),
+        "unpinned_bases": [] if profile.images.own else unpinned(images),
         "contracts": {name: load_contract(name).version for name in contract_names()},
     }
 

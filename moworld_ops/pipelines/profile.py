@@ -22,6 +22,7 @@ from moworld.inference.settings import QuantizeSettings
 from moworld.model.settings import BaseSettings, CodecSettings, ModelSettings, TextSettings
 from moworld.settings import Settings
 from moworld.training.settings import Stage
+from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.registry import RegistrySettings
 from moworld_ops.pipelines.resources import Resources
 
@@ -60,6 +61,7 @@ class Profile(Settings):
     gates: list[Gate]
     registry: RegistrySettings
     resources: Resources
+    images: ImageSettings = ImageSettings()
     inputs: Inputs = Inputs()
 
 

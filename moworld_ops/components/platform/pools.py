@@ -45,7 +45,14 @@ class _Nodes(Settings):
     device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
 
 
-class Here(_Nodes):
+class _Pod(_Nodes):
+    """A pool whose work is in the task's pod. Without requests of its own the pod reserves what it may use."""
+
+    cpu_request: Annotated[str, BeforeValidator(_cpu)] | None = None
+    memory_request: Annotated[str, BeforeValidator(_memory)] | None = None
+
+
+class Here(_Pod):
     """The step's own process; on a cluster that of its pod."""
 
     kind: Literal["here"] = "here"
@@ -55,7 +62,7 @@ class Here(_Nodes):
     ranks_per_node: ClassVar[int] = 1
 
 
-class Torchrun(_Nodes):
+class Torchrun(_Pod):
     """Ranks that torchrun starts beside the step: on this machine, or in its pod. Each takes the accelerator of its local rank, if any."""
 
     kind: Literal["torchrun"] = "torchrun"

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from moworld.settings import Settings
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
+from moworld_ops.components.platform.image_checks import presence
 from moworld_ops.data_contracts.load import load_contract
 
 Row = dict[str, Any]
-BUILD = "build, push and lock it (images/README.md), then compile again"
+BUILD = "build, push and lock it (images/README.md), or name your own (--images), then compile again"
 
 
 class Nodes(Settings):
@@ -33,6 +34,7 @@ class Requirements(Settings):
     nodes: list[Nodes] = Field(default=[])
     uris: list[str] = Field(default=[])
     services: list[str] = Field(default=[])
+    images: dict[str, str] = Field(default={}, description="name to reference")
     unpublished_images: list[str] = Field(default=[])
     unpinned_bases: list[str] = Field(default=[], description="bases of the images that have no digest")
     contracts: dict[str, str] = Field(default={}, description="name to version")
@@ -52,7 +54,8 @@ def checks(required: Requirements) -> list[Row]:
     rows += _quotas(cluster)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
     rows += [_reachable(f"service {url}", _health, url, "a response within 5 s") for url in required.services]
-    rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images]
+    rows += [_image(cluster, name, reference, name in required.unpublished_images) for name, reference in required.images.items()]
+    rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images if not required.images]
     rows += [_row(f"base image {name}", "only a tag", "a digest", False, f"pin it, {BUILD}") for name in required.unpinned_bases]
     for name, version in required.contracts.items():
         found = load_contract(name).version
@@ -149,6 +152,15 @@ def quantity(text: str) -> float:
     from kubernetes.utils.quantity import parse_quantity
 
     return float(parse_quantity(text))
+
+
+def _image(cluster: _Cluster, name: str, reference: str, unpublished: bool) -> Row:
+    """Returns the row of an image. If no node has it and its registry does not say, the lock decides: it records what was pushed."""
+    found, there = presence(reference, cluster.items("/api/v1/nodes"))
+    if there is None and unpublished:
+        found = f"{found}; never pushed by the lock"
+    passed = not unpublished if there is None else there
+    return _row(f"image {name}", f"{found}: {reference}", "on a node, or in its registry", passed, BUILD)
 
 
 def _reachable(name: str, call: Callable[[str], str], target: str, expected: str) -> Row:

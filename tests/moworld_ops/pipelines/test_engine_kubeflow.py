@@ -20,6 +20,7 @@ from moworld_ops.pipelines.catalog import inputs_of
 from moworld_ops.pipelines.engine_kubeflow import compile_all, validate
 from moworld_ops.pipelines.placement import requirements_of
 from tests.cluster import check_custom
+from tests.moworld_ops.pipelines.command import Command
 
 
 def compile_profile(tmp_path_factory, name):
@@ -84,7 +85,47 @@ SECRET_WORDS = re.compile(r"(?i)(password|secret|token|access_key)")
 
 def test_a_profile_without_pools_is_refused_on_a_cluster(tmp_path):
     with pytest.raises(InputError, match="a pool for every step"):
-        compile_all(["data"], profile.load("test")[1], tmp_path)
+        compile_all(["data"], profile.load("test", ["resources.pools={}", "resources.steps={}"])[1], tmp_path)
+
+
+def test_profile_test_fits_beside_kubeflow_pipelines_on_two_cpus(tmp_path):
+    compile_all(["lifecycle"], profile.load("test")[1], tmp_path)
+    for name, _, container, _ in tasks_and_executors(tmp_path, "lifecycle"):
+        resources = container["resources"]
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("200m", "1Gi"), name
+
+
+BAKED = {"data": {"image.name": "reg.example:5000/me/python-data:c0ffee", "containerimage.digest": f"sha256:{'1' * 64}"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "data", "launcher"),
+    [
+        ({"registry": "reg.example:5000/me", "tag": "v1"}, "reg.example:5000/me/python-data:v1", "reg.example:5000/me/python-launcher:v1"),
+        ({"digests": {"data": f"sha256:{'1' * 64}"}}, f"{image('data').partition('@')[0]}@sha256:{'1' * 64}", image("launcher")),
+        (BAKED, f"reg.example:5000/me/python-data@sha256:{'1' * 64}", f"reg.example:5000/me/python-launcher@{image('launcher').partition('@')[2]}"),
+    ],
+)
+def test_an_installation_may_use_its_own_images(tmp_path, monkeypatch, capsys, content, data, launcher):
+    (tmp_path / "images.json").write_text(json.dumps(content))
+    moworld = Command(tmp_path, monkeypatch, capsys)
+    done = moworld("compile", "data", "--profile", "test", "--images", "images.json", "--out", "out", "--json")
+    assert done.returncode == 0 and "not pushed" not in done.stderr, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["images"] == sorted([data, launcher])
+    found = {name: (task, settings) for name, task, _, settings in tasks_and_executors(tmp_path / "out", "data")}
+    assert {settings["imagePullPolicy"] for _, settings in found.values()} == {"IfNotPresent"}  # an image may be on a node alone
+    required = json.loads(found["preflight"][0]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
+    assert required["images"] == {"data": data, "launcher": launcher} and not required["unpublished_images"]
+
+
+def test_a_file_of_images_with_anything_else_is_refused(tmp_path, monkeypatch, capsys):
+    moworld = Command(tmp_path, monkeypatch, capsys)
+    for content, words in (("[]", "found list"), ("{repository: x}", "did you mean 'registry'"), ("{tag: latest}", "not `latest`")):
+        (tmp_path / "images.yaml").write_text(content)
+        done = moworld("compile", "data", "--profile", "test", "--images", "images.yaml")
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "no such file" in moworld("compile", "data", "--images", "none.yaml").stderr.lower()
 
 
 @pytest.mark.parametrize("pipeline", [*PIPELINES, "pocket"])
