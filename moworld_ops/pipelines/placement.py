@@ -162,7 +162,8 @@ def requirements_of(profile: Any) -> dict[str, Any]:
                 kind = (json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node)
                 together[kind] = together.get(kind, 0) + pool.nodes
         nodes |= {kind: max(count, nodes.get(kind, 0)) for kind, count in together.items()}
-    given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
+    read = [profile.data.videos, profile.registry.remote, profile.inputs.base, profile.inputs.base_low]  # by the steps
+    imported = [getattr(profile.inputs, name) for name in ("features", "captioned", "teacher", "distilled", "vae")]  # by KFP
     secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
     return {
         "queues": sorted({pool.queue for pool in jobs if pool.queue}),
@@ -173,7 +174,8 @@ def requirements_of(profile: Any) -> dict[str, Any]:
             {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
             for (selector, resource, amount), count in sorted(nodes.items())
         ],
-        "uris": sorted({uri for uri in given if uri and "://" in uri}),
+        "uris": sorted({uri for uri in read if uri and "://" in uri}),
+        "artifacts": sorted({uri for uri in imported if "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
         "images": {name: profile.images.reference(name, image(name)) for name in sorted(images)},
         "unpublished_images": [] if profile.images.own else sorted(images & set(unpublished())),

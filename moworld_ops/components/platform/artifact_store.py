@@ -65,7 +65,7 @@ def _provider(scheme: str, path: str, read: Read) -> dict[str, Any] | None:
         return BUNDLED if scheme == "minio" else None
     bucket, _, key = path.partition("/")
     overrides = chosen.get("Overrides") or chosen.get("overrides") or []
-    match = next((one for one in overrides if one.get("bucketName") == bucket and key.startswith(one.get("keyPrefix") or "")), {})
+    match: dict[str, Any] = next((one for one in overrides if one.get("bucketName") == bucket and key.startswith(one.get("keyPrefix") or "")), {})
     return {**(chosen.get("default") or {}), **match}
 
 

@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
 from moworld.settings import Settings
+from moworld_ops.components.platform.artifact_store import location
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
 from moworld_ops.components.platform.image_checks import presence
 from moworld_ops.data_contracts.load import load_contract
@@ -33,6 +35,7 @@ class Requirements(Settings):
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
     nodes: list[Nodes] = Field(default=[])
     uris: list[str] = Field(default=[])
+    artifacts: list[str] = Field(default=[], description="inputs that KFP itself fetches: minio://, s3://, gs:// as it names them")
     services: list[str] = Field(default=[])
     images: dict[str, str] = Field(default={}, description="name to reference")
     unpublished_images: list[str] = Field(default=[])
@@ -53,6 +56,7 @@ def checks(required: Requirements) -> list[Row]:
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
     rows += _quotas(cluster)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
+    rows += [_reachable(f"artifact {uri}", partial(_list_artifact, cluster), uri, "an artifact in KFP's store") for uri in required.artifacts]
     rows += [_reachable(f"service {url}", _health, url, "a response within 5 s") for url in required.services]
     rows += [_image(cluster, name, reference, name in required.unpublished_images) for name, reference in required.images.items()]
     rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images if not required.images]
@@ -171,13 +175,17 @@ def _reachable(name: str, call: Callable[[str], str], target: str, expected: str
         return _row(name, found, expected, False, "check address, permissions and network policy")
 
 
-def _list(uri: str) -> str:
+def _list(uri: str, options: dict[str, Any] | None = None) -> str:
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(uri)
+    system, path = fsspec.core.url_to_fs(uri, **(options or {}))
     if not system.exists(path):
         raise FileNotFoundError("nothing there")
     return "there"
+
+
+def _list_artifact(cluster: _Cluster, uri: str) -> str:
+    return _list(*location(uri, lambda path: cluster.get(f"/api/v1/namespaces/{cluster.space}/{path}")))
 
 
 def _health(url: str) -> str:
