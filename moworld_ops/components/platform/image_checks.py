@@ -1,4 +1,4 @@
-"""Asks nodes and registries whether an image is there, for preflight."""
+"""Looks for an image on the nodes and in its registry, for preflight."""
 
 import re
 from collections.abc import Iterable
@@ -12,18 +12,18 @@ SECONDS = (3.05, 5.0)
 
 
 def presence(reference: str, nodes: Iterable[dict[str, Any]]) -> tuple[str, bool | None]:
-    """Returns what is known of an image, and True if it is there, False if its registry has none, None if nobody could say.
+    """Returns what was found of an image, and True if it exists, False if its registry has none, None if neither could answer.
 
     nodes: of the cluster, as the API server returns them; a node lists up to 50 of its images
     """
     listed = [{name for one in node.get("status", {}).get("images") or [] for name in one.get("names") or []} for node in nodes]
     if found := sum(reference in names for names in listed):
         return f"on {found} of {len(listed)} nodes", True
-    return _ask(reference)
+    return _request(reference)
 
 
-def _ask(reference: str) -> tuple[str, bool | None]:
-    """Asks the registry for the manifest. A registry on this machine is asked by http."""
+def _request(reference: str) -> tuple[str, bool | None]:
+    """Requests the manifest from the registry, by http if it is on this machine."""
     import requests
 
     host, repository, version = split(reference)
@@ -36,7 +36,7 @@ def _ask(reference: str) -> tuple[str, bool | None]:
     if answer.status_code == 200:
         return f"in {host}", True
     if answer.status_code in (401, 403):
-        return f"on no node, and {host} wants credentials that this pod has not", None
+        return f"on no node, and {host} requires credentials that this pod does not have", None
     return f"on no node, and {host} answers {answer.status_code}", False
 
 

@@ -159,7 +159,7 @@ def quantity(text: str) -> float:
 
 
 def _image(cluster: _Cluster, name: str, reference: str, unpublished: bool) -> Row:
-    """Returns the row of an image. If no node has it and its registry does not say, the lock decides: it records what was pushed."""
+    """Returns the row of an image. If no node has it and its registry does not answer, the lock decides: it records what was pushed."""
     found, there = presence(reference, cluster.items("/api/v1/nodes"))
     if there is None and unpublished:
         found = f"{found}; never pushed by the lock"

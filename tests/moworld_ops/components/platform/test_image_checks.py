@@ -1,4 +1,4 @@
-"""Whether an image is there: asked of nodes, and of a registry on loopback that answers as the distribution specification says."""
+"""Looks for an image on nodes, and in a registry on loopback that answers as the distribution specification requires."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,7 +35,7 @@ def node(*names: str) -> dict:
     return {"metadata": {"name": "n"}, "status": {"images": [{"names": list(names)}]}}
 
 
-def test_nodes_are_asked_first_then_the_registry(registry):
+def test_nodes_come_first_then_the_registry(registry):
     assert presence("x.example/me/a:v1", [node("x.example/me/a:v1"), node()]) == ("on 1 of 2 nodes", True)
     assert presence(f"{registry}/me/python-data:v1", [node()]) == (f"in {registry}", True)
     assert presence(f"{registry}/me/python-data@{DIGEST}", []) == (f"in {registry}", True)
@@ -44,7 +44,7 @@ def test_nodes_are_asked_first_then_the_registry(registry):
     assert presence("127.0.0.1:1/me/other:v1", [])[1] is None
 
 
-def test_the_lock_decides_only_if_nobody_else_says(registry, tmp_path, monkeypatch):
+def test_the_lock_decides_only_if_neither_nodes_nor_registry_answer(registry, tmp_path, monkeypatch):
     silent = "127.0.0.1:1/me/a:v1"
     with running(Cluster()) as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
