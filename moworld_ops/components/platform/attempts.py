@@ -6,7 +6,6 @@ after the last failure, or after a refusal, ends at once with the same status. d
 """
 
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -17,19 +16,21 @@ from moworld_ops.components.platform.context import NODE, StepContext
 from moworld_ops.components.platform.home import home
 
 FACTOR = 2.0  # of the wait before each further attempt
+NOTHING: dict[str, Any] = {"nodes": [], "failures": 0, "final": False, "exit": 0, "error": ""}  # nodes: of Argo, each a pod that started
 
 
 def final_failure(place: StepContext) -> tuple[int, str] | None:
-    """Returns exit status and error of a step that must not run again, None for one that may.
+    """Registers the start of a pod; returns exit status and error of a step that must not run again, None for one that may.
 
-    The first pod of a run, and of a resumed run, forgets what was counted before.
+    Argo starts each of its nodes once. A node that comes back belongs to a resumed run, so what was counted before is forgotten.
     """
     if not place.node:
         return None
-    if not any(int(number) for number in re.findall(r"\((\d+)\)", place.node)):
-        _file(place).unlink(missing_ok=True)
     found = _counted(place)
-    return (int(found["exit"]), str(found["error"])) if found.get("final") else None
+    if place.node in found["nodes"]:
+        found = dict(NOTHING)
+    write_json(_file(place), {**found, "nodes": [*found["nodes"], place.node]})
+    return (int(found["exit"]), str(found["error"])) if found["final"] else None
 
 
 def seconds_to_retry(place: StepContext, exit_status: int, error: str, repeatable: bool) -> float | None:
@@ -39,15 +40,16 @@ def seconds_to_retry(place: StepContext, exit_status: int, error: str, repeatabl
     """
     if not place.node:
         return None
-    failures = int(_counted(place).get("failures", 0)) + 1
+    found = _counted(place)
+    failures = int(found["failures"]) + 1
     final = not repeatable or failures > place.retries
-    write_json(_file(place), {"failures": failures, "final": final, "exit": exit_status, "error": error})
+    write_json(_file(place), {**found, "failures": failures, "final": final, "exit": exit_status, "error": error})
     return None if final else place.retry_seconds * FACTOR ** (failures - 1)
 
 
 def restart(place: StepContext, seconds: float) -> None:
     """Waits, then replaces this process by a new one with the same arguments: nothing of the failed attempt remains in memory."""
-    os.environ[NODE] = f"{place.node}(1)"  # no longer the first attempt
+    os.environ[NODE] = f"{place.node}+"  # not the node of a resumed run
     sys.stdout.flush()
     sys.stderr.flush()
     time.sleep(seconds)
@@ -57,7 +59,7 @@ def restart(place: StepContext, seconds: float) -> None:
 
 
 def _counted(place: StepContext) -> dict[str, Any]:
-    return dict(read_json(_file(place))) if _file(place).is_file() else {}
+    return NOTHING | (read_json(_file(place)) if _file(place).is_file() else {})
 
 
 def _file(place: StepContext) -> Path:

@@ -115,6 +115,8 @@ def test_an_installation_may_use_its_own_images(tmp_path, monkeypatch, capsys, c
     assert row["images"] == sorted([data, launcher])
     found = {name: (task, settings) for name, task, _, settings in tasks_and_executors(tmp_path / "out", "data")}
     assert {settings["imagePullPolicy"] for _, settings in found.values()} == {"IfNotPresent"}  # an image may be on a node alone
+    text = (tmp_path / "out" / "data.yaml").read_text()
+    assert f'"image":"{data}"' in text  # what step register records
     required = json.loads(found["preflight"][0]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
     assert required["images"] == {"data": data, "launcher": launcher} and not required["unpublished_images"]
 

@@ -60,7 +60,9 @@ def test_a_failure_that_passes_is_no_failure_of_the_step(pod):
 def test_bad_input_and_refusals_are_never_retried(pod, fault, expected):
     assert pod(fault)[:2] == (expected, 1)
     assert pod(fault, node="w-1(0).root(0).collect(1).executor(0)")[:2] == (expected, 1)
-    assert pod(fault)[:2] == (expected, 2)  # of a resumed run: its first pod
+    assert pod(fault)[:2] == (expected, 2)  # the node comes back: a resumed run
+    assert pod(fault, node="w-1(0).root(0).collect(1).executor(0)")[:2] == (expected, 2)
+    assert pod(fault, node="w-1(0).root(0).collect(1).executor(0)")[:2] == (expected, 3)  # resumed inside a graph that Argo had repeated
 
 
 def test_a_stopped_pod_and_a_lost_one_do_not_count(pod):
