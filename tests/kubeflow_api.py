@@ -1,6 +1,7 @@
 """A Kubeflow Pipelines API server (v2beta1) for tests, on loopback: stores pipelines, versions, runs and schedules, checks IR and parameters.
 
-Each read of a run advances it by one task, in the order of the IR; tasks named in `fails` fail.
+Each read of a run advances it by one task, in the order of the IR. Tasks named in `fails` fail with a message that, as in KFP 2.17, only the
+Workflow has: its nodes, `error` being null, and the state FAILED of a terminated run are what a real KFP 2.17.0 answered.
 """
 
 import json
@@ -21,6 +22,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELED"}
+NEVER = "0001-01-01T00:00:00Z"  # of a node that has not ended
 
 
 class KubeflowApi(ThreadingHTTPServer):
@@ -36,6 +38,8 @@ class KubeflowApi(ThreadingHTTPServer):
         self.runs: list[dict] = []
         self.schedules: list[dict] = []
         self.fails: set[str] = set()
+        self.attempts: dict[str, int] = {}  # pods of a task; 1 for any other
+        self.keeps_workflows = True  # False: the older API, which has the Workflow, is not served
         self.fault: Callable[[str, str], str] = lambda method, path: ""
         self.requests: list[tuple[str, str]] = []
         self.page = 100
@@ -62,6 +66,10 @@ class KubeflowApi(ThreadingHTTPServer):
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         with self.lock:
             self.requests.append((method, path))
+            if path.startswith("/apis/v1beta1/runs/") and self.keeps_workflows:
+                found = next((one for one in self.runs if one["run_id"] == path.rpartition("/")[2]), None)
+                manifest = json.dumps({"metadata": {"name": "w-1"}, "status": {"nodes": found and workflow_nodes(found, self.attempts)}})
+                return 200 if found else 404, {"run": {}, "pipeline_runtime": {"workflow_manifest": manifest}}
             parts = path.removeprefix("/apis/v2beta1/").split("/")
             if parts == ["healthz"]:
                 return 200, {"multi_user": False}
@@ -126,6 +134,8 @@ class KubeflowApi(ThreadingHTTPServer):
             if kind == "runs":
                 made["_waiting"] = order_of(version["pipeline_spec"]["root"]["dag"]["tasks"])
                 made["_tasks"] = []
+                made["finished_at"] = "1970-01-01T00:00:00Z"
+                made["state_history"] = [{"update_time": made["created_at"], "state": "PENDING"}]
             else:
                 made.pop("state")
         there.append(made)
@@ -146,44 +156,50 @@ class KubeflowApi(ThreadingHTTPServer):
 
     def _advance(self, run: dict) -> dict:
         """Advances a run by one task: the running one ends, the next one starts."""
-        if run["state"] in TERMINAL:
-            return shown(run)
-        if run["state"] == "CANCELING":
-            run.update(state="CANCELED", finished_at=self.now())
-            for task in run["_tasks"]:
-                if task["state"] == "RUNNING":
-                    task.update(state="CANCELED", end_time=self.now())
-            return shown(run)
         at_work = next((task for task in run["_tasks"] if task["state"] == "RUNNING"), None)
-        if at_work and at_work["display_name"] in self.fails:
-            at_work.update(state="FAILED", end_time=self.now(), error={"code": 2, "message": "main exited with 1"})
-            run.update(state="FAILED", finished_at=self.now())
-            return shown(run)
-        if at_work:
-            at_work.update(state="SUCCEEDED", end_time=self.now())
-        if run["_waiting"]:
-            name = run["_waiting"].pop(0)
-            run["state"] = "RUNNING"
-            for suffix, state in (("-driver", "SUCCEEDED"), ("", "RUNNING")):
-                run["_tasks"].append(
-                    {"task_id": self.new_id("task"), "display_name": name + suffix, "state": state, "start_time": self.now()}
-                )
+        if run["state"] in TERMINAL:
+            return self._seen(run)
+        if run["state"] == "CANCELING":
+            self._end(run, "FAILED")
+            if at_work:
+                at_work.update(state="FAILED", end=self.now(), message="workflow shutdown with strategy:  Stop")
+        elif at_work and at_work["name"] in self.fails:
+            at_work.update(state="FAILED", end=self.now(), message="main: Error (exit code 1)")
+            self._end(run, "FAILED")
         else:
-            run.update(state="SUCCEEDED", finished_at=self.now())
-        return shown(run)
+            if at_work:
+                at_work.update(state="SUCCEEDED", end=self.now())
+            if run["_waiting"]:
+                run["_tasks"].append({"name": run["_waiting"].pop(0), "state": "RUNNING", "start": self.now(), "end": NEVER})
+                run["state"] = "RUNNING"
+            else:
+                self._end(run, "SUCCEEDED")
+        return self._seen(run)
+
+    def _end(self, run: dict, state: str) -> None:
+        run.update(state=state, finished_at=self.now())
+        run["state_history"].append({"update_time": run["finished_at"], "state": state})
+
+    def _seen(self, run: dict) -> dict:
+        answer = shown(run)
+        if run["_tasks"]:
+            answer["run_details"] = {"task_details": task_details(run, self.attempts)}
+        return answer
 
     def _verb(self, run: dict, verb: str) -> tuple[int, Any]:
         if verb == "terminate":
             if run["state"] in TERMINAL:
                 return 400, {"message": "the run has ended"}
             run["state"] = "CANCELING"
+            run["state_history"].append({"update_time": self.now(), "state": "CANCELING"})
         elif verb == "retry":
             if run["state"] not in ("FAILED", "CANCELED"):
                 return 400, {"message": f"a run that is {run['state']} cannot be retried"}
-            again = [task["display_name"] for task in run["_tasks"] if task["state"] in ("FAILED", "CANCELED")]
+            again = [task["name"] for task in run["_tasks"] if task["state"] == "FAILED"]
             run["_tasks"] = [task for task in run["_tasks"] if task["state"] == "SUCCEEDED"]
             run["_waiting"] = again + run["_waiting"]
-            run.update(state="RUNNING", finished_at=None)
+            run.update(state="RUNNING", finished_at="1970-01-01T00:00:00Z")
+            run["state_history"].append({"update_time": self.now(), "state": "RUNNING"})
         else:
             return 404, {"message": f"no such verb {verb}"}
         return 200, {}
@@ -200,8 +216,75 @@ def order_of(tasks: dict[str, Any]) -> list[str]:
 
 
 def shown(one: dict) -> dict:
-    tasks = {"run_details": {"task_details": one["_tasks"]}} if one.get("_tasks") else {}
-    return {key: value for key, value in one.items() if not key.startswith("_") and value is not None} | tasks
+    return {key: value for key, value in one.items() if not key.startswith("_") and value is not None}
+
+
+def argo_nodes(run: dict, attempts: dict[str, int]) -> list[dict]:
+    """Returns the nodes of a run's Workflow: under templateDefaults.retryStrategy each node is a Retry node with an attempt `(0)`.
+
+    name is the path; the id has its hash.
+    """
+    found: list[dict] = []
+
+    def add(path: str, task: dict, message: str = "", kind: str = "Pod") -> str:
+        node = {"name": path, "id": argo_id(path), "displayName": path.rpartition(".")[2], "type": kind, "message": message, "children": []}
+        found.append({**node, "state": task["state"], "start": task["start"], "end": task["end"]})
+        return argo_id(path)
+
+    whole = {"state": "RUNNING", "start": run["created_at"], "end": NEVER}
+    for name in ("w-1", "w-1(0)", "w-1(0).root", "w-1(0).root(0)", "w-1(0).root-driver", "w-1(0).root-driver(0)"):
+        add(name, whole)
+    for task in run["_tasks"]:
+        path, done = f"w-1(0).root(0).{task['name']}", {**task, "state": "SUCCEEDED", "end": task["start"]}
+        add(path, task, kind="Retry")
+        if task["name"] == "importer":
+            add(f"{path}(0)", task, task.get("message", ""))
+            continue
+        for name in (f"{path}-driver", f"{path}-driver(0)"):
+            add(name, done)
+        add(f"{path}(0)", task)
+        executor = add(f"{path}(0).executor", task, kind="Retry")
+        count = attempts.get(task["name"], 1)
+        pods = [add(f"{path}(0).executor({number})", {**task, "state": "FAILED"}, "pod deleted") for number in range(count - 1)]
+        pods.append(add(f"{path}(0).executor({count - 1})", task, task.get("message", "")))
+        next(node for node in found if node["id"] == executor)["children"] = pods
+        next(node for node in found if node["name"] == f"{path}(0)")["children"] = [executor]
+    return found
+
+
+def argo_id(name: str) -> str:
+    """Returns Argo's id of a node."""
+    value = 2166136261
+    for byte in name.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return "w-1" if name == "w-1" else f"w-1-{value}"
+
+
+def task_details(run: dict, attempts: dict[str, int]) -> list[dict]:
+    """Returns the nodes as KFP 2.17's API lists them, in no order that means anything, none with an error."""
+    return [
+        {
+            "run_id": run["run_id"], "task_id": f"task-{number:04d}", "display_name": node["displayName"], "create_time": run["created_at"],
+            "start_time": node["start"], "end_time": node["end"], "state": node["state"], "execution_id": "0", "error": None,
+            "child_tasks": [{"pod_name": child} for child in node["children"]],
+        }
+        for number, node in enumerate(sorted(argo_nodes(run, attempts), key=lambda node: node["id"]))
+    ]  # fmt: skip
+
+
+def workflow_nodes(run: dict, attempts: dict[str, int]) -> dict[str, dict]:
+    """Returns status.nodes of the run's Workflow."""
+    phases = {"SUCCEEDED": "Succeeded", "FAILED": "Failed", "RUNNING": "Running"}
+    return {
+        node["id"]: {
+            "name": node["name"],
+            "type": node["type"],
+            "phase": phases[node["state"]],
+            "message": node["message"],
+            "finishedAt": node["end"],
+        }
+        for node in argo_nodes(run, attempts)
+    }
 
 
 class Handler(BaseHTTPRequestHandler):

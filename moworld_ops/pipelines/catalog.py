@@ -8,7 +8,20 @@ from moworld.errors import InputError
 from moworld_ops.pipelines.profile import Profile
 from moworld_ops.pipelines.runs import latest_output
 
-PIPELINES = ("data", "pretrain", "distill", "release", "lifecycle")
+INPUTS: dict[str, tuple[str, ...]] = {  # inputs of each pipeline; one that makes features needs `vae` if its profile trains no codec
+    "data": (),
+    "pretrain": ("features",),
+    "distill": ("features", "teacher"),
+    "release": ("captioned", "features", "teacher", "distilled"),
+    "lifecycle": (),
+}
+PRODUCERS = {  # input: step and output
+    "features": ("cache_features", "features"),
+    "captioned": ("annotate", "captioned"),
+    "teacher": ("train_curriculum", "model"),
+    "distilled": ("distill", "distilled"),
+}
+PIPELINES = tuple(INPUTS)
 
 
 def check_name(name: str) -> None:
@@ -23,20 +36,29 @@ def build(name: str, profile: Profile, place: Any) -> Any:
     return getattr(import_module(f"moworld_ops.pipelines.{name}"), name)(profile, place)
 
 
-def arguments(pipeline: Any, profile_name: str, profile: Profile, run: str, local: bool = True) -> dict[str, str]:
-    """Returns the parameters of a compiled pipeline: `inputs.NAME` of the profile, else (locally) the newest such output of a run."""
-    producer = {
-        "features": ("cache_features", "features"),
-        "captioned": ("annotate", "captioned"),
-        "teacher": (f"train_curriculum-{len(profile.curriculum)}", "model"),
-        "distilled": ("distill", "distilled"),
-    }
+def inputs_of(name: str, profile: Profile) -> tuple[str, ...]:
+    """Returns the names of a pipeline's inputs, which section `inputs` of the profile gives. Raises InputError for an unknown pipeline."""
+    check_name(name)
+    return INPUTS[name] if profile.codec is not None or INPUTS[name] else ("vae",)
+
+
+def arguments(pipeline: str, profile_name: str, profile: Profile, run: str, local: bool = True) -> dict[str, str]:
+    """Returns the parameters of a pipeline: `inputs.NAME` of the profile, else (locally) the newest such output of a run.
+
+    Imports no kfp, so that a missing input is found before anything is compiled. Raises InputError for it.
+    """
     values = {"seed": str(profile.seed), "run": run}
-    for name in set(pipeline.pipeline_spec.root.input_definitions.parameters) - set(values):
+    for name in inputs_of(pipeline, profile):
         given = getattr(profile.inputs, name)
-        if not given and (name not in producer or not local):
+        if not given and (name not in PRODUCERS or not local):
             raise InputError("--set", f"inputs.{name}", "nothing", "a path or URI", f"pass --set inputs.{name}=PATH")
-        value = values[name] = given or latest_output(*producer[name], profile_name)
+        value = values[name] = given or latest_output(*producer(name, profile), profile_name)
         if local and "://" not in value and not Path(value).exists():
             raise InputError(value, f"inputs.{name}", "no such directory", "the output directory of a step", "check the path")
     return values
+
+
+def producer(name: str, profile: Profile) -> tuple[str, str]:
+    """Returns the step and its output that is input `name` of other pipelines."""
+    step, output = PRODUCERS[name]
+    return f"{step}-{len(profile.curriculum)}" if step == "train_curriculum" else step, output

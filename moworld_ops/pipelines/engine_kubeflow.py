@@ -19,18 +19,18 @@ from moworld_ops.pipelines.profile import Profile
 
 def build_for_cluster(name: str, profile: Profile) -> Any:
     """Returns a compiled pipeline with every task on its pool."""
-    return build(name, profile, Cluster(profile.resources, requirements_of(profile)))
+    return build(name, profile, Cluster(profile.resources, requirements_of(profile), profile.images))
 
 
-def write_ir(graph: Any, path: Path) -> dict[str, Any]:
-    """Writes a pipeline's IR and returns the result of `validate`."""
+def write_ir(graph: Any, path: Path, tags: bool = False) -> dict[str, Any]:
+    """Writes a pipeline's IR and returns the result of `validate`. tags: images may be named by a tag."""
     from kfp import compiler
 
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(graph, str(compiled))
         text = compiled.read_text(encoding="utf-8")
-    found = validate(text, str(path))
+    found = validate(text, str(path), tags)
     with atomic_write(path, "w") as stream:
         stream.write(text)
     return found
@@ -39,11 +39,11 @@ def write_ir(graph: Any, path: Path) -> dict[str, Any]:
 def compile_all(names: list[str], profile: Profile, out: Path) -> dict[str, dict[str, Any]]:
     """Writes OUT/<pipeline>.yaml for each name; ["all"] is every pipeline."""
     chosen = PIPELINES if names == ["all"] else names
-    return {name: write_ir(build_for_cluster(name, profile), out / f"{name}.yaml") for name in chosen}
+    return {name: write_ir(build_for_cluster(name, profile), out / f"{name}.yaml", profile.images.own) for name in chosen}
 
 
-def validate(text: str, source: str) -> dict[str, Any]:
-    """Parses IR against the pipeline spec: no unknown field, and every image by digest.
+def validate(text: str, source: str, tags: bool = False) -> dict[str, Any]:
+    """Parses IR against the pipeline spec: no unknown field, and every image by digest, unless `tags` allows a tag.
 
     Returns {"tasks", "images", "trainjobs"}. Raises InputError for invalid IR.
     """
@@ -62,7 +62,7 @@ def validate(text: str, source: str) -> dict[str, Any]:
     executors = documents[0]["deploymentSpec"]["executors"]
     images = sorted({executor["container"]["image"] for executor in executors.values() if "container" in executor})
     for image in images:
-        if "@sha256:" not in image:
+        if "@sha256:" not in image and not tags:
             raise InputError(source, "image", image, "an image by digest", "add it to images.lock.json")
     pools = {name: parse(task.inputs.parameters["pool"].runtime_value.constant.string_value) for name, task in spec.root.dag.tasks.items()}
     return {"tasks": len(spec.root.dag.tasks), "images": images, "trainjobs": sorted(name for name, pool in pools.items() if isinstance(pool, list))}

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from kfp import dsl
 
 from moworld.errors import InputError
-from moworld_ops.components.platform.context import CONTEXT, NAMESPACE, RUN, StepContext
+from moworld_ops.components.platform.context import COMMIT, CONTEXT, NAMESPACE, NODE, RUN, StepContext
+from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.images import image, unpinned, unpublished
 from moworld_ops.components.platform.pools import Job, Pool, Torchrun, TrainJob, text
-from moworld_ops.components.platform.source import ROOT
+from moworld_ops.components.platform.source import ROOT, code_revision
 from moworld_ops.pipelines.resources import Resources
 
 CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # what steps import
@@ -24,6 +25,7 @@ SIGNING_MOUNT = "/var/run/moworld/signing"
 STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
 SIGNING_PUBLIC = "MOWORLD_SIGNING_PUBLIC"  # variable of preflight: with it the secret exists, and no account needs to read the key
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
+RETRIES = 2  # of a step that failed, in its pod (attempts.py), and of a pod that was lost, by Argo
 # Steps whose pod only launches jobs: image `launcher` has all they import. The pod of cache_features also adds shards to DVC afterwards.
 LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill", "quantize", "benchmark")
 
@@ -54,15 +56,17 @@ class Local:
 
 
 class Cluster:
-    """Placement by a profile's section `resources`.
+    """Placement by a profile's sections `resources` and `images`.
 
     requirements: fields of `moworld_ops.components.platform.preflight.Requirements`; every task waits for a preflight that checks
                   them. None omits the preflight
     """
 
-    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None) -> None:
+    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None, images: ImageSettings | None = None) -> None:
+        self.images = images or ImageSettings()
         self.resources, self.requirements, self.base_sha256 = resources, requirements, ""
         self.preflight: dsl.PipelineTask | None = None
+        self.commit = code_revision()
 
     def pool(self, step: str) -> str:
         """Returns parameter `pool` of a step: its TrainJobs, one per expert for two pools; its ranks; "" for the task's own pod."""
@@ -75,8 +79,11 @@ class Cluster:
 
     def _job(self, pool: TrainJob, arguments: dict[str, Any]) -> Job:
         secret, shared = self.resources.store_secret, {"claim": self.resources.claim, "mount": self.resources.mount}
-        facts = pool.model_dump() | shared | {"image": image(pool.image), "arguments": arguments}
+        facts = pool.model_dump() | shared | {"image": self._image(pool.image), "arguments": arguments}
         return Job(**facts, secret=secret, secret_keys=STORE_KEYS if secret else ())
+
+    def _image(self, name: str) -> str:
+        return self.images.reference(name, image(name))
 
     def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         if self.requirements is not None and name != "preflight":
@@ -89,36 +96,45 @@ class Cluster:
         pools = self.resources.pools_of(step)
         if not pools:
             raise InputError("profile", f"resources.steps.{step}", "no pool", "a pool for every step", "name one, or a default")
+        from kfp import kubernetes
+
         watches = step == "preflight" or isinstance(pools[0], TrainJob)
-        self._place(task, pools[0], watches)
-        if step in LAUNCHERS and watches:
-            task.set_container_image(image("launcher"))
+        seconds = self._place(task, pools[0], watches)
+        task.set_container_image(self._image("launcher" if step in LAUNCHERS and watches else "data"))
+        if self.images.own:
+            kubernetes.set_image_pull_policy(task, "IfNotPresent")  # images may be on the nodes alone
         self._secure(task, name)
         # The cluster's cache key has the names of input artifacts, not their content, and not the content behind a URI: hits could be
         # stale. --resume keeps the finished tasks of a failed run instead.
         task.set_caching_options(False)
-        if name not in UNRETRIED:
-            task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        if name not in UNRETRIED:  # Argo counts the maximum from the first attempt's start, so every attempt must fit
+            task.set_retry(RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{seconds * (RETRIES + 1)}s")
         return task
 
-    def _place(self, task: dsl.PipelineTask, pool: Pool, watches: bool) -> None:
-        """Sets resources, deadline and nodes. watches: the pod only checks or launches, so it is small; it runs on the first pool of pods."""
+    def _place(self, task: dsl.PipelineTask, pool: Pool, watches: bool) -> int:
+        """Sets resources, deadline and nodes, and returns the deadline.
+
+        watches: the pod only checks or launches, so it is small; it runs on the first pool of pods
+        """
         from kfp import kubernetes
 
         small = self.resources.launcher
-        cpu, memory = (small.cpu, small.memory) if watches else (pool.cpu, pool.memory)
-        task.set_cpu_request(cpu).set_memory_request(memory)
-        task.set_cpu_limit(small.cpu_limit if watches else cpu).set_memory_limit(small.memory_limit if watches else memory)
+        if watches or isinstance(pool, TrainJob):
+            requests, limits = (small.cpu, small.memory), (small.cpu_limit, small.memory_limit)
+        else:
+            requests, limits = (pool.cpu_request or pool.cpu, pool.memory_request or pool.memory), (pool.cpu, pool.memory)
+        task.set_cpu_request(requests[0]).set_memory_request(requests[1]).set_cpu_limit(limits[0]).set_memory_limit(limits[1])
         if isinstance(pool, TrainJob):
-            kubernetes.set_timeout(task, pool.queue_seconds + pool.seconds + STAGING_SECONDS)
+            seconds = pool.queue_seconds + pool.seconds + STAGING_SECONDS
             own = next(one for one in self.resources.pools.values() if not isinstance(one, TrainJob))
         else:
-            kubernetes.set_timeout(task, pool.seconds)
-            own = pool
+            seconds, own = pool.seconds, pool
+        kubernetes.set_timeout(task, seconds)
         for key, value in own.node_selector.items():
             kubernetes.add_node_selector(task, key, value)
         for toleration in own.tolerations:
             kubernetes.add_toleration(task, **toleration)
+        return seconds
 
     def _secure(self, task: dsl.PipelineTask, name: str) -> None:
         """Sets user, shared volume, the run's id, and secrets by reference."""
@@ -129,7 +145,10 @@ class Cluster:
         kubernetes.mount_pvc(task, pvc_name=self.resources.claim, mount_path=self.resources.mount)
         kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")  # the same in every attempt of a step
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
-        task.set_env_variable(CONTEXT, StepContext(step=name).text()).set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
+        kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
+        retries = 0 if name in UNRETRIED else RETRIES
+        task.set_env_variable(CONTEXT, StepContext(step=name, retries=retries, image=self._image("data") if self.images.own else "").text()).set_env_variable(COMMIT, self.commit)
+        task.set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
         if self.resources.store_secret:
             kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
         if self.resources.signing_secret and name == "preflight":
@@ -154,7 +173,8 @@ def requirements_of(profile: Any) -> dict[str, Any]:
                 kind = (json.dumps(pool.node_selector, sort_keys=True), pool.resource, pool.procs_per_node)
                 together[kind] = together.get(kind, 0) + pool.nodes
         nodes |= {kind: max(count, nodes.get(kind, 0)) for kind, count in together.items()}
-    given = [profile.data.videos, profile.registry.remote, *profile.inputs.model_dump().values()]
+    read = [profile.data.videos, profile.registry.remote, profile.inputs.base, profile.inputs.base_low]  # by the steps
+    imported = [getattr(profile.inputs, name) for name in ("features", "captioned", "teacher", "distilled", "vae")]  # by KFP
     secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
     return {
         "queues": sorted({pool.queue for pool in jobs if pool.queue}),
@@ -167,10 +187,12 @@ def requirements_of(profile: Any) -> dict[str, Any]:
             for (selector, resource, amount), count in sorted(nodes.items())
         ],
         "pods": _pods(resources),
-        "uris": sorted({uri for uri in given if uri and "://" in uri}),
+        "uris": sorted({uri for uri in read if uri and "://" in uri}),
+        "artifacts": sorted({uri for uri in imported if "://" in uri}),
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
-        "unpublished_images": sorted(images & set(unpublished())),
-        "unpinned_bases": unpinned(images),
+        "images": {name: profile.images.reference(name, image(name)) for name in sorted(images)},
+        "unpublished_images": [] if profile.images.own else sorted(images & set(unpublished())),
+        "unpinned_bases": [] if profile.images.own else unpinned(images),
         "contracts": {name: load_contract(name).version for name in contract_names()},
     }
 

@@ -22,6 +22,7 @@ from moworld.inference.settings import QuantizeSettings
 from moworld.model.settings import BaseSettings, CodecSettings, ModelSettings, TextSettings
 from moworld.settings import Settings
 from moworld.training.settings import Stage
+from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.registry import RegistrySettings
 from moworld_ops.pipelines.resources import Resources
 
@@ -60,6 +61,7 @@ class Profile(Settings):
     gates: list[Gate]
     registry: RegistrySettings
     resources: Resources
+    images: ImageSettings = ImageSettings()
     inputs: Inputs = Inputs()
 
 
@@ -110,14 +112,15 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
         profile = Profile(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = _place_of(first["loc"], values)
         changed = [f"{override.partition('=')[0].strip()}." for override in overrides or []]
         file = "--set" if any(key.startswith(f"{where}.") or f"{where}.".startswith(key) for key in changed) else source
         if first["type"] == "extra_forbidden":
             known = _fields_at(Profile, first["loc"][:-1])
             fix = _nearest(str(first["loc"][-1]), known)
             raise InputError(file, where, "an unknown key", f"one of {', '.join(known)}", fix) from None
-        raise invalid_value(file, error, "correct it there") from None
+        expected = invalid_value(file, error, "").expected
+        raise InputError(file, where, repr(first.get("input"))[:80], expected, "correct it there") from None
     _check_pools(profile.resources, source)
     _check_ranks(profile, source)
     return profile
@@ -212,6 +215,18 @@ def _fields_at(model: Any, loc: tuple[int | str, ...]) -> list[str]:
             (kind for kind in kinds if "kind" in kind.model_fields and kind.model_fields["kind"].default in loc), next(iter(kinds), model)
         )
     return list(model.model_fields)
+
+
+def _place_of(loc: tuple[int | str, ...], values: Any) -> str:
+    """Returns a place in the profile as a user writes it: without the tags that pydantic adds for the kind of a pool."""
+    keys, here = [], values
+    for part in loc:
+        if isinstance(here, dict) and part not in here and here.get("kind", "here") == part:
+            continue
+        keys.append(str(part))
+        inside = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here))
+        here = here[part] if inside else None
+    return ".".join(keys)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -84,6 +84,12 @@ class Run:
         """True for a run of engine kubeflow."""
         return self.record.get("engine") == "kubeflow"
 
+    @property
+    def page(self) -> str:
+        """The address of the run's page in Kubeflow Pipelines; "" for a local run."""
+        where = self.record.get("kubeflow")
+        return f"{where['endpoint']}/#/runs/details/{where['id']}" if where else ""
+
     def steps(self) -> dict[str, dict[str, Any]]:
         """Returns the records of the started steps by name."""
         return {path.stem: dict(read_json(path)) for path in sorted((self.folder / "steps").glob("*.json"))}
@@ -168,9 +174,12 @@ def summary(run: Run) -> dict[str, Any]:
     record = run.record
     steps = {
         name: {"status": step["status"], "seconds": step.get("seconds", 0.0), "peak_bytes": step.get("peak_bytes", 0)}
+        | ({"attempts": step["attempts"]} if "attempts" in step else {})
         for name, step in ordered(record)
     }
     facts: dict[str, Any] = {key: record[key] for key in ("run", "status", "seconds", "error") if key in record}
+    if run.page:
+        facts["page"] = run.page
     return {**facts, "steps": steps, "model": record.get("model"), "report": record.get("report")}
 
 

@@ -22,8 +22,8 @@ def start(pipeline: str, profile: str, overrides: list[str], progress: Progress,
     name, settings = profiles.load(profile, overrides)
     run = Run.new(pipeline, name)
     _check_disk(run, settings)
+    values = arguments(pipeline, name, settings, run.name)
     graph, code = _build(pipeline, settings)
-    values = arguments(graph, name, settings, run.name)
     from moworld_ops.components.platform.images import image, unpublished
 
     with run.locked():

@@ -201,7 +201,7 @@ def data(build, shared):
     """Returns the output folder of pipeline `data`, run in the data image without a network."""
     settings = on_a_cluster(shared)
     graph = catalog.build("data", settings, Cluster(settings.resources))
-    values = catalog.arguments(graph, "test", settings, "r1", local=False)
+    values = catalog.arguments("data", "test", settings, "r1", local=False)
     return run_in_images(graph, values, shared, build, "none", {"MOWORLD_RUN": "r1", "MOWORLD_NAMESPACE": "moworld"})
 
 
@@ -219,7 +219,7 @@ def test_the_data_pipeline_runs_through_the_docker_runner_in_its_image(data, sha
 def test_training_runs_as_a_trainjob_started_by_the_launcher_s_image_in_the_ranks_image(build, data, shared):
     """Pipeline `pretrain` as compiled: preflight and launcher run in their image, against an API server that starts the ranks' container."""
     settings = on_a_cluster(shared)
-    wanted = requirements_of(settings) | {"unpublished_images": [], "unpinned_bases": []}
+    wanted = requirements_of(settings) | {"images": {}, "unpublished_images": [], "unpinned_bases": []}
     ranks_image = build("train-cpu")
 
     states, made = dict[str, str](), list[str]()

@@ -51,7 +51,7 @@ def own_pod(api: Any, space: str) -> OwnPod:
     owners = [one for one in meta.owner_references or [] if one.kind == "Workflow"]
     references = [{"apiVersion": one.api_version, "kind": one.kind, "name": one.name, "uid": one.uid} for one in owners]
     attempt = re.search(r"\((\d+)\)$", (meta.annotations or {}).get("workflows.argoproj.io/node-name", ""))
-    return OwnPod(str(meta.uid), references[0] if references else {}, int(attempt[1]) if attempt else 0)
+    return OwnPod(uid or str(meta.uid), references[0] if references else {}, int(attempt[1]) if attempt else 0)
 
 
 def connect() -> Any:

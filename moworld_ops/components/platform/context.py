@@ -1,7 +1,7 @@
 """The context of a step's process: which step of which run it is. Only this module reads these variables.
 
 MOWORLD_CONTEXT is a `StepContext` as JSON. The compiler writes it into each task, so it has what is known then. What is known only when
-the process starts completes it: MOWORLD_RUN and MOWORLD_NAMESPACE, on a cluster from the pod's fields. The local engine sets MOWORLD_RUN,
+the process starts completes it: MOWORLD_RUN, MOWORLD_NAMESPACE and MOWORLD_NODE, on a cluster from the pod's fields. The local engine sets MOWORLD_RUN,
 and the run's record in the state folder has the rest.
 """
 
@@ -16,7 +16,7 @@ from moworld.files import read_json
 from moworld.settings import Settings
 from moworld_ops.components.platform.home import home
 
-CONTEXT, RUN, NAMESPACE = "MOWORLD_CONTEXT", "MOWORLD_RUN", "MOWORLD_NAMESPACE"
+CONTEXT, RUN, NAMESPACE, NODE, COMMIT = "MOWORLD_CONTEXT", "MOWORLD_RUN", "MOWORLD_NAMESPACE", "MOWORLD_NODE", "MOWORLD_GIT_COMMIT"
 
 
 class StepContext(Settings):
@@ -28,7 +28,11 @@ class StepContext(Settings):
     namespace: of the pod; "" for a local run
     folder:    folder of a local run
     attempt:   number of the run's attempt, from 1
-    commit:    of the code, in a local run
+    commit:    of the code: in a local run its record's, on a cluster MOWORLD_GIT_COMMIT, which the compiler writes
+    node:      name of Argo's node, such as w-1(0).root(0).collect(0).executor(1); "" outside a cluster
+    image:     reference of its image, if it is not that of the lock
+    retries:   how often a failure is repeated in the pod
+    retry_seconds: wait before the first repetition
     engine:    process that the step must not outlive (`steps.process_token`); "" for none
     """
 
@@ -40,6 +44,10 @@ class StepContext(Settings):
     attempt: int = 1
     commit: str = ""
     engine: str = ""
+    node: str = ""
+    image: str = ""
+    retries: int = 0
+    retry_seconds: float = 60.0
 
     def text(self) -> str:
         """Returns the value of MOWORLD_CONTEXT: the fields that differ from their defaults, as JSON."""
@@ -65,9 +73,10 @@ def context() -> StepContext:
     except ValidationError as error:
         raise invalid_value(CONTEXT, error, "compile the pipeline again") from None
     late: dict[str, Any] = {"run": os.environ.get(RUN, ""), "namespace": os.environ.get(NAMESPACE, "")}
+    late |= {"node": os.environ.get(NODE, ""), "commit": os.environ.get(COMMIT, "")}
     folder = home() / "runs" / late["run"]
     if late["run"] and (folder / "run.json").is_file():
         record = read_json(folder / "run.json")
         late |= {"folder": folder, "attempt": len(record.get("attempts", [])) or 1}
-        late |= {"commit": record.get("git_commit", ""), "engine": record.get("engine_process", "")}
+        late |= {"commit": record.get("git_commit", late["commit"]), "engine": record.get("engine_process", "")}
     return StepContext(**{key: value for key, value in late.items() if value} | found.model_dump(exclude_unset=True))

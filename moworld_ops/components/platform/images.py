@@ -117,6 +117,25 @@ def pushed_digests(path: Path) -> dict[str, str]:
     return found
 
 
+def own_images(path: Path) -> dict[str, Any]:
+    """Returns section `images` of a profile from a YAML file with it, or from the metadata file of a build that pushed its images."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError("--images", path, error, "a YAML or JSON file", "check the path") from None
+    if not isinstance(found, dict):
+        raise InputError("--images", path, type(found).__name__, "a mapping with registry, and tag or digests", "see docs/runbook.md")
+    names = {str(facts["image.name"]) for facts in found.values() if isinstance(facts, dict) and "image.name" in facts}
+    if not names:
+        return found
+    registries = {re.sub(r"(:[^/:]*)?$", "", name.split(",")[0]).rpartition("/")[0] for name in names}
+    if len(registries) != 1:
+        raise InputError("--images", path, ", ".join(sorted(registries)), "images of one registry", "build all with the same prefix")
+    return {"registry": registries.pop(), "digests": pushed_digests(path)}
+
+
 def main(argv: list[str]) -> int:
     """Writes the lock; `pin` first gets the digests of the base images from their registries; `record FILE` enters those of a build."""
     try:

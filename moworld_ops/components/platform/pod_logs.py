@@ -51,17 +51,20 @@ def _sortable(stamp: str) -> str:
     return f"{second}.{fraction:0<9}"
 
 
-def run_logs(run_id: str) -> Iterator[str]:
-    """Yields the log lines of a KFP run's existing pods, oldest pod first. Raises InputError without pods or without a cluster."""
+def run_logs(run_id: str, space: str = "") -> Iterator[str]:
+    """Yields the log lines of a KFP run's existing pods in a namespace, oldest pod first.
+
+    Raises InputError without pods or without a cluster. KFP itself keeps the log of each attempt as an artifact.
+    """
     from kubernetes import client
 
-    core, space, selector = client.CoreV1Api(connect()), namespace(), f"pipeline/runid={run_id}"
+    core, space, selector = client.CoreV1Api(connect()), space or namespace(), f"pipeline/runid={run_id}"
     listed = with_retries(
         lambda: core.list_namespaced_pod(space, label_selector=selector, _request_timeout=REQUEST_SECONDS), threading.Event(), 30.0
     )
     pods = [pod for pod in listed.items if "-driver-" not in pod.metadata.name]
     if not pods:
-        fix = "read their logs in the run's artifact store"
+        fix = f"read artifact executor-logs of each step on the run's page, or in the artifact store: .../{run_id}/STEP/.../executor-logs-N"
         raise InputError(f"run {run_id}", "pods", f"none in namespace {space}", "pods that still exist", fix)
     for pod in sorted(pods, key=lambda pod: str(pod.metadata.creation_timestamp)):
         yield f"== {pod.metadata.name} ({pod.status.phase})"

@@ -1,6 +1,8 @@
 """Pools: where the work of a step runs. Section `resources` of a profile names them, and parameter `pool` of a step has them as JSON."""
 
 import json
+import math
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -8,19 +10,49 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from moworld.model.settings import Device
 from moworld.settings import Settings
 
+UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
+
+
+def amount_of(quantity: object) -> float:
+    """Returns a Kubernetes quantity such as 1, "1000m", 0.5 or "16Gi" as a number. Raises ValueError unless it is one above 0."""
+    found = None if isinstance(quantity, bool) else re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([a-zA-Z]*)", str(quantity).strip())
+    if found is None or found[2] not in UNITS or float(found[1]) <= 0:
+        raise ValueError("a Kubernetes quantity above 0, such as 2, 500m or 16Gi")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _cpu(quantity: object) -> str:
+    """Returns a number of CPUs in the one form that KFP accepts for all: whole CPUs or thousandths."""
+    thousandths = max(1, round(amount_of(quantity) * 1000))
+    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
+
+
+def _memory(quantity: object) -> str:
+    """Returns an amount of memory as KFP accepts it: a whole number, with a unit if it was given so."""
+    amount, text = amount_of(quantity), str(quantity).strip()
+    return text if re.fullmatch(r"\d+([KMGTP]i|[MGTP])?", text) else str(math.ceil(amount))
+
 
 class _Nodes(Settings):
     """What a pod of the pool gets on a cluster. A local run ignores all of it."""
 
-    cpu: str = "4"
-    memory: str = "16Gi"
+    cpu: Annotated[str, BeforeValidator(_cpu)] = "4"
+    memory: Annotated[str, BeforeValidator(_memory)] = "16Gi"
     image: str = "data"
     node_selector: dict[str, str] = Field(default={})
     seconds: int = Field(default=7 * 24 * 3600, gt=0, description="deadline of a step's work")
     device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
 
 
-class Here(_Nodes):
+class _Pod(_Nodes):
+    """A pool whose work is in the task's pod. Without requests of its own the pod reserves what it may use."""
+
+    cpu_request: Annotated[str, BeforeValidator(_cpu)] | None = None
+    memory_request: Annotated[str, BeforeValidator(_memory)] | None = None
+
+
+class Here(_Pod):
     """The step's own process; on a cluster that of its pod."""
 
     kind: Literal["here"] = "here"
@@ -30,7 +62,7 @@ class Here(_Nodes):
     ranks_per_node: ClassVar[int] = 1
 
 
-class Torchrun(_Nodes):
+class Torchrun(_Pod):
     """Ranks that torchrun starts beside the step: on this machine, or in its pod. Each takes the accelerator of its local rank, if any."""
 
     kind: Literal["torchrun"] = "torchrun"

@@ -3,17 +3,20 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
 from moworld.settings import Settings
+from moworld_ops.components.platform.artifact_store import location
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
 from moworld_ops.components.platform.controllers import FIELDS, RESPOND, missing_fields, response_of_controllers
+from moworld_ops.components.platform.image_checks import presence
 from moworld_ops.data_contracts.load import load_contract
 
 Row = dict[str, Any]
-BUILD = "build, push and lock it (images/README.md), then compile again"
+BUILD = "build, push and lock it (images/README.md), or name your own (--images), then compile again"
 
 
 class Nodes(Settings):
@@ -44,7 +47,9 @@ class Requirements(Settings):
     nodes: list[Nodes] = Field(default=[])
     pods: list[list[Pods]] = Field(default=[], description="the pods of each step that differs in them; steps run one after the other")
     uris: list[str] = Field(default=[])
+    artifacts: list[str] = Field(default=[], description="inputs that KFP itself fetches: minio://, s3://, gs:// as it names them")
     services: list[str] = Field(default=[])
+    images: dict[str, str] = Field(default={}, description="name to reference")
     unpublished_images: list[str] = Field(default=[])
     unpinned_bases: list[str] = Field(default=[], description="bases of the images that have no digest")
     contracts: dict[str, str] = Field(default={}, description="name to version")
@@ -69,8 +74,10 @@ def checks(required: Requirements) -> list[Row]:
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
     rows += _quotas(cluster, required.pods)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
+    rows += [_reachable(f"artifact {uri}", partial(_list_artifact, cluster), uri, "an artifact in KFP's store") for uri in required.artifacts]
     rows += [_reachable(f"service {url}", _health, url, "a response within 5 s") for url in required.services]
-    rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images]
+    rows += [_image(cluster, name, reference, name in required.unpublished_images) for name, reference in required.images.items()]
+    rows += [_row(f"image {name}", "never pushed", "a pushed digest", False, BUILD) for name in required.unpublished_images if not required.images]
     rows += [_row(f"base image {name}", "only a tag", "a digest", False, f"pin it, {BUILD}") for name in required.unpinned_bases]
     for name, version in required.contracts.items():
         found = load_contract(name).version
@@ -217,6 +224,15 @@ def quantity(text: str) -> float:
     return float(parse_quantity(text))
 
 
+def _image(cluster: _Cluster, name: str, reference: str, unpublished: bool) -> Row:
+    """Returns the row of an image. If no node has it and its registry does not answer, the lock decides: it records what was pushed."""
+    found, there = presence(reference, cluster.items("/api/v1/nodes"))
+    if there is None and unpublished:
+        found = f"{found}; never pushed by the lock"
+    passed = not unpublished if there is None else there
+    return _row(f"image {name}", f"{found}: {reference}", "on a node, or in its registry", passed, BUILD)
+
+
 def _reachable(name: str, call: Callable[[str], str], target: str, expected: str) -> Row:
     try:
         return _row(name, call(target), expected, True, "")
@@ -225,13 +241,17 @@ def _reachable(name: str, call: Callable[[str], str], target: str, expected: str
         return _row(name, found, expected, False, "check address, permissions and network policy")
 
 
-def _list(uri: str) -> str:
+def _list(uri: str, options: dict[str, Any] | None = None) -> str:
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(uri)
+    system, path = fsspec.core.url_to_fs(uri, **(options or {}))
     if not system.exists(path):
         raise FileNotFoundError("nothing there")
     return "there"
+
+
+def _list_artifact(cluster: _Cluster, uri: str) -> str:
+    return _list(*location(uri, lambda path: cluster.get(f"/api/v1/namespaces/{cluster.space}/{path}")))
 
 
 def _health(url: str) -> str:

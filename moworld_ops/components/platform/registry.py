@@ -7,10 +7,13 @@ import hashlib
 import json
 import logging
 import os
+import posixpath
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from moworld.errors import InputError
 from moworld.extras import require
@@ -24,6 +27,15 @@ EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
 SHIPPED = ROOT / "models" / "pocket-long"  # in a clone; the wheel has no model
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
+MAX_NAME_CHARACTERS = 256  # of a registered model, in MLflow's database
+
+
+def _registered_name(name: str) -> str:
+    """Returns the name of a registered model. Raises ValueError for one that MLflow would refuse after the training."""
+    path = posixpath.normpath(name)
+    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
+        raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / and :, and not . or ..")
+    return name
 
 
 class RegistrySettings(Settings):
@@ -35,7 +47,7 @@ class RegistrySettings(Settings):
     remote:   where a new data registry keeps its data, s3://...; "" for a folder next to it
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(_registered_name)]
     tracking: str = ""
     data: str = ""
     remote: str = ""

@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from moworld.errors import InputError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
+from moworld_ops.components.platform import attempts
 from moworld_ops.components.platform.context import StepContext, context
 
 log = logging.getLogger("moworld.steps")
@@ -43,9 +45,13 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
     After the body, every output must exist and, except those in `may_be_empty`, not be empty. Each gets the summary's scalars as
     metadata. The record says `done` with seconds, peak resident bytes of this process and its children, and each output's SHA-256.
     After an error the outputs are removed. InputError, NoKernel and a full disk exit with status 2, Refused with 1, each as one line.
+    On a cluster any other error restarts the process while attempts are left (attempts.py).
     """
     place = context()
     name = place.step or (Path(outputs[0].path).parent.name if outputs else "step")
+    if (ended := attempts.final_failure(place)) is not None:
+        print(f"{name}: not run again: {ended[1]}", flush=True)
+        sys.exit(ended[0])
     outputs, monitor, started = (*outputs, *may_be_empty), ProcessMonitor(place.engine), time.time()
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})
@@ -64,7 +70,12 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
         facts: dict[str, Any] = {"status": "refused" if refused else "failed", "error": line, "exit": exit_status}
         facts |= {"started": started, "seconds": time.time() - started, "peak_bytes": monitor.stop()}
         _write(place, name, {**facts, "summary": error.details if isinstance(error, Refused) else {}})
-        if isinstance(error, InputError | NoKernel) or refused or is_disk_full(error):
+        deterministic = isinstance(error, InputError | NoKernel) or refused or is_disk_full(error)
+        if isinstance(error, Exception) and (wait := attempts.seconds_to_retry(place, exit_status, line, not deterministic)) is not None:
+            traceback.print_exc()
+            print(f"{name}: {line}: next attempt in {wait:.0f} s", flush=True)
+            attempts.restart(place, wait)
+        if deterministic:
             print(f"{name}: {line}", flush=True)
             sys.exit(exit_status)
         raise

@@ -55,5 +55,5 @@ def lineage(features: Path, model: Path) -> dict[str, str]:
         "base": base,
         "licences": ", ".join(sorted({*licences, *([config.get("base_licence", "")] if base else [])})),
         "git_commit": context().commit,
-        "image": image("data"),
+        "image": context().image or image("data"),
     }

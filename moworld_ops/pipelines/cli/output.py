@@ -1,10 +1,13 @@
 """Output of the commands: results on stdout as a table or JSON, everything else on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+
+WIDTH_OF_FILES = 200  # characters of a table in a file or a pipe, which has no width of its own
 
 
 def print_json(value: Any) -> None:
@@ -13,17 +16,18 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table on stdout; None is an empty cell."""
+    """Prints a table on stdout; None is an empty cell. The first column, names to copy, is never broken into lines."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
-    Console(highlight=False).print(table)
+    into_file = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    Console(highlight=False, width=WIDTH_OF_FILES if into_file else None).print(table)
 
 
 def print_result(json: bool, value: Any, text: str) -> None:

@@ -13,6 +13,7 @@ from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print
 PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).")]
 Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile")]
 CLUSTER = "Cluster (--engine kubeflow)"
+IMAGES_HELP = "Use these images: YAML with registry, tag or digests, or what 'docker buildx bake --metadata-file' wrote."
 
 
 def run(
@@ -23,6 +24,7 @@ def run(
     resume: Annotated[str | None, option("Continue this run (a name, or 'latest'); finished steps are kept.", metavar="RUN")] = None,
     detach: Annotated[bool, option("Start the run and return.", "--detach", panel=CLUSTER)] = False,
     schedule: Annotated[str | None, option('Start runs by a cron expression: "0 0 3 * * *".', metavar="CRON", panel=CLUSTER)] = None,
+    images: Annotated[Path | None, option(IMAGES_HELP, "--images", metavar="FILE", panel=CLUSTER)] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline on this machine or on a cluster.
@@ -34,10 +36,10 @@ def run(
     from moworld_ops.pipelines.runs import Run, summary
 
     if engine == "kubeflow" or (resume and Run.existing(resume).on_cluster):
-        _run_on_cluster(pipeline, profile or "pocket", overrides or [], resume, detach, schedule, json)
+        _run_on_cluster(pipeline, profile, [*(overrides or []), *image_overrides(images)], resume, detach, schedule, json)
         return
-    if detach or schedule:
-        raise InputError("--schedule" if schedule else "--detach", "", "engine local", "--engine kubeflow", "add it, or omit the option")
+    if detach or schedule or images:
+        raise InputError("--schedule" if schedule else "--detach" if detach else "--images", "", "engine local", "--engine kubeflow", "add it, or omit the option")
     from moworld_ops.pipelines import start
 
     progress = Progress()
@@ -100,6 +102,7 @@ def compile_(
     profile: Profile = None,
     to: Annotated[Path, option("Directory for the YAML files.", "--out", panel="Output")] = Path("build"),
     overrides: Overrides = None,
+    images: Annotated[Path | None, option(IMAGES_HELP, "--images", metavar="FILE")] = None,
     json: Json = False,
 ) -> None:
     """Compile pipelines to KFP IR YAML and validate it.
@@ -109,17 +112,29 @@ def compile_(
     from moworld_ops.components.platform.images import unpinned
     from moworld_ops.pipelines import profile as profiles
 
-    _, settings = profiles.load(profile or "wan22-a14b", overrides)
+    _, settings = profiles.load(profile or "wan22-a14b", [*(overrides or []), *image_overrides(images)])
     from moworld_ops.pipelines.engine_kubeflow import compile_all
 
     with working(f"compiling {pipeline}"):
         found = compile_all([pipeline], settings, to)
-    _warn_of_images()
-    if missing := unpinned():
+    if not settings.images.own:
+        _warn_of_images()
+    if (missing := unpinned()) and not settings.images.own:
         note(f"warning: base images without a digest (images/README.md): {', '.join(missing)}")
     rows = [{"pipeline": name, "path": str(to / f"{name}.yaml"), **facts} for name, facts in found.items()]
     lines = [f"{row['path']}: {row['tasks']} tasks, {len(row['trainjobs'])} of them as TrainJobs" for row in rows]
     print_result(json, rows, "\n".join(lines))
+
+
+def image_overrides(file: Path | None) -> list[str]:
+    """Returns the content of `--images FILE` as an override of section `images`; [] without a file. Raises InputError for another content."""
+    if file is None:
+        return []
+    from json import dumps
+
+    from moworld_ops.components.platform.images import own_images
+
+    return [f"images={dumps(own_images(file))}"]
 
 
 def _warn_of_images() -> None:
@@ -133,20 +148,27 @@ def _warn_of_images() -> None:
 
 
 def _run_on_cluster(
-    pipeline: str, profile: str, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
+    pipeline: str, profile: str | None, overrides: list[str], resume: str | None, detach: bool, schedule: str | None, json: bool
 ) -> None:
+    from moworld_ops.components.platform.image_settings import ImageSettings
     from moworld_ops.pipelines import kubeflow_runs as kubeflow
     from moworld_ops.pipelines.runs import Run, summary
 
-    if schedule:
-        name, made = kubeflow.schedule(pipeline, profile, overrides, schedule)
+    if resume:
+        run = kubeflow.resume(Run.existing(resume), pipeline, {"--profile": profile, "--set": overrides, "--schedule": schedule})
+    elif schedule:
+        name, made = kubeflow.schedule(pipeline, profile or "pocket", overrides, schedule)
         _warn_of_images()
         print_result(json, {"schedule": name, "cron": schedule, "id": made}, f"{name} runs at {schedule} ({made})")
         return
-    run = kubeflow.resume(Run.existing(resume)) if resume else kubeflow.submit(pipeline, profile, overrides)
+    else:
+        run = kubeflow.submit(pipeline, profile or "pocket", overrides)
+        if run.record["unchecked"]:
+            note(f"warning: {run.record['unchecked']}")
+        if run.record["settings"]["images"] == ImageSettings().model_dump(mode="json"):
+            _warn_of_images()
     where = run.record["kubeflow"]
-    _warn_of_images()
-    note(f"run {run.name} is {where['endpoint']}/#/runs/details/{where['id']}")
+    note(f"run {run.name} is {run.page}")
     if not detach:
         progress = Progress()
         try:

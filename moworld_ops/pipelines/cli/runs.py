@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from moworld.errors import InputError
 from moworld_ops.pipelines.cli.layout import Commands, Json
 from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_rows, print_table
 from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary
@@ -51,8 +50,14 @@ def show(run: Name = "latest", json: Json = False) -> None:
     rows = []
     for name in [name for name, _ in ordered(record)] or list(live):
         step = live.get(name, {"status": "waiting"})
-        rows.append((name, step["status"], f"{step.get('seconds', 0):.1f} s", bytes_text(step.get("peak_bytes", 0)), step.get("error", "")))
-    print_table(f"{found.name}: {found.status()}", ("step", "status", "took", "peak memory", "error"), rows)
+        measured = str(step.get("attempts", "")) if found.on_cluster else bytes_text(step.get("peak_bytes", 0))
+        rows.append((name, step["status"], f"{step.get('seconds', 0):.1f} s", measured, step.get("error", "")))
+    measure = "attempts" if found.on_cluster else "peak memory"
+    print_table(f"{found.name}: {found.status()}", ("step", "status", "took", measure, "error"), rows)
+    if found.on_cluster:
+        print(f"page: {found.page}")
+        if record["error"]:
+            print(f"error: {record['error']}")
     if record.get("report"):
         print(f"report: {record['report']}")
 
@@ -67,7 +72,8 @@ def logs(run: Name = "latest") -> None:
     if found.on_cluster:
         from moworld_ops.components.platform.pod_logs import run_logs
 
-        for line in run_logs(found.record["kubeflow"]["id"]):
+        where = found.record["kubeflow"]
+        for line in run_logs(where["id"], where.get("namespace", "")):
             print(line)
         return
     path = found.folder / "log.txt"
@@ -82,12 +88,9 @@ def cancel(run: Name = "latest") -> None:
     """
     found = Run.existing(run)
     if found.on_cluster:
-        from moworld_ops.pipelines.kubeflow_runs import Kubeflow, refresh
+        from moworld_ops.pipelines.kubeflow_runs import cancel as cancel_on_cluster
 
-        api = Kubeflow(found.record["kubeflow"]["endpoint"])
-        if (status := refresh(found, api)["status"]) != "running":
-            raise InputError(found.folder, "status", status, "a run in progress", "there is nothing to cancel")
-        api.cancel(found.record["kubeflow"]["id"])
+        cancel_on_cluster(found)
     else:
         found.cancel()
     print(f"cancelling {found.name}")
@@ -99,7 +102,7 @@ def schedules(json: Json = False) -> None:
 
     Example: moworld runs schedules
     """
-    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+    from moworld_ops.pipelines.kubeflow_api import Kubeflow
 
     rows = [
         {
@@ -118,7 +121,7 @@ def unschedule(schedule: Annotated[str, typer.Argument(help="Name of a schedule.
 
     Example: moworld runs unschedule data-wan22-a14b
     """
-    from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+    from moworld_ops.pipelines.kubeflow_api import Kubeflow
 
     Kubeflow().unschedule(schedule)
     print(f"deleted schedule {schedule}")

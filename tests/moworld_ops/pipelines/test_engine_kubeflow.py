@@ -13,11 +13,14 @@ from moworld.errors import InputError
 from moworld_ops.components.platform.images import image
 from moworld_ops.components.platform.pools import parse
 from moworld_ops.components.platform.preflight import Requirements
+from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.trainjobs import trainjob
 from moworld_ops.pipelines import profile
+from moworld_ops.pipelines.catalog import inputs_of
 from moworld_ops.pipelines.engine_kubeflow import compile_all, validate
 from moworld_ops.pipelines.placement import requirements_of
 from tests.cluster import check_custom
+from tests.moworld_ops.pipelines.command import Command
 
 
 def compile_profile(tmp_path_factory, name):
@@ -82,7 +85,49 @@ SECRET_WORDS = re.compile(r"(?i)(password|secret|token|access_key)")
 
 def test_a_profile_without_pools_is_refused_on_a_cluster(tmp_path):
     with pytest.raises(InputError, match="a pool for every step"):
-        compile_all(["data"], profile.load("test")[1], tmp_path)
+        compile_all(["data"], profile.load("test", ["resources.pools={}", "resources.steps={}"])[1], tmp_path)
+
+
+def test_profile_test_fits_beside_kubeflow_pipelines_on_two_cpus(tmp_path):
+    compile_all(["lifecycle"], profile.load("test")[1], tmp_path)
+    for name, _, container, _ in tasks_and_executors(tmp_path, "lifecycle"):
+        resources = container["resources"]
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("200m", "1Gi"), name
+
+
+BAKED = {"data": {"image.name": "reg.example:5000/me/python-data:c0ffee", "containerimage.digest": f"sha256:{'1' * 64}"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "data", "launcher"),
+    [
+        ({"registry": "reg.example:5000/me", "tag": "v1"}, "reg.example:5000/me/python-data:v1", "reg.example:5000/me/python-launcher:v1"),
+        ({"digests": {"data": f"sha256:{'1' * 64}"}}, f"{image('data').partition('@')[0]}@sha256:{'1' * 64}", image("launcher")),
+        (BAKED, f"reg.example:5000/me/python-data@sha256:{'1' * 64}", f"reg.example:5000/me/python-launcher@{image('launcher').partition('@')[2]}"),
+    ],
+)
+def test_an_installation_may_use_its_own_images(tmp_path, monkeypatch, capsys, content, data, launcher):
+    (tmp_path / "images.json").write_text(json.dumps(content))
+    moworld = Command(tmp_path, monkeypatch, capsys)
+    done = moworld("compile", "data", "--profile", "test", "--images", "images.json", "--out", "out", "--json")
+    assert done.returncode == 0 and "not pushed" not in done.stderr, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["images"] == sorted([data, launcher])
+    found = {name: (task, settings) for name, task, _, settings in tasks_and_executors(tmp_path / "out", "data")}
+    assert {settings["imagePullPolicy"] for _, settings in found.values()} == {"IfNotPresent"}  # an image may be on a node alone
+    text = (tmp_path / "out" / "data.yaml").read_text()
+    assert f'"image":"{data}"' in text  # what step register records
+    required = json.loads(found["preflight"][0]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])
+    assert required["images"] == {"data": data, "launcher": launcher} and not required["unpublished_images"]
+
+
+def test_a_file_of_images_with_anything_else_is_refused(tmp_path, monkeypatch, capsys):
+    moworld = Command(tmp_path, monkeypatch, capsys)
+    for content, words in (("[]", "found list"), ("{repository: x}", "did you mean 'registry'"), ("{tag: latest}", "not `latest`")):
+        (tmp_path / "images.yaml").write_text(content)
+        done = moworld("compile", "data", "--profile", "test", "--images", "images.yaml")
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "no such file" in moworld("compile", "data", "--images", "none.yaml").stderr.lower()
 
 
 @pytest.mark.parametrize("pipeline", [*PIPELINES, "pocket"])
@@ -103,10 +148,16 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
         assert fields["MOWORLD_RUN"] == "metadata.labels['pipeline/runid']", name
         for variable in container.get("env", []):
             assert not SECRET_WORDS.search(variable["name"]), f"{name}: {variable['name']} in plain text"
+        assert fields["MOWORLD_NODE"] == "metadata.annotations['workflows.argoproj.io/node-name']", name
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert variables["MOWORLD_GIT_COMMIT"] == code_revision(), name
+        retries = json.loads(variables["MOWORLD_CONTEXT"]).get("retries", 0)
         if name in ("preflight", "promote"):
-            assert "retryPolicy" not in task, f"refusals of {name} are deterministic"
+            assert "retryPolicy" not in task and retries == 0, f"refusals of {name} are deterministic"
         else:
-            assert task["retryPolicy"]["maxRetryCount"] == 2, name
+            assert task["retryPolicy"]["maxRetryCount"] == retries == 2, name
+            latest = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
+            assert latest >= 3 * int(settings["activeDeadlineSeconds"]), f"{name}: Argo counts from the first attempt's start"
     assert len(found) >= 3
 
 
@@ -177,12 +228,19 @@ def test_on_a_cluster_without_npus_trainjobs_request_no_accelerator(pocket):
     assert (wanted["queues"], wanted["runtimes"], wanted["nodes"]) == ([], ["moworld-train-cpu"], [])
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_inputs_that_are_checked_before_compiling_are_the_parameters(compiled, pocket, pipeline):
+    for out, _, settings in (compiled, pocket):
+        parameters = documents(out, pipeline)[0]["root"]["inputDefinitions"]["parameters"]
+        assert set(parameters) == {"seed", "run", *inputs_of(pipeline, settings)}
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("profile_name", ["wan22-a14b", "pocket"])
 def test_the_ir_equals_the_golden_files(compiled, pocket, profile_name):
-    """`make golden` rewrites the files, so that a review sees changes. kfp's version and image digests are omitted."""
+    """`make golden` rewrites the files, so that a review sees changes. kfp's version, the commit and image digests are omitted."""
     for path in sorted({"wan22-a14b": compiled, "pocket": pocket}[profile_name][0].glob("*.yaml")):
         text = normal(path.read_text(encoding="utf-8"))
         kept = GOLDEN / profile_name / path.name
@@ -196,6 +254,7 @@ def test_the_ir_equals_the_golden_files(compiled, pocket, profile_name):
 
 def normal(text: str) -> str:
     text = re.sub(r"^sdkVersion:.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace(code_revision(), "<commit>")
     return re.sub(r"@sha256:[0-9a-f]{64}", "@sha256:<digest>", text)
 
 

@@ -1,6 +1,7 @@
 """Runs on a cluster, through the command line, against a stateful API server that loses answers."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from moworld.errors import InputError
 from moworld_ops.pipelines.cli.app import main
-from moworld_ops.pipelines.kubeflow_runs import Kubeflow
+from moworld_ops.pipelines.kubeflow_api import Kubeflow
+from moworld_ops.pipelines.placement import STORE_KEYS
 from moworld_ops.pipelines.runs import Run
 from tests.cluster import Cluster, random_faults, running, wait_for
 from tests.kubeflow_api import KubeflowApi
@@ -75,13 +77,124 @@ def test_a_failed_run_names_the_task_and_resumes_from_there(moworld, api):
     api.fails = {"train-curriculum-3"}
     status, out, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
     assert status == 1 and "failed" in out
-    assert "train-curriculum-3: main exited with 1; continue with: moworld run pretrain --resume" in err
+    assert "train-curriculum-3: main: Error (exit code 1); continue with: moworld run pretrain --resume" in err
     api.fails = set()
     status, out, err = moworld("run", "pretrain", "--resume", "latest", "--json")
     assert status == 0, err
     assert json.loads(out)["status"] == "done" and len(api.runs) == 1
     status, _, err = moworld("run", "pretrain", "--resume", "latest")
     assert status == 2 and "nothing to resume" in err
+
+
+def test_a_run_is_listed_by_steps_not_by_the_nodes_of_kfp(moworld, api):
+    api.attempts = {"train-curriculum": 3}
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+    for _ in range(3):
+        status, out, err = moworld("runs", "show", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert {name: (step["status"], step["attempts"]) for name, step in found["steps"].items()} == {
+        "importer": ("done", 1), "preflight": ("done", 1), "train-curriculum": ("running", 3),
+    }  # fmt: skip
+    assert found["seconds"] > 0 or found["status"] == "running"
+    assert found["page"] == f"{api.url}/#/runs/details/{api.runs[0]['run_id']}"
+    _, out, _ = moworld("runs", "show", COLUMNS="80")
+    assert f"page: {found['page']}" in out and not re.search(r"executor|driver|\(0\)", out)
+    _, out, _ = moworld("runs", "list", COLUMNS="80")
+    assert found["run"] in out  # in one line
+
+
+def test_a_running_run_has_taken_the_time_since_its_start(moworld, api):
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+    run = Run.existing("latest")
+    run.update(started=run.record["started"] - 100)
+    moworld("runs", "list")
+    assert 100 <= Run.existing("latest").record["seconds"] < 1000
+
+
+def test_the_fake_answers_with_fields_of_kfps_own_models(moworld, api):
+    import kfp_server_api as kfp
+
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+    run = api.answer("GET", f"/apis/v2beta1/runs/{api.runs[0]['run_id']}", {}, None)[1]
+    for model, answer in (
+        (kfp.V2beta1Run, run),
+        (kfp.V2beta1PipelineTaskDetail, run["run_details"]["task_details"][0]),
+        (kfp.V2beta1RuntimeStatus, run["state_history"][0]),
+        (kfp.PipelineTaskDetailChildTask, {"pod_name": ""}),
+    ):
+        assert set(answer) <= set(model.attribute_map.values()), model
+    assert all(task["error"] is None for task in run["run_details"]["task_details"])
+
+
+@pytest.mark.parametrize("source", ["KFP", "the cluster", "nowhere"])
+def test_a_failed_run_says_the_first_error_of_its_workflow(moworld, api, tmp_path, source):
+    api.fails, api.keeps_workflows = {"preflight"}, source == "KFP"
+    message = 'pods "w-1" is forbidden: error looking up service account moworld/moworld-launcher: serviceaccount "moworld-launcher" not found'
+    nodes = {
+        "w-1-2": {"name": "w-1(0).root(0).preflight(0)", "type": "DAG", "phase": "Error", "message": "child failed", "finishedAt": "2026-01-01"},
+        "w-1-1": {"name": "w-1(0).root(0).preflight-driver(0)", "type": "Pod", "phase": "Error", "message": message, "finishedAt": "2026-01-02"},
+    }
+    with running(Cluster()) as cluster:
+        settings = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))} if source == "the cluster" else {"KUBECONFIG": ""}
+        moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
+        run_id = api.runs[0]["run_id"]
+        workflow = {"metadata": {"name": "w-1", "labels": {"pipeline/runid": run_id}}, "status": {"nodes": nodes}}
+        cluster.put("/apis/argoproj.io/v1alpha1/namespaces/moworld/workflows/w-1", workflow)
+        for _ in range(4):
+            _, out, err = moworld("runs", "show", "--json", **settings)
+    expected = {
+        "KFP": "preflight: main: Error (exit code 1)",
+        "the cluster": f"preflight: {message}",
+        "nowhere": f"kubectl -n moworld get workflows -l pipeline/runid={run_id}",
+    }
+    assert expected[source] in json.loads(out)["error"], err
+
+
+def test_a_run_is_refused_before_anything_is_sent_if_its_pods_could_not_be_created(moworld, api, tmp_path):
+    with running(Cluster()) as cluster:
+        settings = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
+        space = "/api/v1/namespaces/moworld"
+        objects = {
+            space: {"metadata": {"name": "moworld"}},
+            f"{space}/serviceaccounts/moworld-launcher": {"metadata": {"name": "moworld-launcher"}},
+            f"{space}/persistentvolumeclaims/moworld-work": {"metadata": {"name": "moworld-work"}},
+            f"{space}/secrets/moworld-object-store": {"data": dict.fromkeys(STORE_KEYS, "")},
+            f"{space}/secrets/moworld-signing": {"data": {"signing.pem": "", "signing.pub": ""}},
+        }
+        cluster.put(space, objects[space])
+        for path in list(objects)[1:]:
+            status, _, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach", **settings)
+            assert status == 2 and path.rpartition("/")[2] in err and "found nothing" in err, err
+            cluster.put(path, objects[path])
+        assert not api.runs and not api.versions
+        status, _, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach", **settings)
+        assert status == 0 and "not checked" not in err, err
+    _, _, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach", KUBECONFIG="")
+    assert "were not checked: KUBECONFIG is not set" in err
+
+
+def test_a_resumed_run_refuses_what_it_would_ignore(moworld, api):
+    api.fails = {"preflight"}
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
+    for arguments, words in (
+        (("distill",), "pipeline: found distill, expected 'pretrain'"),
+        (("pretrain", "--profile", "pocket"), "--profile: found pocket"),
+        (("pretrain", "--set", "seed=3"), "--set: found ['seed=3']"),
+        (("pretrain", "--schedule", "0 0 3 * * *"), "--schedule"),
+    ):
+        status, _, err = moworld("run", *arguments, "--resume", "latest")
+        assert status == 2 and words in err, err
+    assert api.runs[0]["state"] == "FAILED"
+    assert moworld("run", "pretrain", "--profile", "wan22-a14b", "--resume", "latest", "--detach")[0] == 0
+
+
+def test_a_schedule_that_is_refused_leaves_the_old_one(moworld, api):
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--schedule", "0 0 3 * * *")
+    api.fault = lambda method, path: "400" if (method, path) == ("POST", "/apis/v2beta1/recurringruns") else ""
+    for cron in ("0 0 25 * * *", "0 0 4 * * *"):
+        assert moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--schedule", cron)[0] == 2
+        assert [one["trigger"]["cron_schedule"]["cron"] for one in api.schedules] == ["0 0 3 * * *"]
 
 
 def test_a_watch_may_end_and_the_run_is_cancelled_by_name(moworld, api):
@@ -94,7 +207,9 @@ def test_a_watch_may_end_and_the_run_is_cancelled_by_name(moworld, api):
     status, out, err = moworld("runs", "cancel")
     assert status == 0 and "cancelling pretrain-wan22" in out, err
     _, out, _ = moworld("runs", "list", "--json")
-    assert json.loads(out)[0]["status"] == "cancelled"
+    assert api.runs[0]["state"] == "FAILED" and json.loads(out)[0]["status"] == "cancelled"  # KFP says FAILED of a terminated run
+    _, out, _ = moworld("runs", "show", "--json")
+    assert {step["status"] for step in json.loads(out)["steps"].values()} <= {"done", "cancelled"}
     status, _, err = moworld("runs", "cancel")
     assert status == 2 and "nothing to cancel" in err
 

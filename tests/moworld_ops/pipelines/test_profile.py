@@ -1,6 +1,9 @@
 """Profiles: every one in the package is valid; overrides and errors."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -53,6 +56,12 @@ def test_a_comment_after_a_list_is_ignored():
         ("data.game.train_map=[MAP01]", "did you mean 'train_maps'"),
         ("curriculum.0.frame=5", "did you mean 'frames'"),
         ("curriculum.9.frames=5", "an index from 0 to 4"),
+        ("resources.pools.cpu.cpu=two", "--set: resources.pools.cpu.cpu: found 'two', expected a Kubernetes quantity above 0"),
+        ("resources.pools.cpu.cpu=0", "--set: resources.pools.cpu.cpu: found 0, expected a Kubernetes quantity"),
+        ("resources.pools.train.memory=8GB", "--set: resources.pools.train.memory: found '8GB'"),
+        ("images.tag=latest", "--set: images.tag: found 'latest', expected a tag of one build, not `latest`"),
+        ("images.digests={data: v1}", "--set: images.digests.data"),
+        ("registry.name=a/b", "--set: registry.name: found 'a/b', expected a name that MLflow accepts"),
         ("distill.steps=many", "--set: distill.steps: found 'many', expected a valid integer"),
         ("curriculum.0.batch=-1", "--set: curriculum.0.batch: found -1, expected greater than 0"),
         ("model.num_layers=0", "--set: model.num_layers"),
@@ -97,3 +106,43 @@ def test_a_model_of_a14bs_size_needs_base_weights_and_a_small_one_does_not():
     assert json.loads(profile.base_of(changed, "12")) == expected
     with pytest.raises(InputError, match=r"inputs\.base: found nothing.*experts of 14\.\d B"):
         profile.base_of(profile.load("wan22-a14b", ["inputs.base=''"])[1])
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "read"),
+    [
+        ("1", "8Gi", ("1", "8Gi")),
+        ("'1'", "'8Gi'", ("1", "8Gi")),
+        ("1000m", "1.5Gi", ("1", "1610612736")),
+        ("0.5", "2e9", ("500m", "2000000000")),
+    ],
+)
+def test_quantities_are_read_in_every_form_that_kubernetes_has_and_passed_on_in_one_that_kfp_has(cpu, memory, read):
+    pool = profile.load("pocket", [f"resources.pools.cpu.cpu={cpu}", f"resources.pools.cpu.memory={memory}"])[1].resources.pools["cpu"]
+    assert (pool.cpu, pool.memory) == read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--set", "resources.pools.cpu.cpu=two"), "resources.pools.cpu.cpu"),
+        (("--profile", "wan22-a14b"), "inputs.features: found nothing"),
+        (("--schedule", "0 0 3 * *"), "six fields"),
+        (("--schedule", "0 0 25 * * *"), "hour"),
+        (("--set", "registry.name=a/b"), "registry.name"),
+    ],
+)
+def test_a_bad_value_of_a_run_on_a_cluster_is_refused_before_anything_heavy_is_imported(arguments, words, tmp_path):
+    code = """
+import sys
+from moworld_ops.pipelines.cli.app import main
+sys.argv = ["moworld", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as error:
+    print(error.code, sorted({"kfp", "kfp_server_api", "kubernetes", "torch", "mlflow", "requests"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code, "run", "pretrain", "--engine", "kubeflow", *arguments]
+    environment = {**os.environ, "MOWORLD_HOME": str(tmp_path), "KFP_ENDPOINT": "http://127.0.0.1:1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip() == "2 []" and words in done.stderr, done.stdout + done.stderr
