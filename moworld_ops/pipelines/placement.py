@@ -203,10 +203,13 @@ def _pods(resources: Resources) -> list[list[dict[str, Any]]]:
     for pools in resources.used_pools():
         pods: list[dict[str, Any]] = []
         for pool in pools:
-            own = {"cpu": pool.cpu, "memory": pool.memory}
+            limits = {"cpu": pool.cpu, "memory": pool.memory}
             if isinstance(pool, TrainJob):
-                own |= {pool.resource: str(pool.procs_per_node)} if pool.resource else {}
-            pods.append({"count": pool.nodes if isinstance(pool, TrainJob) else 1, "requests": own, "limits": own})
+                limits |= {pool.resource: str(pool.procs_per_node)} if pool.resource else {}
+                pods.append({"count": pool.nodes, "requests": limits, "limits": limits})
+            else:
+                requests = {"cpu": pool.cpu_request or pool.cpu, "memory": pool.memory_request or pool.memory}
+                pods.append({"count": 1, "requests": requests, "limits": limits})
         if any(isinstance(pool, TrainJob) for pool in pools):
             small = resources.launcher
             requests, limits = {"cpu": small.cpu, "memory": small.memory}, {"cpu": small.cpu_limit, "memory": small.memory_limit}

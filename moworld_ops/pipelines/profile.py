@@ -185,7 +185,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not isinstance(here, dict | list):
         raise InputError("--set", key, "a single value above it", "a section", "see the profile for its keys")
     plain = value.strip()
-    if not plain.startswith(("'", '"', "[", "{")) and re.search(r"(^|\s)#", plain):  # YAML would drop this as a comment: /x/take #2
+    if not plain or (not plain.startswith(("'", '"', "[", "{")) and re.search(r"(^|\s)#", plain)):  # YAML reads nothing as null, and /x/take #2 as a comment
         parsed: Any = plain
     else:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from moworld.errors import InputError
 from moworld.files import shipped_path
 from moworld.model.settings import BaseSettings
-from moworld_ops.components.platform.source import code_revision
+from moworld_ops.components.platform.source import REPOSITORY, code_revision
 from moworld_ops.pipelines import profile as profiles
 from moworld_ops.pipelines.catalog import arguments, build, check_name
 from moworld_ops.pipelines.profile import Profile, base_of
@@ -61,15 +61,20 @@ def _build(pipeline: str, settings: Profile) -> tuple[Any, str]:
     if pipeline in ("data", "pretrain", "lifecycle") and settings.inputs.base:
         from moworld.model.checkpoints.base import base_hash
 
-        places = {name: _absolute(getattr(settings.inputs, name)) for name in ("base", "base_low")}
+        places = {name: _absolute(name, getattr(settings.inputs, name)) for name in ("base", "base_low")}
         settings = settings.model_copy(update={"inputs": settings.inputs.model_copy(update=places)})
         found = base_hash(BaseSettings.model_validate_json(base_of(settings)), ("high", "low"))
     return build(pipeline, settings, Local(code, settings.resources, found)), code
 
 
-def _absolute(place: str) -> str:
-    """Returns a local path as an absolute one (see `shipped_path`); URIs and "" are unchanged."""
-    return str(Path(shipped_path(place)).absolute()) if place and "://" not in place else place
+def _absolute(name: str, place: str) -> str:
+    """Returns a local path as an absolute one (see `shipped_path`); URIs and "" are unchanged. Raises InputError if nothing is there."""
+    if not place or "://" in place:
+        return place
+    if not (found := Path(shipped_path(place)).absolute()).exists():
+        fix = f"run from a clone (git clone {REPOSITORY}), or start from nothing with --set inputs.base= --set codec.steps=40"
+        raise InputError("profile", f"inputs.{name}", f"no {place}, here or beside the package", "a folder of weights", fix)
+    return str(found)
 
 
 def _check_disk(run: Run, settings: Profile) -> None:

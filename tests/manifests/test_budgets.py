@@ -80,5 +80,6 @@ def test_without_queues_the_quotas_hold_a_busy_player_and_a_run_of_the_profile()
         assert player * busy <= parse_quantity(quotas["player"][f"limits.{key}"])
         steps = [[parse_quantity(getattr(pool, key)) * getattr(pool, "nodes", 1) for pool in pools] for pools in resources.used_pools()]
         run = 2 * max(sum(pods) for pods in steps) + 2 * parse_quantity(small) + 4 * DRIVER[key]  # two tasks at once, with their drivers
-        others = sum(limits(templates[name])[key] for name in ("Deployment/mlflow", "CronJob/reaper", "CronJob/leftovers"))
+        replicas = named("cpu", "Deployment", "reaper")["spec"]["replicas"]
+        others = sum(limits(templates[name])[key] for name in ("Deployment/mlflow", *["Deployment/reaper"] * replicas, "CronJob/leftovers"))
         assert run + others <= parse_quantity(quotas["runs"][f"limits.{key}"]), key

@@ -37,6 +37,7 @@ def one_line(done) -> bool:
         (("run", "lifecycles", "--profile", "test"), "one of data, pretrain"),
         (("run", "pretrain", "--profile", "test"), "cache_features"),
         (("run", "pretrain", "--profile", "test", "--set", "inputs.features=/no/such"), "/no/such"),
+        (("run", "lifecycle", "--profile", "test", "--set", "inputs.base=models/nothing"), "--set inputs.base= --set codec.steps=40"),
         (("run", "lifecycle", "--profile", "test", "--set", "resources.disk_bytes=1e15"), "free some space"),
         (("run", "lifecycle", "--resume", "nothing"), "no such run"),
         (("run", "lifecycle", "--engine", "kubeflow"), "KFP_ENDPOINT"),

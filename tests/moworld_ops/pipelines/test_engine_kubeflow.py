@@ -92,7 +92,8 @@ def test_profile_test_fits_beside_kubeflow_pipelines_on_two_cpus(tmp_path):
     compile_all(["lifecycle"], profile.load("test")[1], tmp_path)
     for name, _, container, _ in tasks_and_executors(tmp_path, "lifecycle"):
         resources = container["resources"]
-        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("200m", "1Gi"), name
+        wanted = ("100m", "512Mi") if name == "preflight" else ("200m", "1Gi")
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == wanted, name
 
 
 BAKED = {"data": {"image.name": "reg.example:5000/me/python-data:c0ffee", "containerimage.digest": f"sha256:{'1' * 64}"}}

@@ -19,7 +19,7 @@ from tests.moworld.worlds import SIZES, tiny_batch
 from tests.moworld_ops.pipelines.command import Command
 
 STAGE = {"frames": 13, "batch": 2, "steps": 4, "optimizer": {"lr": 1e-3}}
-TORCHRUN = ["resources.pools={gpus: {kind: torchrun, ranks: 2}, one: {kind: here}}", "resources.steps.train_curriculum=gpus"]
+TORCHRUN = ["resources.pools={gpus: {kind: torchrun, ranks: 2}, one: {kind: here}}", "resources.steps={train_curriculum: gpus}"]
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_a_secret_that_no_account_may_read_is_checked_by_the_pod_s_own_variable(
 
 
 def test_a_full_quota_of_pods_that_runs_do_not_have_is_ignored(cluster, tmp_path):
-    required = furnished(cluster, tmp_path / "bucket")
+    required = furnished(cluster, tmp_path / "bucket") | {"pods": [[{"count": 1, "requests": {"cpu": "100m"}, "limits": {"cpu": "2"}}]]}
     full = {"hard": {"limits.cpu": "12"}, "used": {"limits.cpu": "12"}}
     for name, operator in (("player", "In"), ("runs", "NotIn")):
         scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": operator, "values": ["moworld-player"]}]}
