@@ -147,7 +147,8 @@ class Cluster:
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
         kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         retries = 0 if name in UNRETRIED else RETRIES
-        task.set_env_variable(CONTEXT, StepContext(step=name, retries=retries, image=self._image("data") if self.images.own else "").text()).set_env_variable(COMMIT, self.commit)
+        step = StepContext(step=name, retries=retries, image=self._image("data") if self.images.own else "")
+        task.set_env_variable(CONTEXT, step.text()).set_env_variable(COMMIT, self.commit)
         task.set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
         if self.resources.store_secret:
             kubernetes.use_secret_as_env(task, self.resources.store_secret, {key: key for key in STORE_KEYS})
