@@ -27,8 +27,9 @@ def cluster(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def trainer(cluster: ControlPlane) -> ControlPlane:
-    """The same API server with the controllers of Kubernetes, JobSet and Trainer, a scheduler, and fake nodes (`controllers.add_node`)."""
+    """The same API server with the controllers of Kubernetes, JobSet and Trainer, a scheduler, and the fake node `cpu-1`."""
     if lacking := controllers.missing(cluster.assets):
         pytest.skip(f"{cluster.assets} has no {', '.join(lacking)}: {build.HOW}")
     controllers.start(cluster)
+    controllers.add_node(cluster, "cpu-1")
     return cluster

@@ -10,7 +10,6 @@ from tests.manifests.rendering import of_kind
 @pytest.fixture(scope="module")
 def space(trainer):
     controllers.install(trainer, of_kind("cpu", "ClusterTrainingRuntime"))
-    controllers.add_node(trainer, "cpu-1")
     return trainer.namespace("controllers")
 
 

@@ -23,8 +23,6 @@ WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
 @pytest.fixture(scope="module")
 def space(trainer):
     controllers.install(trainer, [*of_kind("cpu", "ClusterTrainingRuntime"), workflows()])
-    if not trainer.get("nodes")["items"]:
-        controllers.add_node(trainer, "gangs-1")
     name = trainer.namespace("gangs")
     bound_claim(trainer, name, POOL.claim)
     return name

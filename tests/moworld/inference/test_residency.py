@@ -148,7 +148,7 @@ def test_the_measured_peak_keeps_to_the_budget_that_the_resident_world_exceeds(t
     least = float(re.search(r"at least ([\d.,]+) MB", str(refused.value)).group(1).replace(",", "")) * 1e6
     lazy, resident = (json.loads(measured("run", folder, budget)) for budget in (int(least), "resident"))
     assert lazy["frames"] == resident["frames"]
-    assert lazy["peak_bytes"] <= 1.05 * least < resident["peak_bytes"]
+    assert lazy["peak_bytes"] <= 1.08 * least < resident["peak_bytes"]  # between 1.00 and 1.06 beside other work
 
 
 @pytest.mark.slow
