@@ -5,18 +5,24 @@ from typing import Any
 
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, with_retries
 
+RUN_ID = "pipeline/runid"  # label of a run's Workflow and pods
 ENDED = ("Succeeded", "Failed", "Error")
 
 
-def run_is_over(api: Any, space: str, run: str) -> bool:
-    """Returns True if no Workflow of a KFP run still works: it is cancelled, ended or deleted."""
+def working_runs(api: Any, space: str) -> set[str]:
+    """Returns the ids of the KFP runs with a Workflow that still works, in one request; others are cancelled, ended or deleted."""
     from kubernetes import client
 
-    custom, options = client.CustomObjectsApi(api), {"label_selector": f"pipeline/runid={run}", "_request_timeout": REQUEST_SECONDS}
+    custom, options = client.CustomObjectsApi(api), {"_request_timeout": REQUEST_SECONDS}
     listed = with_retries(
         lambda: custom.list_namespaced_custom_object("argoproj.io", "v1alpha1", space, "workflows", **options), threading.Event(), 30.0
     )
-    return all(map(workflow_is_over, listed["items"]))
+    return {one["metadata"].get("labels", {}).get(RUN_ID, "") for one in listed["items"] if not workflow_is_over(one)}
+
+
+def run_is_over(api: Any, space: str, run: str) -> bool:
+    """Returns True if no Workflow of a KFP run still works."""
+    return run not in working_runs(api, space)
 
 
 def workflow_is_over(workflow: dict[str, Any]) -> bool:
