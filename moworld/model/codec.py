@@ -21,7 +21,7 @@ from moworld.model.latent_grid import CODEC_GRID
 
 TIME, SPACE = CODEC_GRID.temporal, CODEC_GRID.spatial
 PATCH = TIME * 3 * SPACE * SPACE  # values of one latent position
-FLOW_PIXELS = 4.0
+FLOW_PIXELS = 4.0  # of a flow of 1: motion of many pixels from outputs near 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 Cache = list[Tensor]
@@ -80,7 +80,8 @@ def per_channel(values: Tensor) -> Tensor:
 def warped(picture: Tensor, flows: Tensor) -> Tensor:
     """Returns pictures (N, 3, H, W) moved by each of their flows (N, 2 T, H, W): (N, 3 T, H, W).
 
-    A flow is an offset (x, y) in units of `FLOW_PIXELS` pixels, from a pixel to where its value is taken; outside the border counts.
+    A flow is an offset (x, y) in units of `FLOW_PIXELS` pixels, from a pixel to where its value is taken; outside the picture the
+    border's value is taken.
     """
     count, _, height, width = picture.shape
     flows = flows.unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2)  # (N, T, H, W, 2)

@@ -110,7 +110,8 @@ class BaseSettings(Settings):
 class CodecSettings(Settings):
     """Sizes of the codec and its training: `steps` of `batch` windows of `groups` latent frames.
 
-    warp: whether the decoder adds a picture that four flows move (`moworld.model.codec.warped`): better, and slower to train
+    warp: whether the decoder adds a picture that four flows move (`moworld.model.codec.warped`): better, and slower to train.
+          Use `lr` 6e-4 with it: at 1e-3 training diverged.
     """
 
     latent_channels: PositiveInt = 16

@@ -125,17 +125,12 @@ class Kubeflow:
                 return
 
     def cancel(self, run_id: str) -> None:
-        """Terminates a run; launchers delete their TrainJobs on the SIGTERM that follows."""
+        """Terminates a run; the reaper then deletes its TrainJobs."""
         self.call(lambda: self.client.terminate_run(run_id))
 
     def retry(self, run_id: str) -> None:
         """Runs the unfinished tasks of a failed or cancelled run again."""
         self.call(lambda: self.client._run_api.run_service_retry_run(run_id))
-
-    def is_over(self, run_id: str) -> bool:
-        """Returns True if a run has ended or is unknown."""
-        seen = self.call(lambda: self.client.get_run(run_id), none=(404,))
-        return seen is None or str(seen.state) in STATES
 
     def schedule(self, name: str, cron: str, pipeline: str, version: str, values: dict[str, str]) -> str:
         """Creates the recurring run `name`, one run at a time, no catch-up, then deletes its predecessors; returns its id.

@@ -119,7 +119,7 @@ class Cluster:
         from kfp import kubernetes
 
         small = self.resources.launcher
-        if watches or isinstance(pool, TrainJob):
+        if watches or isinstance(pool, TrainJob):  # the second for mypy: such a pool has no requests of its own
             requests, limits = (small.cpu, small.memory), (small.cpu_limit, small.memory_limit)
         else:
             requests, limits = (pool.cpu_request or pool.cpu, pool.memory_request or pool.memory), (pool.cpu, pool.memory)

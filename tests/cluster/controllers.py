@@ -56,8 +56,8 @@ def start(plane: ControlPlane) -> None:
     profiles.write_text(SCHEDULER.format(kubeconfig=plane.kubeconfig))
     plane.start("kube-scheduler", f"--config={profiles}", *secure, f"--secure-port={port}", ready=lambda: accepts(port))
     install(plane, definitions(plane.assets))
-    _start_jobset(plane)
-    _start_trainer(plane)
+    _start_manager(plane, "jobset", "jobset", "jobset.x-k8s.io", "internalCertManagement")
+    _start_manager(plane, "trainer-controller-manager", "trainer", "trainer.kubeflow.org", "certManagement")
     stages = [*_published(plane.assets, "kwok"), *yaml.safe_load_all((HERE / "stages.yaml").read_text())]
     path, port = plane.folder / "kwok.yaml", free_port()
     path.write_text(yaml.safe_dump_all([one for one in stages if one["kind"] == "Stage" and one["metadata"]["name"] != "pod-complete"]))
@@ -114,43 +114,29 @@ def _published(assets: Path, program: str) -> list[dict]:
     return [one for file in files for one in yaml.load_all(file.read_text(), LOADER) if one]
 
 
-def _start_jobset(plane: ControlPlane) -> None:
-    port, health = free_port(), free_port()
-    settings = {
-        "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
+def _settings(group: str, certificates: str, port: int, health: int) -> dict:
+    """Returns a manager's configuration: webhook and health on loopback, certificates from files; `certificates` is its key for that."""
+    return {
+        "apiVersion": f"config.{group}/v1alpha1",
         "kind": "Configuration",
         "webhook": {"port": port, "host": "127.0.0.1"},
         "metrics": {"bindAddress": "0"},
         "health": {"healthProbeBindAddress": f"127.0.0.1:{health}"},
         "leaderElection": {"leaderElect": False},
-        "internalCertManagement": {"enable": False},
+        certificates: {"enable": False},
     }
-    _start_manager(plane, "jobset", "jobset", settings, port, health)
 
 
-def _start_trainer(plane: ControlPlane) -> None:
-    port, health = free_port(), free_port()
-    settings = {
-        "apiVersion": "config.trainer.kubeflow.org/v1alpha1",
-        "kind": "Configuration",
-        "webhook": {"port": port, "host": "127.0.0.1"},
-        "metrics": {"bindAddress": "0"},
-        "health": {"healthProbeBindAddress": f"127.0.0.1:{health}"},
-        "leaderElection": {"leaderElect": False},
-        "certManagement": {"enable": False},
-    }
-    _start_manager(plane, "trainer-controller-manager", "trainer", settings, port, health)
-
-
-def _start_manager(plane: ControlPlane, program: str, name: str, settings: dict, port: int, health: int) -> None:
+def _start_manager(plane: ControlPlane, program: str, name: str, group: str, certificate_key: str) -> None:
     """Starts a controller-runtime manager whose webhooks are on loopback, and registers them."""
+    port, health = free_port(), free_port()
     folder = plane.folder / name
     certificates = folder / "k8s-webhook-server" / "serving-certs"  # where controller-runtime looks below TMPDIR
     certificates.mkdir(parents=True)
     (certificates / "tls.crt").write_bytes(plane.certificate.read_bytes())
     (certificates / "tls.key").write_bytes(plane.key.read_bytes())
     path = folder / "settings.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(_settings(group, certificate_key, port, health)))
     environment = {**os.environ, "TMPDIR": str(folder), "KUBECONFIG": str(plane.kubeconfig)}
     plane.start(program, f"--config={path}", ready=lambda: answers(f"http://127.0.0.1:{health}/readyz"), environment=environment)
     hooks = [one for one in _published(plane.assets, name) if one["kind"].endswith("WebhookConfiguration")]

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_gang_that_finds_no_node_ends_by_its_deadline_and_the_message_says_tha
 @pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_runs_cancelled_at_any_moment_leave_no_job_though_answers_come_a_second_late(trainer, space, count):
     """Prints how long after its cancellation each run's job was gone; the reaper makes its passes as in its pod."""
-    rng, cancelled, seen, done = random.Random(5), dict[str, float](), dict[str, float](), threading.Event()
+    rng, cancelled, seen, reaped, done = random.Random(5), dict[str, float](), dict[str, float](), set[str](), threading.Event()
     runs = [f"run-{count}-{number}" for number in range(count)]
     metas = [{"name": run, "namespace": space, "labels": {"pipeline/runid": run}} for run in runs]
     trainer.kubectl(
@@ -120,16 +121,15 @@ def test_runs_cancelled_at_any_moment_leave_no_job_though_answers_come_a_second_
 
     def passes() -> None:
         while not done.wait(SECONDS):
-            reap(late, space)
+            reaped.update(reap(late, space))
 
-    threads = [threading.Thread(target=launch, args=(run,)) for run in runs]
-    threads += [threading.Thread(target=cancel, args=(run, rng.uniform(0, 4 + count / 20))) for run in runs]
-    reaper = threading.Thread(target=passes)
-    for thread in (*threads, reaper):
-        thread.start()
+    pool, reaper = ThreadPoolExecutor(2 * count), threading.Thread(target=passes)
+    work = [pool.submit(launch, run) for run in runs]
+    work += [pool.submit(cancel, run, rng.uniform(0, 4 + count / 20)) for run in runs]
+    reaper.start()
 
     def over() -> bool:
-        started = any(thread.is_alive() for thread in threads)  # asked first: a job may appear after the list
+        started = not all(each.done() for each in work)  # asked first: a job may appear after the list
         left = {job["metadata"]["labels"].get(RUN) for job in custom.list_namespaced_custom_object(GROUP, VERSION, space, PLURAL)["items"]}
         seen.update(dict.fromkeys(left & set(runs), time.monotonic()))
         return not started and not left & set(runs)
@@ -140,5 +140,8 @@ def test_runs_cancelled_at_any_moment_leave_no_job_though_answers_come_a_second_
         done.set()
         reaper.join()
     wait_until("the end of all ranks", lambda: not [pod for run in runs[:12] for pod in controllers.pods_of(trainer, space, f"m-{run}")])
-    seconds = sorted(seen.get(run, 0.0) - cancelled[run] for run in runs)
+    for each in work:
+        each.result()  # raises what a thread raised
+    assert reaped == {f"m-{run}" for run in runs}
+    seconds = sorted(max(0.0, seen.get(run, 0.0) - cancelled[run]) for run in runs)
     print(f"{count} cancelled runs: jobs gone after {seconds[count // 2]:.0f} s (median), {seconds[-1]:.0f} s (longest)")

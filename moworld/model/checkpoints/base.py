@@ -30,7 +30,7 @@ def base_experts(base: BaseSettings, names: Sequence[str]) -> dict[str, Checkpoi
 
     Raises InputError if one is missing, and as `find_experts` does.
     """
-    if not base.low and base_codec(base) and not has_experts(shipped_path(base.source)):
+    if not base.low and _has_codec(base) and not has_experts(shipped_path(base.source)):
         return {}
     found = find_experts(shipped_path(base.source))
     if base.low:
@@ -52,7 +52,7 @@ def base_hash(base: BaseSettings, names: Sequence[str]) -> str:
 
     digest = hashlib.sha256()
     files = [(name, file) for name, checkpoint in base_experts(base, names).items() for file in checkpoint.files]
-    if base_codec(base):
+    if _has_codec(base):
         files.append(("codec", f"{_codec_folder(base)}/{WEIGHTS}"))
     for name, file in files:
         system, path = fsspec.core.url_to_fs(file)
@@ -93,19 +93,23 @@ def world_from_base(
 
 def base_codec(base: BaseSettings) -> StreamingCodec | None:
     """Returns the small codec in folder `vae` of the base, or None if the base has none, or a published autoencoder."""
+    if not _has_codec(base):
+        return None
     folder = _codec_folder(base)
-    try:
-        with open_uri(f"{folder}/config.json") as stream:
-            name = json.load(stream).get("_class_name", "")
-    except (InputError, FileNotFoundError, NotADirectoryError):
-        return None
-    if name != "StreamingCodec":
-        return None
     with TemporaryDirectory(prefix="codec-") as scratch:
         for file in ("config.json", WEIGHTS):
             with open_uri(f"{folder}/{file}") as stream:
                 Path(scratch, file).write_bytes(stream.read())
         return StreamingCodec.from_pretrained(scratch)
+
+
+def _has_codec(base: BaseSettings) -> bool:
+    """Whether folder `vae` of the base holds the small codec, by its configuration alone."""
+    try:
+        with open_uri(f"{_codec_folder(base)}/config.json") as stream:
+            return bool(json.load(stream).get("_class_name") == "StreamingCodec")
+    except (InputError, FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _codec_folder(base: BaseSettings) -> str:
