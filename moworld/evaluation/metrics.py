@@ -64,7 +64,9 @@ METRICS = {
         "s", DOWN, "from opening the session with an image and a prompt to the first new frames", held_out=False
     ),
     "chunk_interval_seconds": Metric("s", DOWN, "median time from a key to the frames that follow it", held_out=False),
-    "chunk_interval_p90_seconds": Metric("s", DOWN, "90th percentile of the time from a key to its frames", held_out=False),
+    "chunk_interval_p95_seconds": Metric("s", DOWN, "95th percentile of the time from a key to its frames", held_out=False),
+    "chunks_in_time": Metric("", UP, "share of chunks that take no longer than they play", held_out=False),
+    "cpu_of_others": Metric("", DOWN, "share of the machine's CPU time that other processes used while speed was measured", held_out=False),
     "frames_per_chunk": Metric("frames", UP, "new frames in one chunk", held_out=False),
     "load_seconds": Metric("s", DOWN, "from a model folder to a session that can start", held_out=False),
     "peak_bytes": Metric("bytes", DOWN, "peak memory of a process that serves the model: resident, or on the accelerator", held_out=False),

@@ -21,7 +21,7 @@ from moworld.evaluation.settings import BenchmarkSettings
 from moworld.files import Pathlike
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.latent_grid import CODEC_GRID
-from moworld.model.rollout import NoiseShare, Rollout, roll_out, sample_window
+from moworld.model.rollout import Noise, Rollout, roll_out, sample_window
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
 from moworld.training.codec import psnr, to_frames
@@ -77,12 +77,12 @@ class BlindRollout(Rollout):
 
 
 @torch.inference_mode()
-def student_rollout(world: WorldModel, batch: Batch, seed: int, camera: bool = True, same_noise: bool = False) -> Tensor:
+def student_rollout(world: WorldModel, batch: Batch, noise: int | Noise, camera: bool = True) -> Tensor:
     """Returns the student's rollout (B, C, F, h, w) along the batch's cameras; without `camera` its rays are zeros.
 
-    same_noise: every sample gets the same noise, so that only first frame and cameras make the samples differ
+    noise: its generator, or the seed of one for all samples
     """
-    batch, noise = on_device(batch, world), NoiseShare(torch.Generator().manual_seed(seed), same=same_noise)
+    batch, noise = on_device(batch, world), torch.Generator().manual_seed(noise) if isinstance(noise, int) else noise
     rollout = rollout_of(world, batch, noise, Rollout if camera else BlindRollout)
     return roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from moworld.errors import InputError
@@ -26,7 +27,9 @@ def measure_speed(folder: Pathlike, chunks: int = 6, controls: str = "w", device
     chunks:  chunks to measure after the first one, which also fills caches; at least 1
     device:  see `pick_device`
     returns: frames_per_second, time_to_first_chunk_seconds (opening and first step, without loading the model),
-             chunk_interval_seconds (median), chunk_interval_p90_seconds, load_seconds, frames_per_chunk, peak_bytes of this process
+             chunk_interval_seconds (median), chunk_interval_p95_seconds, chunks_in_time (share of chunks that take no longer than they
+             play), cpu_of_others (share of the machine's CPU time that other processes used meanwhile), load_seconds, frames_per_chunk,
+             peak_bytes of this process
     Raises InputError if `chunks` is below 1.
     """
     if chunks < 1:
@@ -38,7 +41,7 @@ def measure_speed(folder: Pathlike, chunks: int = 6, controls: str = "w", device
     session.open(example_picture(config.height, config.width), PROMPT, seed=0)
     session.step(keys)
     first = time.perf_counter()
-    intervals, frames = [], 0
+    intervals, frames, others = [], 0, CpuOfOthers()
     for _ in range(chunks):
         begun = time.perf_counter()
         frames += len(session.step(keys))
@@ -47,11 +50,32 @@ def measure_speed(folder: Pathlike, chunks: int = 6, controls: str = "w", device
         "frames_per_second": frames / sum(intervals),
         "time_to_first_chunk_seconds": first - loaded,
         "chunk_interval_seconds": statistics.median(intervals),
-        "chunk_interval_p90_seconds": float(np.quantile(intervals, 0.9)),
+        "chunk_interval_p95_seconds": float(np.quantile(intervals, 0.95)),
+        "chunks_in_time": float(np.mean(np.array(intervals) <= len(keys) / config.fps)),
+        "cpu_of_others": others.share(),
         "load_seconds": loaded - started,
         "peak_bytes": float(peak_bytes(session.model.device)),
         "frames_per_chunk": float(len(keys)),
     }
+
+
+class CpuOfOthers:
+    """Measures the share of the machine's CPU time that other processes use, from its creation on."""
+
+    def __init__(self) -> None:
+        self.start, self.busy, self.own = time.perf_counter(), _busy_seconds(), time.process_time()
+
+    def share(self) -> float:
+        """Returns the share, 0 to 1."""
+        used = _busy_seconds() - self.busy - (time.process_time() - self.own)
+        available = (time.perf_counter() - self.start) * (psutil.cpu_count() or 1)
+        return min(1.0, max(0.0, used / available))
+
+
+def _busy_seconds() -> float:
+    """Returns the CPU seconds that the machine has worked since its start."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
 
 
 def cost_per_1000_frames(frames_per_second: float, price_per_hour: float) -> float:

@@ -17,6 +17,7 @@ from moworld.data.features import FeatureStore
 from moworld.evaluation.protocol import held_out_windows, student_rollout
 from moworld.evaluation.settings import BenchmarkSettings
 from moworld.model.latent_grid import CODEC_GRID
+from moworld.model.rollout import NoisePerWorld, world_generator
 from moworld.model.world import WorldModel
 from moworld.training.codec import psnr, to_frames
 
@@ -84,7 +85,8 @@ def measure_straight_walks(world: WorldModel, store: FeatureStore, settings: Ben
         poses = controls_to_c2w([frozenset(key) for key in keys], step=config.move_units, degrees=config.yaw_degrees)
         c2w = batch["c2w"][:, :1] @ torch.tensor(poses, dtype=torch.float32)
         cameras = {"c2w": c2w, "intrinsics": batch["intrinsics"][:, :1].expand(-1, c2w.shape[1], -1)}
-        return [to_frames(world.codec.decode(each[None])) for each in student_rollout(world, {**batch, **cameras}, seed, same_noise=True)]
+        noise = NoisePerWorld(tuple(world_generator(seed, video[0]) for video in recorded))  # as in a session
+        return [to_frames(world.codec.decode(each[None])) for each in student_rollout(world, {**batch, **cameras}, noise)]
 
     actions = straight_actions(np.random.default_rng(seed), -(-settings.walk_frames // chunk) * chunk)
     away = -(-CODEC_GRID.frames_after_first(6) // chunk) * chunk

@@ -26,6 +26,7 @@ from moworld.evaluation.protocol import CLEAR_TURN, follows, student_rollout
 from moworld.evaluation.straight_walks import AROUND, LOOKS, drift, looks, separation, straight_actions
 from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
 from moworld.model.latent_grid import CODEC_GRID
+from moworld.model.rollout import NoisePerWorld, world_generator
 from moworld.model.world import WorldConfig, WorldModel
 from moworld.settings import Settings
 from moworld.training.codec import psnr, to_frames, to_video
@@ -75,10 +76,13 @@ def see_walks(settings: WalkSettings, config: WorldConfig, game: GameSettings, s
     return Walks(planned, straight, away, actions)
 
 
-def generate(world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, camera: bool = True) -> list[Frames]:
+def generate(
+    world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, camera: bool = True, same_noise: bool = False
+) -> list[Frames]:
     """Returns the model's videos (T, height, width, 3) from the walks' first frames along poses (B, T, 4, 4), without text.
 
-    All walks get the same noise: what differs between them, the model has from their first frames.
+    same_noise: all walks get the same noise, so that what differs between them comes from their first frames; else each its own, as in
+                a session
     """
     config, count = world.config, len(walks)
     with torch.inference_mode():
@@ -89,12 +93,16 @@ def generate(world: WorldModel, walks: list[SeenWalk], c2w: Array, seed: int, ca
             "c2w": torch.tensor(c2w, dtype=torch.float32),
             "intrinsics": torch.tensor(config.intrinsics).expand(count, c2w.shape[1], 4),
         }
-        latents = student_rollout(world, batch, seed, camera, same_noise=True)
+        noise = NoisePerWorld(tuple(world_generator(seed, walks[0 if same_noise else index].frames[0]) for index in range(count)))
+        latents = student_rollout(world, batch, noise, camera)
         return [to_frames(world.codec.decode(each[None])) for each in latents]
 
 
 def measure_walks(world: WorldModel, walks: Walks, seed: int) -> tuple[dict[str, Any], dict[str, list[Frames]]]:
-    """Returns the model's measures on the walks of a seed (see `walk_measures`), and its videos by kind of walk."""
+    """Returns the model's measures on the walks of a seed (see `walk_measures`), and its videos by kind of walk.
+
+    separation_same_noise: as the first separation, with the same noise for all walks: high if what comes into view follows the noise alone
+    """
     config = world.config
     keys = [frozenset(action) for action in walks.actions]
     ahead = controls_to_c2w(keys, step=config.move_units, degrees=config.yaw_degrees)
@@ -104,7 +112,11 @@ def measure_walks(world: WorldModel, walks: Walks, seed: int) -> tuple[dict[str,
         "away": generate(world, walks.away, poses_of(walks.away), seed),
     }
     recorded = [through_codec(world.codec, walk.frames, world.device) for walk in walks.planned]
-    return walk_measures(made, walks, recorded, config.intrinsics), made
+    values = walk_measures(made, walks, recorded, config.intrinsics)
+    at = min(SEPARATION_AT[0], ahead.shape[0] - 1)
+    cut = ahead[: CODEC_GRID.whole_frames(at + 1)]
+    alike = generate(world, walks.straight, np.broadcast_to(cut, (len(walks.straight), *cut.shape)), seed, same_noise=True)
+    return values | {"separation_same_noise": separation(alike, len(alike[0]))}, made
 
 
 def measure_without_cameras(world: WorldModel, walks: Walks, seed: int) -> dict[str, Any]:

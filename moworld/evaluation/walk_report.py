@@ -30,7 +30,7 @@ from moworld.model.world import WorldModel
 
 Frames = NDArray[np.uint8]
 Results = dict[str, list[dict[str, Any]]]
-FORMAT = 1  # of the stored measurements; those of another format are measured again
+FORMAT = 2  # of the stored measurements; those of another format are measured again
 STRAIGHT_SHEET = (0, 12, 48, 100, 200, 300, 500, 750, 1000)
 AWAY_SHEET = (0, 8, 16, 24, 36, 48, 56, 64, 72, 84)
 SHOWN = 3  # starts on the sheets
@@ -39,7 +39,7 @@ COLUMNS = {
     "return, dB": "return_psnr",
     "change at block borders": "block_change", "change between groups of four": "group_change",
     "turning": "turning", "walking": "walking", "strafing": "strafing", "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
-    **{f"separation at {at}, dB": f"separation_{at}" for at in SEPARATION_AT},
+    **{f"separation at {at}, dB": f"separation_{at}" for at in SEPARATION_AT}, f"at {SEPARATION_AT[0]} with one noise, dB": "separation_same_noise",
     **{f"{look} at {at}": f"{look}_{at}" for look in LOOKS for at in LOOKS_AT},
     **{f"drift of {look}": f"drift_{look}" for look in LOOKS}, "sharpness lost": "late_drop",
 }  # fmt: skip

@@ -21,7 +21,7 @@ from moworld.inference.failures import memory_errors
 from moworld.inference.threads import decodes_beside
 from moworld.model.codec import Cache
 from moworld.model.latent_grid import CODEC_GRID
-from moworld.model.rollout import Rollout
+from moworld.model.rollout import Rollout, world_generator
 from moworld.model.text import TextEncoder
 from moworld.model.world import WorldModel
 from moworld.video import Frames
@@ -61,6 +61,7 @@ class WorldSession:
         """Starts a world and returns (1, height, width, 3) uint8, the first frame after the codec.
 
         first_frame: (H, W, 3) uint8 of any size; its central crop with the model's aspect is used
+        seed:        of the noise, together with the first frame (see `world_generator`)
         prompt:      "" means no text condition: zeros, as text dropout in training, and no text encoder is loaded
         Raises InputError for a first frame of another shape or dtype, and for a prompt if the extra `text` is not installed.
         """
@@ -68,8 +69,8 @@ class WorldSession:
         if first_frame.ndim != 3 or first_frame.shape[2] != 3 or first_frame.dtype != np.uint8:
             found = f"{first_frame.shape} {first_frame.dtype}"
             raise InputError("first_frame", "shape", found, "(H, W, 3) uint8", "convert the image to RGB")
-        frame = torch.from_numpy(resize_to_cover(first_frame, (config.height, config.width)))
-        latent = self.codec.encode(frame.to(device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
+        picture = resize_to_cover(first_frame, (config.height, config.width))
+        latent = self.codec.encode(torch.from_numpy(picture).to(device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
         if prompt:
             text = (self.text_encoder or self.model.text_encoder).encode([prompt]).to(device)
         else:
@@ -82,7 +83,7 @@ class WorldSession:
             schedule=config.schedule,
             policy=config.model.history,
             chunk_latents=self.chunk_latents,
-            generator=torch.Generator().manual_seed(seed),
+            generator=world_generator(seed, picture),
             least_spread=config.model.least_spread,
             denoise=self.model.denoiser.denoise,
         )

@@ -4,11 +4,14 @@ The first latent frame of a chunk's window is the anchor, the last frame of the 
 frames are appended to the history bank. `sample_window` samples the teacher: many Euler steps over one bidirectional window.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moworld.model.experts import Experts
@@ -22,27 +25,40 @@ from moworld.model.window import PreparedWindow, Window, make_window, predict_ve
 
 @dataclass(frozen=True)
 class NoiseShare:
-    """A generator that draws noise for all ranks and returns part `index` of `parts`, so that noise does not depend on the number of ranks.
-
-    same: every sample gets the same noise
-    """
+    """A generator that draws noise for all ranks and returns part `index` of `parts`, so that noise does not depend on the number of ranks."""
 
     generator: torch.Generator
     index: int = 0
     parts: int = 1
-    same: bool = False
 
 
-Noise = torch.Generator | NoiseShare
+@dataclass(frozen=True)
+class NoisePerWorld:
+    """A generator for each sample, so that a world's noise does not depend on the other worlds of its batch."""
+
+    generators: tuple[torch.Generator, ...]
+
+
+Noise = torch.Generator | NoiseShare | NoisePerWorld
 Denoise = Callable[..., Tensor]  # (window, schedule, generator[, exit_step]) -> clean latents
 
 
 def seeded_noise(shape: tuple[int, ...], generator: Noise, like: Tensor) -> Tensor:
     """Returns Gaussian noise of `shape` (B, ...), drawn on the generator's device and moved: the same numbers on every device."""
+    if isinstance(generator, NoisePerWorld):
+        return torch.stack([torch.randn(shape[1:], generator=own, device=own.device) for own in generator.generators]).to(like)
     share = generator if isinstance(generator, NoiseShare) else NoiseShare(generator)
-    samples = 1 if share.same else shape[0] * share.parts
-    drawn = torch.randn((samples, *shape[1:]), generator=share.generator, device=share.generator.device).to(like)
-    return drawn.expand(shape) if share.same else drawn.chunk(share.parts)[share.index]
+    drawn = torch.randn((shape[0] * share.parts, *shape[1:]), generator=share.generator, device=share.generator.device).to(like)
+    return drawn.chunk(share.parts)[share.index]
+
+
+def world_generator(seed: int, picture: NDArray[np.uint8]) -> torch.Generator:
+    """Returns the generator of the noise of a world that starts from a picture (H, W, 3) at the model's size.
+
+    What comes into view follows the noise, so worlds of different pictures get different noise under the same seed.
+    """
+    digest = hashlib.sha256(picture.tobytes() + seed.to_bytes(16, "big", signed=True)).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def denoise_few_steps(

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from moworld.camera import controls_to_c2w
+from moworld.camera.cameras import resize_to_cover
 from moworld.errors import InputError
 from moworld.inference import WorldSession
 from moworld.inference.session import stream
 from moworld.model.codec import StreamingCodec
-from moworld.model.rollout import Rollout, roll_out
+from moworld.model.rollout import Rollout, roll_out, world_generator
 from tests.moworld.inference.worlds import Letters, picture, served_world
 
 CONTROLS = ["wl*12", "il*6,wi*6", "wj*12"]  # turns while the view is pitched
@@ -43,9 +44,10 @@ def test_a_session_equals_the_rollout_of_training(world):
         session.step(controls)
     config = world.config
     c2w = controls_to_c2w(",".join(CONTROLS), step=config.move_units, degrees=config.yaw_degrees)
+    resized = resize_to_cover(picture(), (config.height, config.width))
     rollout = Rollout(
         world.experts, session.rollout.bank.latents[:, :, :1], Letters().encode(["a hall"]), torch.tensor([config.intrinsics]),
-        schedule=config.schedule, policy=config.model.history, chunk_latents=3, generator=torch.Generator().manual_seed(3),
+        schedule=config.schedule, policy=config.model.history, chunk_latents=3, generator=world_generator(3, resized),
     )  # fmt: skip
     whole = roll_out(rollout, torch.as_tensor(c2w[None, 1:], dtype=torch.float32))
     assert torch.equal(session.rollout.bank.latents, whole)
@@ -72,6 +74,26 @@ def test_missing_keys_are_no_keys_and_the_seed_decides_the_world(world):
     assert np.array_equal(opened(world).step("w*12"), opened(world).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world, seed=4).step("w*12"))
     assert not np.array_equal(opened(world).step("w*12"), opened(world).step("s*12"))
+
+
+@torch.inference_mode()
+def test_worlds_of_different_pictures_get_different_noise_even_where_their_latents_are_equal(world):
+    class Blind:  # encodes every picture to the same latents
+        def encode(self, video):
+            return torch.zeros(1, 16, 1, *(size // 8 for size in video.shape[-2:]))
+
+        def decode_chunk(self, latents, cache):
+            return world.codec.decode_chunk(latents, cache)
+
+    def latents(first_frame, seed=3):
+        session = WorldSession(world, Letters(), Blind())
+        session.open(first_frame, "a hall", seed=seed)
+        return session.denoise("w*12")
+
+    one, other = picture(), 255 - picture()
+    assert torch.equal(latents(one), latents(one))
+    assert not torch.allclose(latents(one), latents(other), atol=0.01)
+    assert not torch.allclose(latents(one), latents(one, seed=4), atol=0.01)
 
 
 class WaitingCodec:

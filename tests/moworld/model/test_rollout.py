@@ -9,7 +9,7 @@ from moworld.evaluation.protocol import student_rollout
 from moworld.model.flow import few_step_schedule
 from moworld.model.history import HistoryPolicy
 from moworld.model.latent_cameras import LatentCameras
-from moworld.model.rollout import KeptSpread, Rollout, denoise_few_steps, roll_out, sample_window
+from moworld.model.rollout import KeptSpread, NoisePerWorld, Rollout, denoise_few_steps, roll_out, sample_window
 from moworld.model.window import PreparedWindow, make_window, predict_velocity
 from moworld.model.world import WorldModel
 from tests.moworld.worlds import tiny_batch, tiny_world
@@ -27,6 +27,21 @@ def make_rollout(world: WorldModel, batch: dict[str, torch.Tensor], seed: int = 
         chunk_latents=config.model.chunk_latents,
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+@torch.no_grad()
+def test_the_noise_of_a_world_does_not_depend_on_the_other_worlds_of_its_batch() -> None:
+    world, batch = tiny_world(), tiny_batch(7)
+
+    def noise(*seeds: int) -> NoisePerWorld:
+        return NoisePerWorld(tuple(torch.Generator().manual_seed(seed) for seed in seeds))
+
+    both = student_rollout(world, batch, noise(5, 6))
+    second = student_rollout(world, {key: value[1:] for key, value in batch.items()}, noise(6))
+    assert torch.allclose(both[1:], second, atol=1e-5)
+    alike = {key: value[:1].expand(2, *value.shape[1:]) for key, value in batch.items()}
+    same, different = (student_rollout(world, alike, noise(5, seed)) for seed in (5, 6))
+    assert torch.allclose(same[0], same[1], atol=1e-5) and not torch.allclose(different[0], different[1], atol=0.01)
 
 
 @torch.no_grad()
