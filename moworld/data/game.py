@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from moworld.camera import Cameras, se3
 from moworld.data.clips import Clip, clip_of, link_files, with_cameras
+from moworld.data.game_camera import WIDE_FOV, engine_c2w, engine_intrinsics, looks_of, pitched_picture
 from moworld.data.game_map import GameMap, Plan, Walker
 from moworld.data.settings import GameSettings
 from moworld.errors import InputError
@@ -29,7 +30,6 @@ from moworld.files import atomic_folder, read_json, sha256_file, write_json
 from moworld.video import Frames, write_video
 
 ACTIONS_PER_UNIT = 54  # a walking step is 1/54 model unit, the published keyboard step
-PIXEL_ASPECT = 1.2  # the engine draws pixels 1.2 times as tall as wide, so fy = 1.2 fx in pixels
 DEPTH_UNITS, DEPTH_OFFSET = 7.3, 8.0  # map units per level of the engine's 8-bit depth, fitted by reprojection
 DEPTH_STRIDE = 4
 OBJECT_RADIUS = 36.0  # map units: keeps walks away from items that would be picked up
@@ -37,6 +37,7 @@ SAMPLE_EVERY = 16
 PLANS_PER_START = 4
 MAPS = ("train_maps", "validation_maps", "held_out_maps")
 SCHEDULE = (*MAPS, "train_episodes_per_map", "other_episodes_per_map", "workers")  # settings that do not change an episode
+FOV_TICS = 10  # the field of view changes gradually
 SETTLE_TICS = 2  # after a warp the engine's view height needs two tics to recover
 
 Array = NDArray[np.float64]
@@ -44,11 +45,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Episode:
-    """A recorded walk: frames (T, H, W, 3), c2w (T, 4, 4) and depth (T, h, w) uint16 in map units, actions, scene facts."""
+    """A recorded walk: frames (T, H, W, 3), c2w (T, 4, 4), depth (T, h, w) uint16 in map units if known, actions, scene facts."""
 
     frames: Frames
     c2w: Array
-    depth: NDArray[np.uint16]
+    depth: NDArray[np.uint16] | None
     actions: list[str]
     facts: dict[str, Any]
 
@@ -109,23 +110,6 @@ def wad_of(name: str) -> str:
     raise InputError("data.game", "maps", name, "MAP01 to MAP32 or E1M1 to E4M9", "name a level of Freedoom")
 
 
-def engine_intrinsics(width: int, height: int, fov_degrees: float = 90.0) -> Array:
-    """Returns (4,) normalised intrinsics of the engine's image for a horizontal field of view."""
-    fx = 0.5 / np.tan(np.radians(fov_degrees) / 2)
-    return np.array([fx, fx * width / height * PIXEL_ASPECT, 0.5, 0.5])
-
-
-def engine_c2w(x: float, y: float, z: float, angle_degrees: float, pitch_degrees: float = 0.0) -> Array:
-    """Returns (4, 4) camera to world of an engine pose in a world with x east, y north, z up.
-
-    angle_degrees counts from east to north, pitch_degrees downwards.
-    """
-    angle, pitch = np.radians(angle_degrees), np.radians(pitch_degrees)
-    right = np.array([np.sin(angle), -np.cos(angle), 0.0])
-    forward = np.array([np.cos(angle) * np.cos(pitch), np.sin(angle) * np.cos(pitch), -np.sin(pitch)])
-    return se3.rigid(np.stack([right, np.cross(forward, right), forward], axis=1), np.array([x, y, z]))
-
-
 class Engine:
     """A level opened for recording, used as a context manager; `render` draws the view from a pose."""
 
@@ -158,17 +142,21 @@ class Engine:
         game.set_episode_timeout(0)
         game.add_game_args("+movebob 0 -nomonsters +sv_cheats 1 +pickup_fade_scalar 0 +blood_fade_scalar 0")
         game.add_game_args("+con_midtime 0 +cl_showsecretmessage 0 +wipetype 0")
-        game.set_available_buttons([vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
-        game.set_button_max_value(vizdoom.Button.TURN_LEFT_RIGHT_DELTA, 0)
+        buttons = [vizdoom.Button.TURN_LEFT_RIGHT_DELTA, vizdoom.Button.LOOK_UP_DOWN_DELTA]
+        game.set_available_buttons(buttons)
+        for button in buttons:
+            game.set_button_max_value(button, 0)
         variables = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "PITCH", "FOV")
         game.set_available_game_variables([getattr(vizdoom.GameVariable, f"CAMERA_{variable}") for variable in variables])
 
     def __enter__(self) -> "Engine":
         self.game.init()
         for _ in range(4):
-            self.game.make_action([0.0], 1)  # the first tics ignore actions
+            self.game.make_action([0.0, 0.0], 1)  # the first tics ignore actions
         self.game.send_game_command("god")
-        self.game.make_action([0.0], 1)
+        if self.settings.look_share:
+            self.game.send_game_command(f"fov {WIDE_FOV:.0f}")
+        self.game.make_action([0.0, 0.0], FOV_TICS if self.settings.look_share else 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -184,22 +172,35 @@ class Engine:
 
     def image(self, state: Any) -> Frames:
         """Returns (H, W, 3) uint8 of a state, brightened by the settings' gamma, because the engine's own gamma is not in its screen buffer."""
+        seen = np.asarray(cv2.LUT(np.ascontiguousarray(state.screen_buffer), self.exposure), np.uint8)
+        return pitched_picture(seen, _pitch(state)) if self.settings.look_share else seen
 
-        return cv2.LUT(np.ascontiguousarray(state.screen_buffer), self.exposure).astype(np.uint8, copy=False)
+    def depth(self, state: Any) -> Array:
+        """Returns (H, W) distances along the view axis, in map units, without `look_share` in the settings."""
+        return np.asarray(state.depth_buffer, np.float64) * DEPTH_UNITS + DEPTH_OFFSET
 
     def pose(self) -> Array:
         """Returns x, y, z, angle, pitch, field of view of the camera."""
         return np.array(self.game.get_state().game_variables, dtype=np.float64)
 
-    def render(self, x: float, y: float, angle: float) -> Any:
-        """Returns the engine's state at the nearest integer position (the engine's warp supports no others) and this angle."""
-        turn = (self.pose()[3] - angle + 180.0) % 360.0 - 180.0
+    def render(self, x: float, y: float, angle: float, up: float = 0.0) -> Any:
+        """Returns the engine's state at the nearest integer position (the engine's warp supports no others) and these angles.
+
+        angle: degrees, counter-clockwise from east; up: degrees upwards, only with `look_share` in the settings
+        """
+        pose = self.pose()
+        turn = (pose[3] - angle + 180.0) % 360.0 - 180.0
         self.game.send_game_command(f"warp {round(x)} {round(y)}")
-        self.game.set_action([turn])
+        self.game.set_action([turn, pose[4] + up])
         self.game.advance_action(1, False)
-        self.game.set_action([0.0])
+        self.game.set_action([0.0, 0.0])
         self.game.advance_action(SETTLE_TICS, True)
         return self.game.get_state()
+
+
+def _pitch(state: Any) -> float:
+    """Returns the degrees downwards of a state's camera."""
+    return float(state.game_variables[4])
 
 
 def _record_map(task: tuple[Path, GameSettings, int, str, str, int]) -> tuple[list[Clip], dict[str, Any]]:
@@ -241,7 +242,8 @@ def _attempts(
 ) -> tuple[Episode, dict[str, int]]:
     """Returns the first walk that is bright, textured and went as planned, and counts of the rejected attempts before it."""
     stretch = (settings.min_stretch_frames, settings.max_stretch_frames)
-    walker = Walker(geometry, settings.units_per_frame, settings.yaw_degrees_per_frame, stretch_frames=stretch)
+    speeds = (settings.units_per_frame, settings.yaw_degrees_per_frame)
+    walker = Walker(geometry, *speeds, stretch_frames=stretch, look_share=settings.look_share)
     refused = {"dark": 0, "bare": 0, "narrow": 0, "stuck": 0}
     for start in geometry.starts(rng, settings.attempts, walker.body_units):
         reason = refusal(engine.image(engine.render(*start))[None], settings)
@@ -271,27 +273,29 @@ def refusal(frames: Frames, settings: GameSettings) -> str:
 def _walk(engine: Engine, plan: Plan, settings: GameSettings) -> Episode | None:
     """Renders a plan; returns None if the engine refused a position or the camera jumped."""
     frames, poses, depth, objects = list[Frames](), list[Array](), list[Any](), dict[str, float]()
-    for x, y, angle in plan.track:
-        state = engine.render(x, y, angle)
+    for (x, y, angle), up in zip(plan.track, looks_of(plan.actions, settings.yaw_degrees_per_frame), strict=True):
+        state = engine.render(x, y, angle, up)
         pose = np.array(state.game_variables, dtype=np.float64)
         if np.hypot(pose[0] - x, pose[1] - y) > 1.0 or (poses and abs(pose[2] - poses[-1][2]) > settings.units_per_frame):
             return None
         frames.append(engine.image(state))
-        levels = np.asarray(state.depth_buffer)[DEPTH_STRIDE // 2 :: DEPTH_STRIDE, DEPTH_STRIDE // 2 :: DEPTH_STRIDE]
-        depth.append(np.round(levels * DEPTH_UNITS + DEPTH_OFFSET).astype(np.uint16))
+        if not settings.look_share:
+            units = engine.depth(state)[DEPTH_STRIDE // 2 :: DEPTH_STRIDE, DEPTH_STRIDE // 2 :: DEPTH_STRIDE]
+            depth.append(np.round(units).astype(np.uint16))
         poses.append(pose)
         for label in state.labels:
             if label.object_name != "DoomPlayer":
                 area = label.width * label.height / (settings.width * settings.height)
                 objects[label.object_name] = objects.get(label.object_name, 0.0) + area / len(plan.track)
-    stack, depths = np.stack(frames), np.stack(depth)
+    stack, depths = np.stack(frames), np.stack(depth) if depth else None
     facts = {
         "engine": "ViZDoom",
         "objects": {name: round(share, 5) for name, share in sorted(objects.items()) if share >= 0.0005},
         "brightness": round(float(stack[::8].mean()), 2),
         "mean_rgb": [round(float(value), 1) for value in stack[::8].mean(axis=(0, 1, 2))],
-        "median_depth_units": float(np.median(depths[::8])),
     }
+    if depths is not None:
+        facts["median_depth_units"] = float(np.median(depths[::8]))
     return Episode(stack, np.stack([engine_c2w(*pose[:5]) for pose in poses]), depths, plan.actions, facts)
 
 
@@ -300,11 +304,13 @@ def _store(folder: Path, clip_id: str, name: str, settings: GameSettings, episod
     height, width = episode.frames.shape[1:3]
     clip = Clip(clip_id, "game", name, "", len(episode.frames), settings.fps, height, width, f"videos/{clip_id}.mp4", "")
     write_video(folder / clip.video, episode.frames, settings.fps, settings.crf)
-    paths: dict[str, Any] = {"depth": f"depth/{clip_id}.npz", "actions": f"actions/{clip_id}.json", "scene_facts": f"scenes/{clip_id}.json"}
+    paths: dict[str, Any] = {"actions": f"actions/{clip_id}.json", "scene_facts": f"scenes/{clip_id}.json"}
     cameras = Cameras.from_c2w(engine_intrinsics(width, height), episode.c2w)
     clip = with_cameras(clip, folder, cameras, f"vizdoom://{wad_of(name)}/{name}", camera_origin="engine")
-    (folder / "depth").mkdir(exist_ok=True)
-    np.savez_compressed(folder / paths["depth"], depth=episode.depth)
+    if episode.depth is not None:
+        paths["depth"] = f"depth/{clip_id}.npz"
+        (folder / "depth").mkdir(exist_ok=True)
+        np.savez_compressed(folder / paths["depth"], depth=episode.depth)
     write_json(folder / paths["actions"], episode.actions)
     write_json(folder / paths["scene_facts"], episode.facts | {"map": name, "wad": wad_of(name)})
     scale = settings.units_per_frame * ACTIONS_PER_UNIT

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from moworld.data.game_camera import MAX_LOOK
+
 Array = NDArray[np.float64]
 
 CELL = 8.0  # map units
@@ -153,6 +155,7 @@ class Walker:
     open_view_units: float = 150.0
     min_moving_share: float = 0.45  # of the frames: walks without movement are rejected
     stretch_frames: tuple[int, int] = (8, 30)
+    look_share: float = 0.0  # of the stretches that are not a return: look up or down, turn meanwhile, and look level again
 
     def plan(self, start: tuple[float, float, float], num_frames: int, rng: np.random.Generator) -> Plan | None:
         """Returns a walk from (x, y, angle), or None if the place is too narrow for one that moves enough."""
@@ -200,7 +203,7 @@ class Walker:
             if end < self.open_view_units or (views < self.open_view_units / 2).mean() > 0.2:
                 continue
             new = np.mean([visits.get((int(x // 96), int(y // 96), int(angle // 60) % 6), 0) == 0 for x, y, angle in path[::4]])
-            walks = any(set(key) & set("wasd") for key in keys)
+            walks = any(set(key) & set("wasdik") for key in keys)  # or looks up or down
             score = float(new) + 0.6 * min(end, 500.0) / 500.0 + rng.random() + (0.6 if walks else 0.0)
             if score > best_score:
                 best, best_score = (keys, path), score
@@ -215,6 +218,11 @@ class Walker:
         if rng.random() < 0.15 and actions:
             there, back = TURNABOUTS[int(rng.integers(len(TURNABOUTS)))]
             return [there] * length + [back] * length
+        if self.look_share and rng.random() < self.look_share:
+            look, turn, frames = rng.integers(2), ("", "j", "l")[rng.integers(3)], int(MAX_LOOK / self.yaw_degrees_per_frame)
+            there, back = ("i", "k") if look else ("k", "i")
+            tilt = int(rng.integers(max(1, frames // 2), frames + 1))
+            return [there] * tilt + [turn] * int(rng.integers(low // 2, low + 1)) + [back] * tilt
         previous = actions[-1] if actions else ""
         names = [name for name in STRETCHES if name != previous and {name, previous} not in ({"j", "l"}, {"w", "s"}, {"a", "d"})]
         weights = np.array([STRETCHES[name] for name in names])

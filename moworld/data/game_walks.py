@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from moworld.camera import se3
 from moworld.camera.cameras import cover_crop, resize_to_cover
-from moworld.data.game import ACTIONS_PER_UNIT, DEPTH_OFFSET, DEPTH_UNITS, Engine, engine_c2w, refusal
+from moworld.data.game import ACTIONS_PER_UNIT, Engine, refusal
+from moworld.data.game_camera import engine_c2w, looks_of
 from moworld.data.game_map import GameMap, Walker
 from moworld.data.settings import GameSettings
 from moworld.errors import InputError
@@ -22,7 +23,7 @@ class SeenWalk:
 
     frames: (T, height, width, 3) uint8 at the model's size
     c2w:    (T, 4, 4) OpenCV poses relative to the first frame, in model units
-    depth:  (T, height, width) float32 distances along the view axis in model units
+    depth:  (T, height, width) float32 distances along the view axis in model units; no frame of walks with `look_share` in the settings
     """
 
     name: str
@@ -66,15 +67,16 @@ class Level:
     def walk(self, start: Place, actions: list[str]) -> SeenWalk:
         """Returns the T + 1 frames of T actions from a start."""
         frames, depth, poses = [], [], []
-        for place in self.follow(start, actions):
-            state = self.engine.render(*place)
+        for place, up in zip(self.follow(start, actions), looks_of(actions, self.settings.yaw_degrees_per_frame), strict=True):
+            state = self.engine.render(*place, up)
             frames.append(resize_to_cover(self.engine.image(state), self.size_hw))
-            depth.append(self._depth(np.asarray(state.depth_buffer)))
+            if not self.settings.look_share:
+                depth.append(self._depth(self.engine.depth(state)))
             poses.append(engine_c2w(*np.array(state.game_variables, dtype=np.float64)[:5]))
         c2w = np.stack(poses)
         relative = se3.invert(c2w[0]) @ c2w
         relative[:, :3, 3] /= self.settings.units_per_frame * ACTIONS_PER_UNIT
-        return SeenWalk(self.name, np.stack(frames), relative, np.stack(depth))
+        return SeenWalk(self.name, np.stack(frames), relative, np.stack(depth) if depth else np.zeros((0, *self.size_hw), np.float32))
 
     def follow(self, start: Place, actions: list[str]) -> list[Place]:
         """Returns the places along the keys, T + 1 of them; a step that the body cannot make is made along one axis, or not at all."""
@@ -93,12 +95,11 @@ class Level:
         floor = self.geometry.at(self.geometry.floor, *points.T)
         return bool(clear and np.abs(np.diff(floor)).max() <= self.walker.stair_units)
 
-    def _depth(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns the engine's depth buffer at the centres of the model's pixels, in model units."""
-        x0, y0, x1, y1 = cover_crop(levels.shape, self.size_hw)
+    def _depth(self, units: Array) -> NDArray[np.float32]:
+        """Returns the engine's depth (H, W) in map units at the centres of the model's pixels, in model units."""
+        x0, y0, x1, y1 = cover_crop(units.shape, self.size_hw)
         rows, columns = (
             (low + (high - low) * (np.arange(size) + 0.5) / size) * extent
-            for low, high, size, extent in zip((y0, x0), (y1, x1), self.size_hw, levels.shape, strict=True)
+            for low, high, size, extent in zip((y0, x0), (y1, x1), self.size_hw, units.shape, strict=True)
         )
-        units = levels[rows.astype(int)][:, columns.astype(int)] * DEPTH_UNITS + DEPTH_OFFSET
-        return (units / (self.settings.units_per_frame * ACTIONS_PER_UNIT)).astype(np.float32)
+        return (units[rows.astype(int)][:, columns.astype(int)] / (self.settings.units_per_frame * ACTIONS_PER_UNIT)).astype(np.float32)

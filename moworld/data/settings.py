@@ -26,6 +26,7 @@ class GameSettings(Settings):
     yaw_degrees_per_frame: float = Field(3.0, gt=0, le=15)
     min_stretch_frames: int = Field(8, ge=1)
     max_stretch_frames: int = Field(30, ge=1)
+    look_share: float = Field(0.0, ge=0, le=1)  # of a walk's stretches that look up or down and back; above 0 the engine renders wider
     min_brightness: float = Field(64.0, ge=0, le=255)
     min_texture: float = Field(5.0, ge=0)
     gamma: float = Field(1.7, gt=0)

@@ -45,6 +45,22 @@ def camera_motion(frames: NDArray[np.uint8], intrinsics: ArrayLike, depth: Array
     return (there + _amounts(se3.invert(_poses(back)))) / 2 * (180 / np.pi, 1, 1)
 
 
+def pitch_motion(frames: NDArray[np.uint8], intrinsics: ArrayLike, stride: int = STRIDE) -> Array:
+    """Returns the degrees upwards over every `stride` frames, (F,), of a camera that only turns; frames and intrinsics as for `camera_motion`."""
+    grey, intrinsics = _grey(frames[: (len(frames) - 1) // stride * stride + 1]), np.asarray(intrinsics, dtype=np.float64)
+    rays, at = _cells(intrinsics, grey[0].shape)
+    x, y = rays.T
+    patterns = np.stack([_patterns(rays, intrinsics[:2], np.ones(len(x)))[..., 0], np.stack([x * y, 1 + y * y], axis=1) * intrinsics[:2]], axis=2)
+    steps = [_fit(_flow(before, after)[at], patterns)[1] for before, after in pairwise(grey)]
+    return np.degrees(np.array(steps).reshape(-1, stride).sum(axis=1))
+
+
+def commanded_pitch(c2w: ArrayLike, stride: int = STRIDE) -> Array:
+    """Returns the same degrees upwards (F,) for poses (T, 4, 4)."""
+    forward = np.asarray(c2w, dtype=np.float64)[::stride, :3, 2]
+    return np.diff(np.degrees(np.arcsin(np.clip(-forward[:, 1], -1, 1))))
+
+
 def commanded_motion(c2w: ArrayLike, stride: int = STRIDE) -> Array:
     """Returns the same three amounts (F, 3) for poses (T, 4, 4), in the axes of the earlier camera."""
     c2w = np.asarray(c2w, dtype=np.float64)[::stride]
@@ -58,10 +74,8 @@ def motion_poses(motion: ArrayLike) -> Array:
 
 def _measure(grey: list[NDArray[np.uint8]], distance: Array, intrinsics: Array, stride: int) -> Array:
     """Returns (F, 3) radians right, steps ahead and right; grey: frames (h, w); distance: (T, *GRID)."""
-    cells = (np.stack(np.meshgrid(np.arange(GRID[1]), np.arange(GRID[0])), axis=-1).reshape(-1, 2) + 0.5) / GRID[::-1]  # centres
-    rays = (cells - intrinsics[2:]) / intrinsics[:2]
-    columns, rows = (cells * grey[0].shape[::-1]).astype(np.intp).T
-    by_cell, at = distance.reshape(len(grey), -1), (rows, columns)
+    rays, at = _cells(intrinsics, grey[0].shape)
+    by_cell = distance.reshape(len(grey), -1)
     steps = [
         _fit(_flow(before, after)[at], _patterns(rays, intrinsics[:2], known))
         for (before, after), known in zip(pairwise(grey), by_cell[:-1], strict=True)
@@ -77,6 +91,13 @@ def _measure(grey: list[NDArray[np.uint8]], distance: Array, intrinsics: Array, 
             remaining = _flow(grey[start], warped, fine=False)[at][seen]
             motion += _fit(remaining, _patterns(rays[seen], intrinsics[:2], by_cell[start][seen]))
     return motions
+
+
+def _cells(intrinsics: Array, size_hw: tuple[int, ...]) -> tuple[Array, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Returns the rays (cells, 2) through the centres of the cells of GRID, and their rows and columns in an image."""
+    cells = (np.stack(np.meshgrid(np.arange(GRID[1]), np.arange(GRID[0])), axis=-1).reshape(-1, 2) + 0.5) / GRID[::-1]
+    columns, rows = (cells * size_hw[::-1]).astype(np.intp).T
+    return (cells - intrinsics[2:]) / intrinsics[:2], (rows, columns)
 
 
 def _warp_back(later: NDArray[np.uint8], motion: Array, distance: Array, intrinsics: Array) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -140,11 +161,11 @@ def _patterns(rays: Array, focal: Array, distance: Array) -> Array:
 
 
 def _fit(flow: Array, patterns: Array) -> Array:
-    """Returns the amounts (3,) of the patterns (cells, 2, 3) fitted to flow (cells, 2), with Geman-McClure weights about the median residual."""
+    """Returns the amounts (n,) of the patterns (cells, 2, n) fitted to flow (cells, 2), with Geman-McClure weights about the median residual."""
     weights = np.ones(len(flow))
     for _ in range(REWEIGHTINGS):
         root = np.sqrt(weights)[:, None]
-        amounts = np.linalg.lstsq((patterns * root[..., None]).reshape(-1, 3), (flow * root).ravel(), rcond=None)[0]
+        amounts = np.linalg.lstsq((patterns * root[..., None]).reshape(-1, patterns.shape[2]), (flow * root).ravel(), rcond=None)[0]
         residual = np.linalg.norm(flow - patterns @ amounts, axis=1)
         weights = 1 / np.square(1 + np.square(residual / (1.5 * max(np.median(residual), 1e-9))))
     return np.asarray(amounts)

@@ -1,13 +1,13 @@
 """Walks through levels that were never trained on, beside what the engine shows there: protocol `walk`.
 
-Three kinds of walk from random places of the held-out levels, the same for every model: planned walks that turn and come back, whose cameras
-the model follows and whose pictures are known exactly; straight walks of a thousand frames under the same keys everywhere; and looking away
-from the first picture and back. A model that forgets its world shows the same picture from every start: the PSNR between the walks
+Four kinds of walk from random places of the held-out levels, the same for every model: planned walks that turn and come back, whose cameras
+the model follows and whose pictures are known exactly; straight walks of a thousand frames under the same keys everywhere; looking away
+from the first picture and back; and looking up and down. A model that forgets its world shows the same picture from every start: the PSNR between the walks
 (`separation`) then rises far above the engine's own.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from moworld.data.game_maps import game_maps
 from moworld.data.game_walks import Level, SeenWalk
 from moworld.data.settings import GameSettings
 from moworld.evaluation.camera_accuracy import correlation
-from moworld.evaluation.egomotion import GRID, NEAR, STRIDE, camera_motion, commanded_motion, motion_poses
+from moworld.evaluation.egomotion import GRID, NEAR, STRIDE, camera_motion, commanded_motion, commanded_pitch, motion_poses, pitch_motion
 from moworld.evaluation.protocol import CLEAR_TURN, follows, student_rollout
 from moworld.evaluation.straight_walks import AROUND, LOOKS, drift, looks, separation, straight_actions
 from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 LOOKS_AT = (100, 500, 1000)  # frames of a straight walk
 SEPARATION_AT = (300, 1000)
 HORIZONS = (61, 96, 250)  # frames of a planned walk
+UP_AND_DOWN = ["i"] * 6 + [""] * 6 + ["k"] * 12 + [""] * 6 + ["i"] * 6 + [""] * 12
 
 
 class WalkSettings(Settings):
@@ -50,12 +51,14 @@ class WalkSettings(Settings):
 
 @dataclass(frozen=True)
 class Walks:
-    """The walks of one seed. `actions`: keys of the straight walks; `straight`: what the engine shows under them, where walls stop the player."""
+    """The walks of one seed. `actions`: keys of the straight walks; `straight`: what the engine shows under them, where walls stop the player;
+    `tilted`: looking up and down, without depth."""
 
     planned: list[SeenWalk]
     straight: list[SeenWalk]
     away: list[SeenWalk]
     actions: list[str]
+    tilted: list[SeenWalk] = field(default_factory=list)
 
 
 def see_walks(settings: WalkSettings, config: WorldConfig, game: GameSettings, seed: int, split: str = "held_out") -> Walks:
@@ -65,7 +68,8 @@ def see_walks(settings: WalkSettings, config: WorldConfig, game: GameSettings, s
     straight_frames, planned_frames, turn = (-(-count // chunk) * chunk for count in (settings.straight, settings.planned, settings.away))
     actions = straight_actions(np.random.default_rng([seed, 1]), straight_frames)
     looking = ["j"] * turn + [""] * turn + ["l"] * turn + [""] * turn
-    planned, straight, away = [], [], []
+    up_and_down = UP_AND_DOWN + [""] * (-len(UP_AND_DOWN) % chunk)
+    planned, straight, away, tilted = [], [], [], []
     for index, name in enumerate(itertools.islice(itertools.cycle(names), settings.starts)):
         rng = np.random.default_rng([seed, 2, index])
         with Level(name, game, (config.height, config.width)) as level:
@@ -73,7 +77,9 @@ def see_walks(settings: WalkSettings, config: WorldConfig, game: GameSettings, s
             start = level.start(rng)
             straight.append(level.walk(start, actions))
             away.append(level.walk(start, looking))
-    return Walks(planned, straight, away, actions)
+        with Level(name, game.model_copy(update={"look_share": 1.0}), (config.height, config.width)) as level:
+            tilted.append(level.walk(start, up_and_down))
+    return Walks(planned, straight, away, actions, tilted)
 
 
 def generate(
@@ -110,6 +116,7 @@ def measure_walks(world: WorldModel, walks: Walks, seed: int) -> tuple[dict[str,
         "planned": generate(world, walks.planned, poses_of(walks.planned), seed),
         "straight": generate(world, walks.straight, np.broadcast_to(ahead, (len(walks.straight), *ahead.shape)), seed),
         "away": generate(world, walks.away, poses_of(walks.away), seed),
+        "tilted": generate(world, walks.tilted, poses_of(walks.tilted), seed),
     }
     recorded = [through_codec(world.codec, walk.frames, world.device) for walk in walks.planned]
     values = walk_measures(made, walks, recorded, config.intrinsics)
@@ -173,6 +180,7 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
     group_change:   change between frames at the borders of the codec's groups of 4, divided by the change inside
     separation_N:   PSNR in dB between the straight walks over the frames before N, mean over pairs
     return_psnr:    against the engine after looking away and back
+    looking:        correlation of degrees upwards in the walks that look up and down; only with intrinsics
     turning, walking, strafing, wrong_turns, rotation_N, translation_N: see `_obedience`; only with intrinsics (4,)
     """
     values: dict[str, Any] = {}
@@ -186,6 +194,9 @@ def measure_pictures(made: dict[str, list[Frames]], walks: Walks, intrinsics: An
             values |= _obedience(pairs, np.asarray(intrinsics, dtype=np.float64))
     if "straight" in made:
         values |= {f"separation_{at}": separation(made["straight"], at) for at in SEPARATION_AT if at <= len(walks.actions)}
+    if "tilted" in made and intrinsics is not None:
+        found = np.concatenate([pitch_motion(video, intrinsics) for video in made["tilted"]])
+        values["looking"] = correlation(found, np.concatenate([commanded_pitch(walk.c2w) for walk in walks.tilted]))
     if "away" in made:
         back = len(walks.away[0].frames) // 4 * 3 + 1  # the last quarter looks at the first picture again
         returns = [_psnr_of_frames(video[back:], walk.frames[back:]) for video, walk in zip(made["away"], walks.away, strict=True)]

@@ -38,7 +38,7 @@ COLUMNS = {
     "PSNR at 61, dB": "psnr_61", "at 96": "psnr_96", "at 250": "psnr_250", "SSIM at 61": "ssim_61", "SSIM at 250": "ssim_250",
     "return, dB": "return_psnr",
     "change at block borders": "block_change", "change between groups of four": "group_change",
-    "turning": "turning", "walking": "walking", "strafing": "strafing", "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
+    "turning": "turning", "walking": "walking", "strafing": "strafing", "looking": "looking", "wrong turns": "wrong_turns", "R_dist at 250, degrees": "rotation_250", "T_dist at 250, units": "translation_250",
     **{f"separation at {at}, dB": f"separation_{at}" for at in SEPARATION_AT}, f"at {SEPARATION_AT[0]} with one noise, dB": "separation_same_noise",
     **{f"{look} at {at}": f"{look}_{at}" for look in LOOKS for at in LOOKS_AT},
     **{f"drift of {look}": f"drift_{look}" for look in LOOKS}, "sharpness lost": "late_drop",
@@ -99,7 +99,7 @@ def file_name(name: str) -> str:
 def _baselines(world: WorldModel, walks: Walks, model: dict[str, Any], pca: Any) -> dict[str, dict[str, Any]]:
     """Returns the measures of the baselines by row. model: those of the model; pca: see `pca_codec`"""
     lens = world.config.intrinsics
-    engine = {kind: [walk.frames for walk in getattr(walks, kind)] for kind in ("planned", "straight", "away")}
+    engine = {kind: [walk.frames for walk in getattr(walks, kind)] for kind in ("planned", "straight", "away", "tilted")}
     short = ("planned", "away")
     repeated = {kind: [np.broadcast_to(video[:1], video.shape) for video in engine[kind]] for kind in short}
     by_depth = {kind: [warped(walk, lens) for walk in getattr(walks, kind)] for kind in short}

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from moworld.camera import read_cameras
-from moworld.data.game import Engine, GameSettings, engine_c2w, engine_intrinsics, record_game, wad_of
+from moworld.data.game import Engine, GameSettings, record_game, wad_of
+from moworld.data.game_camera import MAX_LOOK, engine_c2w, engine_intrinsics
 from moworld.data.game_map import GameMap, Walker
 from moworld.errors import InputError
 from moworld.files import sha256_tree
@@ -18,10 +19,10 @@ from tests.moworld.worlds import controls_from_c2w
 SETTINGS = GameSettings(train_maps=("MAP04",), held_out_maps=("MAP21",), train_episodes_per_map=1, frames_per_episode=33, workers=1)
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(scope="module", params=[0.0, 0.6], ids=["level", "looking up and down"])
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("game")
-    clips, summary = record_game(folder, SETTINGS, seed=3)
+    clips, summary = record_game(folder, SETTINGS.model_copy(update={"look_share": request.param}), seed=3)
     return folder, {clip.split: clip for clip in clips}, summary
 
 
@@ -30,7 +31,8 @@ def test_an_episode_has_its_files_in_step(recording):
     assert set(clips) == {"train", "held_out"} and summary["frames"] == 66
     for clip in clips.values():
         assert clip.num_frames == len(read_frames(folder / clip.video)) == len(read_cameras(folder / clip.camera)) == 33
-        assert np.load(folder / clip.depth)["depth"].shape == (33, 60, 80)
+        if clip.depth is not None:
+            assert np.load(folder / clip.depth)["depth"].shape == (33, 60, 80)
         assert len(json.loads((folder / clip.actions).read_text())) == 32
         assert json.loads((folder / clip.scene_facts).read_text())["map"] == clip.scene
         assert summary["walks"][clip.clip_id]["brightness"] > SETTINGS.min_brightness
@@ -48,8 +50,34 @@ def test_poses_move_as_the_actions_say(recording):
         assert clip.translation_scale == pytest.approx(54 * SETTINGS.units_per_frame)
 
 
+def test_looks_up_and_down_only_where_the_settings_say_so(recording, request):
+    folder, clips, _ = recording
+    pitch = np.degrees(np.concatenate([np.arcsin(read_cameras(folder / clip.camera).c2w[:, 2, 2]) for clip in clips.values()]))
+    looking = "looking" in request.node.name
+    assert (np.abs(pitch) > 6).mean() > 0.2 if looking else np.abs(pitch).max() < 0.1
+    assert np.abs(pitch).max() < MAX_LOOK + 0.1
+
+
+def test_a_picture_that_looks_up_shows_what_the_level_one_shows_along_the_same_rays():
+    with Engine("MAP01", SETTINGS.model_copy(update={"look_share": 0.5}), 3) as engine:
+        x, y, _, angle, *_ = engine.pose()
+        level, *others = (engine.image(engine.render(x, y, angle, up)).astype(float) for up in (0, 12, -15))
+    height, width = level.shape[:2]
+    fx, fy, cx, cy = engine_intrinsics(width, height) * [width, height, width, height]
+    for picture, up in zip(others, (12, -15), strict=True):
+        rotation = engine_c2w(0, 0, 0, 0)[:3, :3].T @ engine_c2w(0, 0, 0, 0, -up)[:3, :3]
+        v, u = np.meshgrid(np.arange(0, height, 2), np.arange(0, width, 2), indexing="ij")
+        rays = np.stack([(u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, np.ones(u.shape)], axis=-1) @ rotation.T
+        columns, rows = (np.floor(rays[..., i] / rays[..., 2] * f + c).astype(int) for i, f, c in ((0, fx, cx), (1, fy, cy)))
+        seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        apart = np.abs(picture[v, u][seen] - level[rows[seen], columns[seen]]).mean()
+        assert seen.mean() > 0.5 and apart < 0.35 * np.abs(picture - level).mean()
+
+
 def test_depth_of_one_frame_reprojects_onto_the_pixels_of_another(recording):
     folder, clips, _ = recording
+    if any(clip.depth is None for clip in clips.values()):
+        pytest.skip("no depth with a pitched camera")
     ours, unmoved = [], []
     for clip in clips.values():
         frames = read_frames(folder / clip.video).astype(float).mean(axis=-1)
@@ -63,6 +91,8 @@ def test_depth_of_one_frame_reprojects_onto_the_pixels_of_another(recording):
 def test_the_floor_lies_an_eye_height_below_the_camera(recording):
     """Walks with yaw alone do not determine the vertical focal length; the depth of the flat floor under the camera does."""
     folder, clips, _ = recording
+    if any(clip.depth is None for clip in clips.values()):
+        pytest.skip("no depth with a pitched camera")
     ratios = []
     for clip in clips.values():
         depth = np.load(folder / clip.depth)["depth"][:, 44:58, 30:50].astype(float)
@@ -85,9 +115,10 @@ def reprojection_error(frames, depth, cameras, one: int, other: int) -> float:
     return float(np.abs(frames[one][v, u][seen] - frames[other][y[seen], x[seen]]).mean())
 
 
-def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(recording, tmp_path: Path):
+def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(recording, request, tmp_path: Path):
     folder, _, _ = recording
-    record_game(tmp_path, SETTINGS.model_copy(update={"workers": 2}), seed=3)
+    share = request.node.callspec.params["recording"]
+    record_game(tmp_path, SETTINGS.model_copy(update={"workers": 2, "look_share": share}), seed=3)
     assert sha256_tree(tmp_path) == sha256_tree(folder)
 
 

@@ -3,23 +3,24 @@
 import numpy as np
 import pytest
 
-from moworld.evaluation.egomotion import FAR, GRID, camera_motion, commanded_motion
+from moworld.camera.controls import rotation_from_yaw_pitch
+from moworld.evaluation.egomotion import FAR, GRID, camera_motion, commanded_motion, commanded_pitch, pitch_motion
 
 SIZE = (64, 96)
 INTRINSICS = np.array([0.6, 0.9, 0.5, 0.5])
 
 
-def walk_past_a_wall(turns=(), ahead=(), aside=()):
+def walk_past_a_wall(turns=(), ahead=(), aside=(), tilts=()):
     """Frames (T, 64, 96, 3), c2w (T, 4, 4), intrinsics (4,) and depth (T, *GRID) before a slanted wall.
 
-    turns: degrees to the right from each frame to the next; ahead, aside: steps in model units
+    turns, tilts: degrees to the right and upwards from each frame to the next; ahead, aside: steps in model units
     """
-    steps = max(map(len, (turns, ahead, aside)))
-    turns, ahead, aside = (np.resize(values, steps) if len(values) else np.zeros(steps) for values in (turns, ahead, aside))
+    steps = max(map(len, (turns, ahead, aside, tilts)))
+    motions = (np.resize(values, steps) if len(values) else np.zeros(steps) for values in (turns, ahead, aside, tilts))
     c2w = [np.eye(4)]
-    for turn, forward, right in zip(np.radians(turns), ahead, aside, strict=True):
+    for turn, forward, right, tilt in zip(*motions, strict=True):
         step = np.eye(4)
-        step[:3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
+        step[:3, :3] = rotation_from_yaw_pitch(turn, tilt)
         step[:3, 3] = (right, 0, forward)
         c2w.append(c2w[-1] @ step)
     c2w = np.stack(c2w)
@@ -56,6 +57,14 @@ def test_each_motion_is_measured_without_crosstalk(motion, axis, stride):
     wanted, found = commanded_motion(c2w, stride), camera_motion(frames, intrinsics, depth, stride)
     assert wanted[:, axis] == pytest.approx(np.multiply(next(iter(motion.values())), stride))
     assert np.allclose(found, wanted, atol=(0.25, 0.01, 0.01))
+
+
+def test_looking_up_and_down_is_measured_apart_from_turning():
+    frames, c2w, intrinsics, _ = walk_past_a_wall(tilts=[1.5] * 4 + [-2.0] * 4)
+    assert commanded_pitch(c2w) == pytest.approx([6, -8])
+    assert pitch_motion(frames, intrinsics) == pytest.approx([6, -8], abs=0.4)
+    frames, c2w, intrinsics, _ = walk_past_a_wall(turns=[2.0] * 4 + [-2.0] * 4)
+    assert commanded_pitch(c2w) == pytest.approx([0, 0]) and np.abs(pitch_motion(frames, intrinsics)).max() < 0.5
 
 
 def test_a_turn_and_steps_are_separated():

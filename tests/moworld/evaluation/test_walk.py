@@ -56,6 +56,8 @@ def test_the_protocol_measures_a_model_beside_its_baselines_and_reuses_what_it_m
     assert warped > repeated > 5
     through_pca = rows["engine through PCA of as many channels"]["PSNR at 61, dB"].mean
     assert through_pca > rows["engine through the codec"]["PSNR at 61, dB"].mean + 3, "the tiny codec has random weights"
+    looking = [rows[name]["looking"].mean for name in ("tiny", "engine through the codec")]
+    assert np.isfinite(looking).all() and rows["tiny"]["at 300 with one noise, dB"].mean > 5
     assert rows["tiny"]["turning"] and not rows["first frame repeated"]["turning"], "a repeated frame has no motion to correlate"
     page = (tmp_path / "out" / "walk.html").read_text()
     assert "engine through the codec" in page and "data:image/png;base64," in page
