@@ -7,7 +7,7 @@ from moworld.distillation.autoregressive import ground_truth_window, rollout_of
 from moworld.distillation.dmd import dmd_direction, draw_score_level, fake_loss, student_loss
 from moworld.distillation.monitors import CollapseMonitor, measures
 from moworld.distillation.settings import DistillSettings
-from moworld.model.rollout import Noise, NoiseShare, roll_out
+from moworld.model.rollout import NoiseShare, roll_out
 from moworld.model.settings import ModelSettings
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
@@ -19,7 +19,7 @@ from moworld.training.trainer import Batch, Curves, Run, resume, training_state
 TEACHER_EVALUATIONS = "teacher evaluations"
 
 
-def student_rollout(student: WorldModel, batch: Batch, generator: Noise) -> tuple[Tensor, str]:
+def student_rollout(student: WorldModel, batch: Batch, generator: torch.Generator | NoiseShare) -> tuple[Tensor, str]:
     """Returns Z = Rollout^AR (eq. 13) along the batch's cameras, (B, C, F, h, w), and the name of the expert with gradients.
 
     The exit step is drawn once and shared by all chunks; gradients pass through that step only, so through one expert only.

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from moworld.evaluation.metrics import METRICS
 from moworld.settings import Settings
 
+BUSY = 0.25  # cpu_of_others above which speed is not judged
 FACTS = {
     "signature": "'holds', or the disagreement of model, evidence and registry",
     "contract": "'passed' if every clip behind the model passed the data contracts, else 'unknown'",
@@ -58,10 +59,13 @@ def verdict(
     candidate: the values of metrics.json; champion: those of the champion; None omits the conditions on it
     facts:     values of FACTS
     returns:   a row for each condition: gate (in words), metric, value, threshold, margin (negative: failed by), passed.
-               A value at the threshold passes. A missing value is None and fails.
+               A value at the threshold passes. A missing value is None and fails. `passed` is None, which is "not judged", for a speed
+               that was measured while other processes used more than BUSY of the CPUs.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    others = _number(candidate.get("cpu_of_others")) or 0.0
     for gate in gates:
+        first = len(rows)
         if gate.fact:
             rows.append(_fact_row(gate, facts.get(gate.fact, "")))
             continue
@@ -76,7 +80,14 @@ def verdict(
             higher = METRICS[gate.metric].higher_is_better
             threshold = float(champion[gate.metric]) + gate.champion_margin * (-1 if higher else 1)
             rows.append(_row(gate.metric, f"within {gate.champion_margin:g} of the champion", value, threshold, higher=higher))
+        if METRICS[gate.metric].timed and others > BUSY and value is not None:
+            rows[first:] = [row | {"passed": None} for row in rows[first:]]
     return rows
+
+
+def result_of(row: Mapping[str, Any]) -> str:
+    """Returns the result of a row of a verdict in words."""
+    return {True: "passed", False: "failed", None: "not judged"}[row["passed"]]
 
 
 def failures(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -85,7 +96,7 @@ def failures(rows: Sequence[Mapping[str, Any]]) -> str:
         f"gate {row['gate']}: found {_short(row['value'])}, expected {_short(row['threshold'])}"
         + (f" (short by {-row['margin']:.4g})" if row["margin"] is not None else "")
         for row in rows
-        if not row["passed"]
+        if row["passed"] is False
     )
 
 

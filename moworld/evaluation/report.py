@@ -139,8 +139,9 @@ def new_axes(size: tuple[float, float], x: str, y: str = "") -> Any:
 
 
 def svg_of(axes: Any) -> str:
-    """Returns the figure of `axes`, with a legend, as inline SVG; equal curves give equal text."""
-    axes.legend(fontsize=7, frameon=False)
+    """Returns the figure of `axes`, with a legend if a curve has a name, as inline SVG; equal curves give equal text."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
     axes.figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})

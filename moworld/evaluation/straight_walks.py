@@ -1,4 +1,5 @@
-"""Long walks straight on: whether worlds stay apart, and whether their pictures fade. From features alone, for the release gates.
+"""Long walks straight on: whether worlds stay apart, and whether their pictures fade; and short ones that look up and down. From features alone,
+for the release gates.
 
 A model that forgets its world ends in the same picture from every start, so the PSNR between walks from different starts rises. The walks
 of protocol `walk` are measured with the same functions, beside what a game engine shows.
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from moworld.camera.controls import controls_to_c2w
 from moworld.data.features import FeatureStore
+from moworld.evaluation.camera_accuracy import correlation
+from moworld.evaluation.egomotion import commanded_pitch, pitch_motion
 from moworld.evaluation.protocol import held_out_windows, student_rollout
 from moworld.evaluation.settings import BenchmarkSettings
 from moworld.model.latent_grid import CODEC_GRID
@@ -24,6 +27,7 @@ from moworld.training.codec import psnr, to_frames
 Frames = NDArray[np.uint8]
 AROUND = 24  # frames before a moment that are measured
 LOOKS = ("contrast", "saturation", "sharpness")
+UP_AND_DOWN = ["i"] * 6 + [""] * 6 + ["k"] * 12 + [""] * 6 + ["i"] * 6 + [""] * 12
 
 
 def straight_actions(rng: np.random.Generator, count: int) -> list[str]:
@@ -91,6 +95,9 @@ def measure_straight_walks(world: WorldModel, store: FeatureStore, settings: Ben
     actions = straight_actions(np.random.default_rng(seed), -(-settings.walk_frames // chunk) * chunk)
     away = -(-CODEC_GRID.frames_after_first(6) // chunk) * chunk
     straight, around = walk(actions), walk(["j"] * away + ["l"] * away)
+    tilt = UP_AND_DOWN + [""] * (-len(UP_AND_DOWN) % chunk)
+    tilted = np.concatenate([pitch_motion(video, batch["intrinsics"][0, 0].numpy()) for video in walk(tilt)])
+    asked = commanded_pitch(controls_to_c2w([frozenset(key) for key in tilt], step=config.move_units, degrees=config.yaw_degrees))
     reference, found = looks(np.concatenate(recorded)), looks(np.concatenate([video[-AROUND:] for video in straight]))
     apart, own = separation(straight, len(straight[0])), separation(recorded, len(recorded[0]))
     errors = [np.square((video[-1].astype(np.float64) - real[0]) / 255).mean() for video, real in zip(around, recorded, strict=True)]
@@ -99,5 +106,6 @@ def measure_straight_walks(world: WorldModel, store: FeatureStore, settings: Ben
         "real_separation": own,
         "separation_excess": apart - own,
         **{f"walk_{name}": found[name] / reference[name] for name in LOOKS},
+        "looking_correlation": correlation(tilted, np.tile(asked, starts)),
         "return_psnr": float(np.mean([psnr(float(error)) for error in errors])),
     }

@@ -23,7 +23,7 @@ from moworld.data.settings import GameSettings
 from moworld.evaluation.camera_accuracy import correlation
 from moworld.evaluation.egomotion import GRID, NEAR, STRIDE, camera_motion, commanded_motion, commanded_pitch, motion_poses, pitch_motion
 from moworld.evaluation.protocol import CLEAR_TURN, follows, student_rollout
-from moworld.evaluation.straight_walks import AROUND, LOOKS, drift, looks, separation, straight_actions
+from moworld.evaluation.straight_walks import AROUND, LOOKS, UP_AND_DOWN, drift, looks, separation, straight_actions
 from moworld.model.codec import StreamingCodec, group_frames, initialize_from_patches
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.rollout import NoisePerWorld, world_generator
@@ -36,7 +36,6 @@ Array = NDArray[np.float64]
 LOOKS_AT = (100, 500, 1000)  # frames of a straight walk
 SEPARATION_AT = (300, 1000)
 HORIZONS = (61, 96, 250)  # frames of a planned walk
-UP_AND_DOWN = ["i"] * 6 + [""] * 6 + ["k"] * 12 + [""] * 6 + ["i"] * 6 + [""] * 12
 
 
 class WalkSettings(Settings):

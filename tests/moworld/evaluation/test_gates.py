@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from moworld.evaluation.gates import Gate, failures, verdict
+from moworld.evaluation.gates import Gate, failures, result_of, verdict
 
 
 def passed(candidate, champion, **gate):
@@ -53,6 +53,19 @@ def test_a_missing_value_fails(value):
 
 def test_a_missing_baseline_fails():
     assert passed({"student_next_chunk_psnr": 20.0}, None, metric="student_next_chunk_psnr", above="last_frame_psnr") == [False]
+
+
+@pytest.mark.parametrize("rate", [10.0, 100.0])
+def test_speed_is_not_judged_on_a_busy_machine_and_all_else_is(rate):
+    gates = [Gate(metric="frames_per_second", at_least=30, champion_margin=5), Gate(metric="drift", at_most=3.0)]
+    busy, idle = ({"frames_per_second": rate, "drift": 1.0, "cpu_of_others": others} for others in (0.4, 0.1))
+    champion = {"frames_per_second": 100.0}
+    rows = verdict(busy, champion, gates, {})
+    assert [row["passed"] for row in rows] == [None, None, True] and failures(rows) == ""
+    assert [result_of(row) for row in rows] == ["not judged", "not judged", "passed"]
+    assert [row["passed"] for row in verdict(idle, champion, gates, {})] == [rate > 30, rate > 95, True]
+    (row,) = verdict({"cpu_of_others": 0.9}, None, gates[:1], {})
+    assert row["passed"] is False, "a speed that was not measured"
 
 
 def test_the_margin_is_the_distance_to_the_threshold():
