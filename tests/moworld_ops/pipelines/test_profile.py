@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from moworld.errors import InputError
+from moworld.evaluation.gates import verdict
 from moworld_ops.pipelines import profile
 
 
@@ -146,3 +148,20 @@ except SystemExit as error:
     environment = {**os.environ, "MOWORLD_HOME": str(tmp_path), "KFP_ENDPOINT": "http://127.0.0.1:1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == "2 []" and words in done.stderr, done.stdout + done.stderr
+
+
+SEEN = {
+    "turning_correlation", "walking_correlation", "looking_correlation", "swapped_turns", "separation_excess", "walk_contrast",
+    "walk_saturation", "return_psnr", "chunks_in_time",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in profile.names() if name != "test"])
+def test_a_model_that_ignores_the_keys_is_refused_by_every_profile_but_test(name):
+    """The metrics are those of a model that the gates of before let pass."""
+    measured = json.loads((Path(__file__).parent / "refused_metrics.json").read_text(encoding="utf-8"))
+    gates = profile.load(name)[1].gates
+    assert {gate.metric for gate in gates} >= SEEN
+    rows = verdict(measured, None, gates, {"signature": "holds", "contract": "passed", "licences": "CC-BY-4.0"})
+    refused = {row["metric"] for row in rows if row["passed"] is False and row["value"] is not None}
+    assert refused >= {"turning_correlation", "walking_correlation", "swapped_turns", "separation_excess"}
