@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from moworld.data.settings import DataSettings, GeometrySettings, VisionSettings
 from moworld.distillation.settings import AutoregressiveSettings, DistillSettings
-from moworld.errors import InputError, invalid_value
+from moworld.documents import parse_yaml
+from moworld.errors import InputError, invalid_value, shown
 from moworld.evaluation.gates import Gate
 from moworld.evaluation.settings import BenchmarkSettings
 from moworld.inference.settings import QuantizeSettings
 from moworld.model.settings import BaseSettings, CodecSettings, ModelSettings, TextSettings
-from moworld.settings import Settings
+from moworld.settings import Seed, Settings
 from moworld.training.settings import Stage
 from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.registry import RegistrySettings
@@ -46,7 +46,7 @@ class Inputs(Settings):
 class Profile(Settings):
     """A whole profile. Without `codec` a published autoencoder is used (`inputs.vae`)."""
 
-    seed: int
+    seed: Seed
     data: DataSettings
     geometry: GeometrySettings = GeometrySettings()
     annotation: VisionSettings | None = None  # None: captions of videos are composed from their pixels
@@ -96,10 +96,10 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Pr
         known = names()
         raise InputError(name_or_path, "", "no such profile", f"one of {', '.join(known)}, or a .yaml file", _nearest(name_or_path, known))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(path, "", f"text that is not YAML ({error})", "a profile", "correct its syntax") from None
-    return path.stem, parse(values, str(path), overrides)
+    return path.stem, parse(parse_yaml(content, path, "a profile"), str(path), overrides)
 
 
 def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profile:
@@ -120,7 +120,7 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
             fix = _nearest(str(first["loc"][-1]), known)
             raise InputError(file, where, "an unknown key", f"one of {', '.join(known)}", fix) from None
         expected = invalid_value(file, error, "").expected
-        raise InputError(file, where, repr(first.get("input"))[:80], expected, "correct it there") from None
+        raise InputError(file, where, shown(first.get("input")), expected, "correct it there") from None
     _check_pools(profile.resources, source)
     _check_ranks(profile, source)
     return profile
@@ -189,8 +189,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         parsed: Any = plain
     else:
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed = parse_yaml(value, "--set", "a value")
+        except InputError:
             parsed = value
     if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):  # YAML 1.1 reads 1e15 as text
         parsed = float(parsed)
