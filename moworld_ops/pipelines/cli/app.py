@@ -30,7 +30,7 @@ class Root(LazyGroup):
 
     entries = {  # noqa: RUF012
         "run": Entry(f"{CLI}.run:run", "Workflow", "Run a pipeline on this machine or on a cluster."),
-        "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect and cancel runs."),
+        "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect, cancel and prune runs."),
         "plan": Entry(f"{CLI}.plan:plan", "Workflow", "Estimate devices, memory, time and cost of training or serving."),
         "compile": Entry(f"{CLI}.run:compile_", "Workflow", "Compile pipelines to KFP IR YAML and validate it."),
         "data": Entry(f"{CLI}.data:app", "Data and models", "Collect, import, check and trace training data."),
