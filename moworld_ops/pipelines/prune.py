@@ -136,7 +136,7 @@ def _registered(old: list[Run], records: dict[str, Any]) -> dict[str, str]:
     database = home() / "mlflow" / "mlflow.db"
     places = {str(records[run.name].get("settings", {}).get("registry", {}).get("tracking", "")) for run in old}
     places |= {os.environ.get("MLFLOW_TRACKING_URI", ""), f"sqlite:///{database}" if database.exists() else ""}
-    found = {}
+    found: dict[str, str] = {}
     for tracking in sorted(places - {""}):
         try:
             registry = ModelRegistry(tracking)
