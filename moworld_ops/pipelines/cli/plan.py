@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, Overrides, option
 from moworld_ops.pipelines.cli.output import print_json, print_table, track, working
 
@@ -18,7 +19,7 @@ FROM_PROFILE = "peak, utilization, links and prices of devices are those of the 
 
 
 def plan(
-    profile: Annotated[str, option("Name of a profile, or a .yaml file.")] = "pocket",
+    profile: Annotated[str, option("Name of a profile, or a .yaml file.", autocompletion=completion.profiles)] = "pocket",
     overrides: Overrides = None,
     serve: Annotated[bool, option("Plan serving instead of training.", "--serve", panel="Serving")] = False,
     devices: Annotated[int, option("Maximum number of devices.", min=1, max=1024, panel="Serving")] = 8,

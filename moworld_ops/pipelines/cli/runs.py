@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
 from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_rows, print_table
 from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary, unreadable_runs
 
 app = Commands(help="List, inspect and cancel runs of this machine and, if KFP_ENDPOINT is set, of the cluster.")
-Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.")]
+Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.", autocompletion=completion.runs)]
 
 
 @app.command("list")
