@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
+from moworld.disk import naming_full_disk
 from moworld.documents import parse_json, parse_json_object
 from moworld.errors import InputError
 
@@ -56,7 +57,7 @@ def atomic_write(path: Pathlike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a temporary file next to `path`; renames it to `path` on success and removes it on failure."""
     target, temporary = _temporary(path)
     try:
-        with open(temporary, mode) as stream:
+        with naming_full_disk(target), open(temporary, mode) as stream:
             yield stream
         os.replace(temporary, target)
     finally:
@@ -69,7 +70,8 @@ def atomic_folder(path: Pathlike) -> Iterator[Path]:
     target, temporary = _temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
+        with naming_full_disk(target):
+            yield temporary
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)

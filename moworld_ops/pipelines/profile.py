@@ -86,9 +86,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Profile]:
+def load(name_or_path: str, overrides: list[str] | None = None, check_ranks: bool = True) -> tuple[str, Profile]:
     """Returns the name and the profile, by name or by the path of a YAML file, with `a.b=value` overrides (values are YAML).
 
+    check_ranks: whether the ranks of each pool must share every batch evenly; without it `ring_for` says how they could
     Raises InputError for an unknown profile or key, or an invalid value.
     """
     path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else FOLDER / f"{name_or_path}.yaml"
@@ -99,10 +100,10 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Pr
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, "", f"text that is not YAML ({error})", "a profile", "correct its syntax") from None
-    return path.stem, parse(parse_yaml(content, path, "a profile"), str(path), overrides)
+    return path.stem, parse(parse_yaml(content, path, "a profile"), str(path), overrides, check_ranks)
 
 
-def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profile:
+def parse(values: Any, source: str, overrides: list[str] | None = None, check_ranks: bool = True) -> Profile:
     """Returns a profile from plain values; `source` is the file in errors."""
     if not isinstance(values, dict):
         raise InputError(source, "", type(values).__name__, "a mapping of sections", "see moworld_ops/pipelines/profiles/pocket.yaml")
@@ -122,7 +123,7 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
         expected = invalid_value(file, error, "").expected
         raise InputError(file, where, shown(first.get("input")), expected, "correct it there") from None
     _check_pools(profile.resources, source)
-    _check_ranks(profile, source)
+    _check_ranks(profile, source, check_ranks)
     return profile
 
 
@@ -143,21 +144,36 @@ def _check_pools(resources: Resources, source: str) -> None:
                 raise InputError(source, f"resources.steps.{step}", found, "a pool of one process: ranks do not share this step", fix)
 
 
-def _check_ranks(profile: Profile, source: str) -> None:
-    """Raises InputError unless the ranks of each pool can share batch and heads of every training step evenly."""
+def _training_steps(profile: Profile) -> list[tuple[str, str, Stage | AutoregressiveSettings | DistillSettings]]:
+    """Returns the place in the profile, the step and the settings of each training."""
     stages: list[tuple[str, str, Stage | AutoregressiveSettings | DistillSettings]] = [
         ("autoregressive", "train_autoregressive", profile.autoregressive),
         ("distill", "distill", profile.distill),
     ]
-    stages += [(f"curriculum.{index}", "train_curriculum", stage) for index, stage in enumerate(profile.curriculum)]
-    for field, step, stage in stages:
+    return stages + [(f"curriculum.{index}", "train_curriculum", stage) for index, stage in enumerate(profile.curriculum)]
+
+
+def ring_for(stage: Stage | AutoregressiveSettings | DistillSettings, ranks: int) -> int | None:
+    """Returns the smallest multiple of a stage's ring with which so many ranks share its batch evenly; None if there is none."""
+    rings = range(stage.parallel.ring, ranks // stage.parallel.ulysses + 1, stage.parallel.ring)
+    return next((ring for ring in rings if _shares_evenly(stage, ranks, ring)), None)
+
+
+def _shares_evenly(stage: Stage | AutoregressiveSettings | DistillSettings, ranks: int, ring: int) -> bool:
+    share = stage.parallel.ulysses * ring
+    return ranks % share == 0 and stage.batch % (ranks // share) == 0
+
+
+def _check_ranks(profile: Profile, source: str, batches: bool) -> None:
+    """Raises InputError unless the ranks of each pool can share heads, and if `batches` the batch, of every training step evenly."""
+    for field, step, stage in _training_steps(profile):
         share, heads = stage.parallel.ulysses * stage.parallel.ring, profile.model.num_attention_heads
         if heads % stage.parallel.ulysses:
             found, fix = f"{stage.parallel.ulysses} for {heads} heads", "choose a divisor, and a ring for the rest"
             raise InputError(source, f"{field}.parallel.ulysses", found, "a divisor of the number of heads", fix)
         for pool in profile.resources.pools_of(step):
             ranks = pool.num_ranks
-            if ranks > 1 and (ranks % share or stage.batch % (ranks // share)):
+            if ranks > 1 and not (_shares_evenly(stage, ranks, stage.parallel.ring) if batches else ring_for(stage, ranks)):
                 found, fix = f"batch {stage.batch}, {share} ranks a sample, {ranks} ranks", "change batch, parallel, or the pool's nodes"
                 raise InputError(source, field, found, "ranks / ranks a sample that divides the batch", fix)
 

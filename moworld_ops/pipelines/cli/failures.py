@@ -16,13 +16,15 @@ def report(error: Exception, as_json: bool, missing_package: str) -> int:
     as_json:         also print {"error": {"message", "status", ...}} on stdout; bad input has "file", "field", "found", "expected", "fix"
     missing_package: the line for a ModuleNotFoundError, "" for a module that no extra installs
     """
+    from moworld.disk import is_disk_full
     from moworld.errors import InputError
     from moworld.kernels import NoKernel
-    from moworld_ops.components.platform.steps import Refused, explain, is_disk_full
+    from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.steps import Refused, explain
 
     error = path_error(error) or error
     expected = isinstance(error, InputError | NoKernel | Refused) or bool(missing_package) or is_disk_full(error)
-    status, line = (2, missing_package) if missing_package else explain(error)
+    status, line = (2, missing_package) if missing_package else explain(error, [home()])
     if as_json:
         parts = {name: getattr(error, name) for name in ("file", "field", "found", "expected", "fix")} if isinstance(error, InputError) else {}
         print_error({"message": line, "status": status, **parts})
