@@ -31,4 +31,12 @@ def invalid_value(file: object, error: "ValidationError", fix: str) -> InputErro
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         expected = "only known keys"
-    return InputError(file, ".".join(map(str, first["loc"])), repr(first.get("input"))[:80], expected, fix)
+    return InputError(file, ".".join(map(str, first["loc"])), shown(first.get("input")), expected, fix)
+
+
+def shown(value: object) -> str:
+    """Returns at most 80 characters of a value's representation."""
+    try:
+        return repr(value)[:80]
+    except (ValueError, RecursionError):  # an integer of more digits than Python converts, or a deep list
+        return f"a {type(value).__name__} that is too large to show"

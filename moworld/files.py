@@ -11,6 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
+from moworld.disk import naming_full_disk
+from moworld.documents import parse_json, parse_json_object
 from moworld.errors import InputError
 
 Pathlike = str | os.PathLike[str]
@@ -55,7 +57,7 @@ def atomic_write(path: Pathlike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a temporary file next to `path`; renames it to `path` on success and removes it on failure."""
     target, temporary = _temporary(path)
     try:
-        with open(temporary, mode) as stream:
+        with naming_full_disk(target), open(temporary, mode) as stream:
             yield stream
         os.replace(temporary, target)
     finally:
@@ -68,7 +70,8 @@ def atomic_folder(path: Pathlike) -> Iterator[Path]:
     target, temporary = _temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
+        with naming_full_disk(target):
+            yield temporary
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -135,22 +138,19 @@ def link_or_copy(source: Pathlike, target: Pathlike) -> None:
 
 def read_json(path: Pathlike) -> Any:
     """Reads a JSON file. Raises InputError if it is missing or not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise InputError(path, "", "no such file", "a JSON file", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            path, "", f"text that is not JSON ({error})", "a JSON file", "write it again with the step that wrote it"
-        ) from None
+    return parse_json(_bytes(path), path)
 
 
 def read_json_object(path: Pathlike) -> dict[str, Any]:
     """Reads a JSON file that holds an object. Raises InputError if it is missing, not JSON or holds another type."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(path, "", type(value).__name__, "a JSON object", "write it again with the step that wrote it")
-    return value
+    return parse_json_object(_bytes(path), path)
+
+
+def _bytes(path: Pathlike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(path, "", "no such file", "a JSON file", "check the path") from None
 
 
 def write_json(path: Pathlike, value: Any) -> None:

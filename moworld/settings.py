@@ -1,9 +1,23 @@
-"""The base class of all settings: frozen; unknown keys are rejected."""
+"""The base class of all settings, and numbers with a range. Settings are frozen; unknown keys, NaN and infinity are rejected.
 
-from pydantic import BaseModel, ConfigDict
+Every number in a settings type has a smallest and a largest value. The types here are for numbers whose largest value only has to be one
+that no hardware reaches; a size that decides how much is allocated or looped over has its own bound in its field.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000_000)]
+PositiveInt = Annotated[int, Field(gt=0, le=1_000_000_000)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e24)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e24)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's range
 
 
 class Settings(BaseModel):
     """Frozen settings that reject unknown keys. Defaults are in the type that uses them, sizes in profiles."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)

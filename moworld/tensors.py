@@ -67,7 +67,7 @@ def read_header(stream: IO[Any], name: str) -> dict[str, Entry]:
             for key, value in header.items()
             if key != "__metadata__"
         }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(name, "header", error, "a safetensors header", "fetch the file again") from None
     for key, entry in entries.items():
         if entry.nbytes != math.prod(entry.shape) * entry.dtype.itemsize:

@@ -83,7 +83,7 @@ def _rows(listing: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             row["file"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(listing, f"line {number}", line[:60], 'JSON with the key "file"', "fix the line") from None
         rows.append(row)
     if not rows:

@@ -3,11 +3,11 @@
 import re
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from moworld.data.game_maps import split_of_map
 from moworld.model.latent_grid import NumFrames
-from moworld.settings import Settings
+from moworld.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Seed, Settings
 
 
 class GameSettings(Settings):
@@ -16,23 +16,23 @@ class GameSettings(Settings):
     train_maps: tuple[str, ...] = ("MAP01",)
     validation_maps: tuple[str, ...] = ()
     held_out_maps: tuple[str, ...] = ()
-    train_episodes_per_map: int = Field(2, ge=1)
-    other_episodes_per_map: int = Field(1, ge=1)
-    frames_per_episode: NumFrames = Field(289, ge=5)
-    width: int = Field(320, ge=1)
-    height: int = Field(240, ge=1)
-    fps: float = Field(17.5, gt=0)
+    train_episodes_per_map: PositiveInt = 2
+    other_episodes_per_map: PositiveInt = 1
+    frames_per_episode: NumFrames = 289
+    width: int = Field(320, ge=1, le=8192)
+    height: int = Field(240, ge=1, le=8192)
+    fps: float = Field(17.5, gt=0, le=1000)
     units_per_frame: float = Field(10.0, ge=4, le=24)
     yaw_degrees_per_frame: float = Field(3.0, gt=0, le=15)
-    min_stretch_frames: int = Field(8, ge=1)
-    max_stretch_frames: int = Field(30, ge=1)
+    min_stretch_frames: PositiveInt = 8
+    max_stretch_frames: PositiveInt = 30
     look_share: float = Field(0.0, ge=0, le=1)  # of a walk's stretches that look up or down and back; above 0 the engine renders wider
     min_brightness: float = Field(64.0, ge=0, le=255)
-    min_texture: float = Field(5.0, ge=0)
-    gamma: float = Field(1.7, gt=0)
-    attempts: int = Field(80, ge=1)
+    min_texture: NonNegativeFloat = 5.0
+    gamma: float = Field(1.7, gt=0, le=100)
+    attempts: PositiveInt = 80
     crf: int = Field(18, ge=0, le=51)
-    workers: int = Field(2, ge=1)
+    workers: int = Field(2, ge=1, le=4096)
 
     @model_validator(mode="after")
     def _consistent(self) -> "GameSettings":
@@ -44,6 +44,8 @@ class GameSettings(Settings):
             for name in getattr(self, f"{split}_maps"):
                 if (own := split_of_map(name)) not in (split, ""):
                     raise ValueError(f"{name} is a level of the split {own}, not {split}; see moworld/data/game_maps.json")
+        if self.frames_per_episode < 5:
+            raise ValueError("frames_per_episode is below 5, the shortest clip")
         if self.max_stretch_frames < self.min_stretch_frames:
             raise ValueError("max_stretch_frames is below min_stretch_frames")
         return self
@@ -58,21 +60,21 @@ class GameSettings(Settings):
 class DataSettings(Settings):
     """The profile's section `data`: training size and the two sources of clips."""
 
-    height: int = Field(64, ge=16, multiple_of=16)
-    width: int = Field(96, ge=16, multiple_of=16)
+    height: int = Field(64, ge=16, le=8192, multiple_of=16)
+    width: int = Field(96, ge=16, le=8192, multiple_of=16)
     game: GameSettings | None = None
     videos: str | None = None  # a video, a folder, a .txt list of either, or an fsspec URI of one of them
-    min_frames: int = Field(33, ge=5)  # shorter shots are rejected
-    max_frames: int = Field(2001, ge=5)  # longer shots are cut into clips of this length
-    max_height: int = Field(240, ge=32)  # videos are scaled down to it
+    min_frames: int = Field(33, ge=5, le=1_000_000)  # shorter shots are rejected
+    max_frames: int = Field(2001, ge=5, le=1_000_000)  # longer shots are cut into clips of this length
+    max_height: int = Field(240, ge=32, le=8192)  # videos are scaled down to it
     cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
-    still_seconds: float = Field(1.0, gt=0)  # a picture that does not change for longer is cut out
-    workers: int = Field(2, ge=1)  # videos decoded at the same time, one process each
+    still_seconds: float = Field(1.0, gt=0, le=1e9)  # a picture that does not change for longer is cut out
+    workers: int = Field(2, ge=1, le=4096)  # videos decoded at the same time, one process each
     validation_share: float = Field(0.05, ge=0, lt=1)  # of the sources of imported videos, by a hash of their name
     held_out_share: float = Field(0.1, ge=0, lt=1)
     validation_videos: tuple[str, ...] = ()  # names of sources; a split with names gets no share of the others
     held_out_videos: tuple[str, ...] = ()
-    split_seed: int = 0
+    split_seed: Seed = 0
     source_pattern: str = r"([^/]+)\.[^./]+$"  # its first group in a video's path is the source's name: here the file name without suffix
     crf: int = Field(18, ge=0, le=51)
     licences: dict[Literal["game", "video"], str] = Field(
@@ -123,14 +125,14 @@ class VisionSettings(Settings):
     url: str = Field(description="with /v1, for example http://qwen-vl:8000/v1")
     model: str
     key_variable: str = "MOWORLD_VISION_KEY"
-    frames: int = Field(6, ge=1)
-    max_side: int = Field(448, ge=28)
-    concurrency: int = Field(8, ge=1)
-    attempts: int = Field(5, ge=1)
-    asks: int = Field(2, ge=0)
-    first_delay_seconds: float = Field(1.0, ge=0)
-    longest_delay_seconds: float = Field(60.0, ge=0)
-    timeout_seconds: float = Field(60.0, gt=0)
-    max_tokens: int = Field(200, ge=1)
-    input_price: float = Field(0.0, ge=0, description="per million tokens")
-    output_price: float = Field(0.0, ge=0, description="per million tokens")
+    frames: PositiveInt = 6
+    max_side: int = Field(448, ge=28, le=8192)
+    concurrency: int = Field(8, ge=1, le=4096)
+    attempts: PositiveInt = 5
+    asks: NonNegativeInt = 2
+    first_delay_seconds: NonNegativeFloat = 1.0
+    longest_delay_seconds: NonNegativeFloat = 60.0
+    timeout_seconds: float = Field(60.0, gt=0, le=1e9)
+    max_tokens: PositiveInt = 200
+    input_price: NonNegativeFloat = Field(0.0, description="per million tokens")
+    output_price: NonNegativeFloat = Field(0.0, description="per million tokens")

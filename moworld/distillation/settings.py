@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from moworld.settings import Settings
+from moworld.settings import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, Share
 from moworld.training.settings import OptimizerSettings, ParallelSettings, Stage
 
 
@@ -16,7 +16,7 @@ class AutoregressiveSettings(Stage):
                    paper's choice
     """
 
-    anchor_weight: float = 1.0
+    anchor_weight: NonNegativeFloat = 1.0
     exposure: NonNegativeInt = 0
 
 
@@ -34,7 +34,7 @@ class GuidanceSettings(Settings):
 
     steps: NonNegativeInt
     camera: NonNegativeFloat = 1.5
-    rescale: float = Field(default=0.0, ge=0, le=1)
+    rescale: Share = 0.0
     substeps: PositiveInt = 1
     batch: NonNegativeInt = 0
     frames: NonNegativeInt = 0
@@ -52,7 +52,7 @@ class ConsistencySettings(Settings):
     steps: NonNegativeInt
     frames: NonNegativeInt = 0
     optimizer: OptimizerSettings | None = None
-    target_average: float = Field(default=0.95, ge=0, lt=1)
+    target_average: Decay = 0.95
 
 
 class MonitorSettings(Settings):
@@ -65,8 +65,8 @@ class MonitorSettings(Settings):
 
     window: PositiveInt = 8
     least_motion: NonNegativeFloat = 0.15
-    contrast: tuple[float, float] = (0.4, 2.0)
-    chunk_drift: tuple[float, float] = (0.4, 2.5)
+    contrast: tuple[NonNegativeFloat, PositiveFloat] = (0.4, 2.0)
+    chunk_drift: tuple[NonNegativeFloat, PositiveFloat] = (0.4, 2.5)
 
 
 class DistillSettings(Settings):
@@ -78,7 +78,7 @@ class DistillSettings(Settings):
     guidance_start, consistency: training before the distillation, in this order; None, the paper's choice, omits it
     """
 
-    chunks: PositiveInt
+    chunks: int = Field(ge=1, le=1000)
     batch: PositiveInt
     steps: NonNegativeInt
     fake_steps: NonNegativeInt = 5
@@ -86,8 +86,8 @@ class DistillSettings(Settings):
     student: OptimizerSettings
     fake: OptimizerSettings
     guidance: NonNegativeFloat = 1.0
-    lowest_level: float = Field(default=0.02, ge=0, le=1)
-    highest_level: float = Field(default=0.98, ge=0, le=1)
+    lowest_level: Share = 0.02
+    highest_level: Share = 0.98
     monitor: MonitorSettings = MonitorSettings()
     guidance_start: GuidanceSettings | None = None
     consistency: ConsistencySettings | None = None

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from moworld.evaluation.metrics import METRICS
-from moworld.settings import Settings
+from moworld.settings import NonNegativeFloat, Settings
 
 BUSY = 0.25  # cpu_of_others above which speed is not judged
 FACTS = {
@@ -15,6 +15,8 @@ FACTS = {
     "contract": "'passed' if every clip behind the model passed the data contracts, else 'unknown'",
     "licences": "licences of the clips and base weights behind the model, comma separated; 'not stated' for a source without one",
 }
+
+Bound = Annotated[float, Field(ge=-1e24, le=1e24)]
 
 
 class Gate(Settings):
@@ -27,10 +29,10 @@ class Gate(Settings):
     metric: str = Field(default="", description="a name of moworld/evaluation/metrics.py")
     fact: str = Field(default="", description="signature, contract or licences, instead of a metric")
     among: list[str] = Field(default=[], description="allowed values of a fact; if it has several values, all must be allowed")
-    at_least: float | None = Field(default=None, description="smallest value that passes")
-    at_most: float | None = Field(default=None, description="largest value that passes")
+    at_least: Bound | None = Field(default=None, description="smallest value that passes")
+    at_most: Bound | None = Field(default=None, description="largest value that passes")
     above: str | None = Field(default=None, description="another metric of the candidate (a baseline) that the value must be above")
-    champion_margin: float | None = Field(default=None, ge=0, description="largest passing difference to a better champion")
+    champion_margin: NonNegativeFloat | None = Field(default=None, description="largest passing difference to a better champion")
 
     @model_validator(mode="after")
     def _check(self) -> "Gate":

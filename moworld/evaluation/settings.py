@@ -1,8 +1,6 @@
 """Settings of the benchmark. Imports no torch."""
 
-from pydantic import NonNegativeInt, PositiveInt
-
-from moworld.settings import Settings
+from moworld.settings import NonNegativeInt, PositiveInt, Settings
 
 
 class BenchmarkSettings(Settings):

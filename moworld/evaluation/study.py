@@ -22,7 +22,7 @@ from moworld.files import atomic_write, read_json, sha256_tree, write_json
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import HistoryPolicy
 from moworld.model.world import WorldModel
-from moworld.settings import Settings
+from moworld.settings import PositiveInt, Settings
 from moworld.training.codec import psnr, to_frames
 from moworld.training.trainer import Batch
 from moworld.video import write_video
@@ -38,12 +38,12 @@ FORMAT = 4  # version of the result of `measure`; stored results of a different 
 class StudySettings(Settings):
     """`episodes` held-out episodes of `chunks` chunks; `walks` of `frames` frames; loops of `loop_chunks` chunks forth and as many back."""
 
-    episodes: int = 11
-    chunks: int = 8
-    walks: int = 4
-    frames: int = 1008
-    loop_chunks: int = 4
-    seeds: int = 3
+    episodes: PositiveInt = 11
+    chunks: PositiveInt = 8
+    walks: PositiveInt = 4
+    frames: PositiveInt = 1008
+    loop_chunks: PositiveInt = 4
+    seeds: PositiveInt = 3
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from moworld.model.codec import StreamingCodec, group_frames, initialize_from_pa
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.rollout import NoisePerWorld, world_generator
 from moworld.model.world import WorldConfig, WorldModel
-from moworld.settings import Settings
+from moworld.settings import PositiveInt, Settings
 from moworld.training.codec import psnr, to_frames, to_video
 
 Frames = NDArray[np.uint8]
@@ -42,10 +42,10 @@ class WalkSettings(Settings):
     """`starts` places over the held-out levels in turn; straight walks of `straight` frames, planned ones of `planned`; `away` frames to
     turn away, to stay there, and to turn back. Frames are rounded up to whole chunks."""
 
-    starts: int = 9
-    straight: int = 1008
-    planned: int = 252
-    away: int = 24
+    starts: PositiveInt = 9
+    straight: PositiveInt = 1008
+    planned: PositiveInt = 252
+    away: PositiveInt = 24
 
 
 @dataclass(frozen=True)

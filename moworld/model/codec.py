@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moworld.errors import InputError
+from moworld.errors import InputError, invalid_value
 from moworld.files import Pathlike, read_json_object, write_json
 from moworld.model.latent_grid import CODEC_GRID
+from moworld.model.settings import CodecSettings
 
 TIME, SPACE = CODEC_GRID.temporal, CODEC_GRID.spatial
 PATCH = TIME * 3 * SPACE * SPACE  # values of one latent position
@@ -181,8 +183,14 @@ class StreamingCodec(nn.Module):
         if (name := config.pop("_class_name", "")) != "StreamingCodec":
             raise InputError(root / "config.json", "_class_name", f"{name!r}, another autoencoder", "StreamingCodec", fix)
         try:
+            CodecSettings(**config)
+            weights = load_file(root / WEIGHTS)
+            with torch.device("meta"):  # sizes that differ from the file's are refused before anything is allocated
+                StreamingCodec(**config).load_state_dict(weights, assign=True)
             codec = StreamingCodec(**config)
-            codec.load_state_dict(load_file(root / WEIGHTS))
+            codec.load_state_dict(weights)
+        except ValidationError as error:
+            raise invalid_value(root / "config.json", error, fix) from None
         except (TypeError, SafetensorError, RuntimeError) as error:  # unknown sizes, a damaged file, sizes that differ from the file's
             raise InputError(root, WEIGHTS, str(error)[:200], "the weights of the codec that config.json describes", fix) from None
         return codec.eval()

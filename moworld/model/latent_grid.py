@@ -84,4 +84,4 @@ def _whole(num_frames: int) -> int:
     return num_frames
 
 
-NumFrames = Annotated[int, Field(ge=1), AfterValidator(_whole)]  # of a video, as a setting
+NumFrames = Annotated[int, Field(ge=1, le=1_000_001), AfterValidator(_whole)]  # of a video, as a setting

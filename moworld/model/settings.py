@@ -1,12 +1,13 @@
 """Settings of the model: sizes, history policy, codec, text encoder, and the device that plans compute with. Imports no torch."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from moworld.model.latent_grid import LatentGrid
-from moworld.settings import Settings
+from moworld.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, Share
 
+Patch = Annotated[int, Field(ge=1, le=16)]
 Sampler = Literal["stochastic", "euler"]  # of the student's few steps, see `moworld.model.rollout.denoise_few_steps`
 
 
@@ -18,8 +19,8 @@ class HistoryPolicy(Settings):
     capacity:   maximum number of latent frames in the bank, 0 for no limit. Of similar views the oldest is kept: it has drifted least.
     """
 
-    recent: NonNegativeInt = 2
-    camera: NonNegativeInt = 2
+    recent: int = Field(default=2, ge=0, le=4096)
+    camera: int = Field(default=2, ge=0, le=4096)
     similarity: Literal["camera_latent", "field_of_view"] = "camera_latent"
     capacity: NonNegativeInt = 512
 
@@ -46,19 +47,19 @@ class ModelSettings(Settings):
                        chunk, so its keys and values are equal in all steps of an expert and are computed once per chunk
     """
 
-    num_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    attention_head_dim: PositiveInt
-    ffn_dim: PositiveInt
-    freq_dim: PositiveInt = 256
-    text_dim: PositiveInt
-    latent_channels: PositiveInt = 16
-    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
-    camera_gate: float = 0.0
-    boundary: float = 0.9
+    num_layers: int = Field(ge=1, le=1024)
+    num_attention_heads: int = Field(ge=1, le=1024)
+    attention_head_dim: int = Field(ge=1, le=1024)
+    ffn_dim: int = Field(ge=1, le=1_000_000)
+    freq_dim: int = Field(default=256, ge=1, le=65536)
+    text_dim: int = Field(ge=1, le=65536)
+    latent_channels: int = Field(default=16, ge=1, le=1024)
+    patch_size: tuple[Patch, Patch, Patch] = (1, 2, 2)
+    camera_gate: float = Field(default=0.0, ge=-100, le=100)
+    boundary: Share = 0.9
     shift: PositiveFloat = 5.0
-    chunk_latents: PositiveInt = 3
-    student_steps: PositiveInt = 4
+    chunk_latents: int = Field(default=3, ge=1, le=1024)
+    student_steps: int = Field(default=4, ge=1, le=1000)
     student_shift: PositiveFloat | None = None
     sampler: Sampler = "stochastic"
     least_spread: NonNegativeFloat = 0.0
@@ -114,33 +115,33 @@ class CodecSettings(Settings):
           Use `lr` 6e-4 with it: at 1e-3 training diverged.
     """
 
-    latent_channels: PositiveInt = 16
-    hidden: PositiveInt = 48
-    blocks: NonNegativeInt = 2
+    latent_channels: int = Field(default=16, ge=1, le=1024)
+    hidden: int = Field(default=48, ge=1, le=65536)
+    blocks: int = Field(default=2, ge=0, le=1024)
     warp: bool = False
     steps: NonNegativeInt = 300
     batch: PositiveInt = 8
-    groups: PositiveInt = 3
+    groups: int = Field(default=3, ge=1, le=1024)
     lr: PositiveFloat = 2e-3
     latent_noise: NonNegativeFloat = 0.05
-    pca_patches: PositiveInt = 20000
+    pca_patches: int = Field(default=20000, ge=1, le=100_000_000)
 
 
 class TextSettings(Settings):
     """Text encoder, the number of tokens a prompt is cut or padded to, and for UMT5 the directory with weights and tokenizer."""
 
     kind: Literal["minilm", "umt5"]
-    length: NonNegativeInt
+    length: int = Field(ge=0, le=65536)
     path: str = ""
 
 
 class Device(Settings):
     """One accelerator and its links. `utilization` is the share of the peak that training reaches, an assumption until measured."""
 
-    memory_bytes: float
-    flops: float
-    utilization: float
-    link_bytes_per_second: float = 0.0
-    network_bytes_per_second: float = 0.0
-    price_per_hour: float = 0.0
-    runtime_bytes: float = 0.0
+    memory_bytes: PositiveFloat
+    flops: PositiveFloat
+    utilization: float = Field(gt=0, le=1)
+    link_bytes_per_second: NonNegativeFloat = 0.0
+    network_bytes_per_second: NonNegativeFloat = 0.0
+    price_per_hour: NonNegativeFloat = 0.0
+    runtime_bytes: NonNegativeFloat = 0.0

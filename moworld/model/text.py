@@ -46,8 +46,16 @@ class _TransformersEncoder:
     def __init__(self, folder: Path, length: int, class_name: str, device: torch.device | str) -> None:
         transformers = require("transformers", "text")
         self.length, self.device = length, device
-        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        loaded = getattr(transformers, class_name).from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        # trust_remote_code=False: without it a folder's `auto_map` makes transformers ask whether to run the folder's code
+        options = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            loaded = getattr(transformers, class_name).from_pretrained(folder, use_safetensors=True, **options)
+        except ImportError:  # a package of transformers' own, such as sentencepiece, is missing
+            raise
+        except Exception as error:  # tokenizers raises Exception itself for a file that it cannot read
+            found = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(folder, "text.path", found, "an encoder that needs no code of its own", "use Wan2.2's text_encoder") from None
         self.model: Any = loaded.to(device).eval()
 
     @torch.no_grad()

@@ -60,8 +60,8 @@ def load_codec(folder: Pathlike) -> StreamingCodec | WanCodec:
 
     try:
         vae, report = AutoencoderKLWan.from_pretrained(root, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(root, "", str(error).splitlines()[0], "Wan2.2's vae/ with safetensors", fix) from None
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(root, "", (str(error).splitlines() or [type(error).__name__])[0], "Wan2.2's vae/ with safetensors", fix) from None
     if wrong := [*report["missing_keys"], *report["unexpected_keys"]]:  # Diffusers only logs that it initialised missing weights randomly
         raise InputError(root, wrong[0], f"{len(wrong)} missing or unknown keys", "Wan2.2's weights", fix)
     if vae.config.patch_size is not None or vae.config.z_dim != 16:

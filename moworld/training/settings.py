@@ -2,10 +2,8 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from moworld.model.latent_grid import CODEC_GRID, NumFrames
-from moworld.settings import Settings
+from moworld.settings import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings, Share
 
 
 class OptimizerSettings(Settings):
@@ -13,11 +11,11 @@ class OptimizerSettings(Settings):
 
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     clip: PositiveFloat = 1.0
     warmup: NonNegativeInt = 0
     final_lr: NonNegativeFloat = 1.0
-    average: float = Field(default=0.0, ge=0, lt=1)
+    average: Decay = 0.0
 
 
 class ParallelSettings(Settings):
@@ -44,8 +42,8 @@ class Stage(Settings):
     batch: PositiveInt
     steps: NonNegativeInt
     optimizer: OptimizerSettings
-    camera_dropout: float = Field(default=0.1, ge=0, le=1)
-    text_dropout: float = Field(default=0.1, ge=0, le=1)
+    camera_dropout: Share = 0.1
+    text_dropout: Share = 0.1
     checkpoint_every: NonNegativeInt = 0
     parallel: ParallelSettings = ParallelSettings()
 

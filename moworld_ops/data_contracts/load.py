@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from moworld.documents import parse_yaml
 from moworld.errors import InputError
 
 FOLDER = Path(__file__).parent
@@ -84,7 +83,7 @@ def parse_contract(text: str, source: str) -> Contract:
     from open_data_contract_standard.model import OpenDataContractStandard
 
     try:
-        given = yaml.safe_load(text)
+        given = parse_yaml(text, source, "ODCS v3.1.0")
         model = OpenDataContractStandard.from_string(text)
     except Exception as error:  # the standard's model names the field; any failure is bad input
         raise InputError(source, "", " ".join(str(error).split())[:200], "ODCS v3.1.0", "fix the contract") from None

@@ -1,15 +1,17 @@
 """Plans of a profile on its pools: training by `moworld.training.plan`, serving by `moworld.inference.placement`."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from moworld.distillation.plan import plan_autoregressive, plan_distillation
+from moworld.distillation.settings import AutoregressiveSettings, DistillSettings
 from moworld.errors import InputError
 from moworld.inference.placement import plan_placement
 from moworld.inference.published import compare_with_published
 from moworld.model.settings import Device
 from moworld.training.plan import StagePlan, plan_stage
-from moworld_ops.pipelines.profile import Profile
+from moworld.training.settings import Stage
+from moworld_ops.pipelines.profile import Profile, ring_for
 
 ASSUMPTIONS = (
     "operations: all products of one forward pass, three times for a step, four times if activations are recomputed",
@@ -22,11 +24,12 @@ ASSUMPTIONS = (
     " fast link, a larger one the network",
     "days: steps of the stage; no restarts, no waiting for data, no evaluation; both pools run at the same time",
 )
+S = TypeVar("S", Stage, AutoregressiveSettings, DistillSettings)
 SERVING_COUNTS = (1, 2, 3, 5, 9, 17, 33)  # one device for the decoder, a power of two for the experts
 
 
 def plan_profile(profile: Profile) -> list[dict[str, Any]]:
-    """Returns one row per stage and pool: {"stage", "pool", "ulysses", "ring", ...} and the fields of `StagePlan`.
+    """Returns one row per stage and pool: {"stage", "pool", "ulysses", "ring", "ring_of_profile", ...} and the fields of `StagePlan`.
 
     After the numbered stages follow "autoregressive", "distill-fake" and "distill-student".
     Raises InputError if the profile does not describe the pool's devices.
@@ -36,14 +39,17 @@ def plan_profile(profile: Profile) -> list[dict[str, Any]]:
     for number, stage in enumerate(profile.curriculum, start=1):
         for name, device, devices, per_node in pools:
             experts = 1 if len(pools) == 2 else 2
-            made = plan_stage(profile.model, stage, *size, devices, device, experts=experts, per_node=per_node)
-            rows.append(_row(number, name, stage, made))
+            fitted = _shared(stage, devices)
+            made = plan_stage(profile.model, fitted, *size, devices, device, experts=experts, per_node=per_node)
+            rows.append(_row(number, name, stage, fitted, made))
     for name, device, devices, per_node in _training_pools(profile, "train_autoregressive"):
-        student = plan_autoregressive(profile.model, profile.autoregressive, *size, devices, device, per_node)
-        rows.append(_row("autoregressive", name, profile.autoregressive, student))
+        own = _shared(profile.autoregressive, devices)
+        student = plan_autoregressive(profile.model, own, *size, devices, device, per_node)
+        rows.append(_row("autoregressive", name, profile.autoregressive, own, student))
     for name, device, devices, per_node in _training_pools(profile, "distill"):
-        for kind, made in plan_distillation(profile.model, profile.distill, *size, devices, device, per_node).items():
-            rows.append(_row(f"distill-{kind}", name, profile.distill, made))
+        distill = _shared(profile.distill, devices)
+        for kind, made in plan_distillation(profile.model, distill, *size, devices, device, per_node).items():
+            rows.append(_row(f"distill-{kind}", name, profile.distill, distill, made))
     return rows
 
 
@@ -60,9 +66,15 @@ def _training_pools(profile: Profile, step: str) -> list[tuple[str, Device, int,
     ]
 
 
-def _row(stage: int | str, pool: str, settings: Any, planned: StagePlan) -> dict[str, Any]:
-    parallel = settings.parallel
-    sharing = {"ulysses": parallel.ulysses, "ring": parallel.ring, "batch": settings.batch, "steps": settings.steps}
+def _shared(stage: S, devices: int) -> S:
+    """Returns a stage with the smallest ring with which the devices share its batch: a plan answers for pools of any size."""
+    ring = ring_for(stage, devices) if devices > 1 else None
+    return stage.model_copy(update={"parallel": stage.parallel.model_copy(update={"ring": ring})}) if ring else stage
+
+
+def _row(stage: int | str, pool: str, given: Any, used: Any, planned: StagePlan) -> dict[str, Any]:
+    parallel = used.parallel
+    sharing = {"ulysses": parallel.ulysses, "ring": parallel.ring, "ring_of_profile": given.parallel.ring, "batch": used.batch, "steps": used.steps}
     return {"stage": stage, "pool": pool, **sharing, **planned.as_json()}
 
 

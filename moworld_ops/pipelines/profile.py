@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from moworld.data.settings import DataSettings, GeometrySettings, VisionSettings
 from moworld.distillation.settings import AutoregressiveSettings, DistillSettings
-from moworld.errors import InputError, invalid_value
+from moworld.documents import parse_yaml
+from moworld.errors import InputError, invalid_value, shown
 from moworld.evaluation.gates import Gate
 from moworld.evaluation.settings import BenchmarkSettings
 from moworld.inference.settings import QuantizeSettings
 from moworld.model.settings import BaseSettings, CodecSettings, ModelSettings, TextSettings
-from moworld.settings import Settings
+from moworld.settings import Seed, Settings
 from moworld.training.settings import Stage
 from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.registry import RegistrySettings
@@ -46,7 +46,7 @@ class Inputs(Settings):
 class Profile(Settings):
     """A whole profile. Without `codec` a published autoencoder is used (`inputs.vae`)."""
 
-    seed: int
+    seed: Seed
     data: DataSettings
     geometry: GeometrySettings = GeometrySettings()
     annotation: VisionSettings | None = None  # None: captions of videos are composed from their pixels
@@ -86,9 +86,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Profile]:
+def load(name_or_path: str, overrides: list[str] | None = None, check_ranks: bool = True) -> tuple[str, Profile]:
     """Returns the name and the profile, by name or by the path of a YAML file, with `a.b=value` overrides (values are YAML).
 
+    check_ranks: whether the ranks of each pool must share every batch evenly; without it `ring_for` says how they could
     Raises InputError for an unknown profile or key, or an invalid value.
     """
     path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else FOLDER / f"{name_or_path}.yaml"
@@ -96,13 +97,13 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Pr
         known = names()
         raise InputError(name_or_path, "", "no such profile", f"one of {', '.join(known)}, or a .yaml file", _nearest(name_or_path, known))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(path, "", f"text that is not YAML ({error})", "a profile", "correct its syntax") from None
-    return path.stem, parse(values, str(path), overrides)
+    return path.stem, parse(parse_yaml(content, path, "a profile"), str(path), overrides, check_ranks)
 
 
-def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profile:
+def parse(values: Any, source: str, overrides: list[str] | None = None, check_ranks: bool = True) -> Profile:
     """Returns a profile from plain values; `source` is the file in errors."""
     if not isinstance(values, dict):
         raise InputError(source, "", type(values).__name__, "a mapping of sections", "see moworld_ops/pipelines/profiles/pocket.yaml")
@@ -120,9 +121,9 @@ def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profi
             fix = _nearest(str(first["loc"][-1]), known)
             raise InputError(file, where, "an unknown key", f"one of {', '.join(known)}", fix) from None
         expected = invalid_value(file, error, "").expected
-        raise InputError(file, where, repr(first.get("input"))[:80], expected, "correct it there") from None
+        raise InputError(file, where, shown(first.get("input")), expected, "correct it there") from None
     _check_pools(profile.resources, source)
-    _check_ranks(profile, source)
+    _check_ranks(profile, source, check_ranks)
     return profile
 
 
@@ -143,21 +144,36 @@ def _check_pools(resources: Resources, source: str) -> None:
                 raise InputError(source, f"resources.steps.{step}", found, "a pool of one process: ranks do not share this step", fix)
 
 
-def _check_ranks(profile: Profile, source: str) -> None:
-    """Raises InputError unless the ranks of each pool can share batch and heads of every training step evenly."""
+def _training_steps(profile: Profile) -> list[tuple[str, str, Stage | AutoregressiveSettings | DistillSettings]]:
+    """Returns the place in the profile, the step and the settings of each training."""
     stages: list[tuple[str, str, Stage | AutoregressiveSettings | DistillSettings]] = [
         ("autoregressive", "train_autoregressive", profile.autoregressive),
         ("distill", "distill", profile.distill),
     ]
-    stages += [(f"curriculum.{index}", "train_curriculum", stage) for index, stage in enumerate(profile.curriculum)]
-    for field, step, stage in stages:
+    return stages + [(f"curriculum.{index}", "train_curriculum", stage) for index, stage in enumerate(profile.curriculum)]
+
+
+def ring_for(stage: Stage | AutoregressiveSettings | DistillSettings, ranks: int) -> int | None:
+    """Returns the smallest multiple of a stage's ring with which so many ranks share its batch evenly; None if there is none."""
+    rings = range(stage.parallel.ring, ranks // stage.parallel.ulysses + 1, stage.parallel.ring)
+    return next((ring for ring in rings if _shares_evenly(stage, ranks, ring)), None)
+
+
+def _shares_evenly(stage: Stage | AutoregressiveSettings | DistillSettings, ranks: int, ring: int) -> bool:
+    share = stage.parallel.ulysses * ring
+    return ranks % share == 0 and stage.batch % (ranks // share) == 0
+
+
+def _check_ranks(profile: Profile, source: str, batches: bool) -> None:
+    """Raises InputError unless the ranks of each pool can share heads, and if `batches` the batch, of every training step evenly."""
+    for field, step, stage in _training_steps(profile):
         share, heads = stage.parallel.ulysses * stage.parallel.ring, profile.model.num_attention_heads
         if heads % stage.parallel.ulysses:
             found, fix = f"{stage.parallel.ulysses} for {heads} heads", "choose a divisor, and a ring for the rest"
             raise InputError(source, f"{field}.parallel.ulysses", found, "a divisor of the number of heads", fix)
         for pool in profile.resources.pools_of(step):
             ranks = pool.num_ranks
-            if ranks > 1 and (ranks % share or stage.batch % (ranks // share)):
+            if ranks > 1 and not (_shares_evenly(stage, ranks, stage.parallel.ring) if batches else ring_for(stage, ranks)):
                 found, fix = f"batch {stage.batch}, {share} ranks a sample, {ranks} ranks", "change batch, parallel, or the pool's nodes"
                 raise InputError(source, field, found, "ranks / ranks a sample that divides the batch", fix)
 
@@ -189,8 +205,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         parsed: Any = plain
     else:
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed = parse_yaml(value, "--set", "a value")
+        except InputError:
             parsed = value
     if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):  # YAML 1.1 reads 1e15 as text
         parsed = float(parsed)

@@ -19,7 +19,7 @@ class Launcher(Settings):
 class Resources(Settings):
     """Needs of a local run, and the pool of each step. Locally a step on a pool of kind `torchrun` has its ranks, any other one process."""
 
-    disk_bytes: int = Field(description="free bytes that a local run needs at its start")
+    disk_bytes: int = Field(ge=0, le=10**18, description="free bytes that a local run needs at its start")
     pools: dict[str, Pool] = Field(default={})
     steps: dict[str, str | list[str]] = Field(default={}, description="step to pool, or to one pool per expert (high noise, low noise)")
     launcher: Launcher = Field(default=Launcher(), description="preflight, and the pods of steps whose work is in TrainJobs")

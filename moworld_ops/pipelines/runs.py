@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moworld.errors import InputError
-from moworld.files import read_json, write_json
+from moworld.errors import InputError, shown
+from moworld.files import read_json, read_json_object, write_json
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.steps import process_token
@@ -55,8 +55,13 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The content of run.json."""
-        return dict(read_json(self.file))
+        """The content of run.json. Raises InputError if it is not one."""
+        record = read_json_object(self.file)
+        for key, kind in (("status", str), ("started", float | int | None), ("seconds", float | int | None), ("steps", dict | None)):
+            if not isinstance(record.get(key), kind):
+                fix = f"restore it from a copy, or move {self.folder} elsewhere"
+                raise InputError(self.file, key, shown(record.get(key)), "the record of a run", fix)
+        return record
 
     def update(self, **values: Any) -> dict[str, Any]:
         """Changes keys of run.json atomically and returns the record."""
@@ -146,24 +151,39 @@ class Run:
 
 
 def all_runs() -> list[Run]:
-    """Returns every run in the state folder, oldest first."""
-    runs = [Run(path.parent) for path in (home() / "runs").glob("*/run.json")]
-    return sorted(runs, key=lambda run: (run.record.get("started", 0), run.name))
+    """Returns every run in the state folder whose record can be read, oldest first."""
+    return _read_runs()[0]
+
+
+def unreadable_runs() -> dict[str, str]:
+    """Returns why the record of a run cannot be read, by the run's name."""
+    return _read_runs()[1]
+
+
+def _read_runs() -> tuple[list[Run], dict[str, str]]:
+    started, unreadable = dict[Run, float](), dict[str, str]()
+    for path in sorted((home() / "runs").glob("*/run.json")):
+        run = Run(path.parent)
+        try:
+            started[run] = run.record.get("started") or 0.0
+        except (InputError, OSError) as error:
+            unreadable[run.name] = str(error)
+    return sorted(started, key=lambda run: (started[run], run.name)), unreadable
 
 
 def cluster_endpoints() -> list[str]:
     """Returns KFP_ENDPOINT and the endpoints of recorded cluster runs in progress."""
     records = [run.record for run in all_runs()]
-    found = {one["kubeflow"]["endpoint"] for one in records if one.get("engine") == "kubeflow" and one["status"] == "running"}
+    found = {one["kubeflow"]["endpoint"] for one in records if one.get("kubeflow") and one["status"] == "running"}
     return sorted(found | {endpoint.rstrip("/") for endpoint in (os.environ.get("KFP_ENDPOINT"),) if endpoint})
 
 
 def latest_output(step: str, output: str, profile: str) -> str:
     """Returns the path of an output of the newest run of the profile that finished the step; raises InputError if there is none."""
     for run in reversed(all_runs()):
-        record = run.steps().get(step, {})
-        if run.record.get("profile") == profile and record.get("status") == "done" and Path(record["outputs"][output]["path"]).exists():
-            return str(record["outputs"][output]["path"])
+        found = run.output(step, output) if run.record.get("profile") == profile and run.steps().get(step, {}).get("status") == "done" else None
+        if found is not None:
+            return str(found)
     expected = f"a run of profile {profile} that finished step {step}"
     fix = "run the pipeline that makes it, or name the directory with --set inputs.NAME=PATH"
     raise InputError(home() / "runs", output, "none", expected, fix)

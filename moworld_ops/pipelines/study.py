@@ -7,7 +7,7 @@ from typing import Any
 
 from moworld.errors import InputError
 from moworld.files import read_json, write_json
-from moworld_ops.pipelines.runs import Run
+from moworld_ops.pipelines.runs import Run, all_runs
 
 # Artifact of the study -> the step and output that makes it, in pipeline distill or lifecycle.
 ARTIFACTS = {
@@ -38,6 +38,21 @@ def artifact_folders(runs: list[Run]) -> dict[str, str]:
             expected, fix = "a directory on this machine", "name the run that made it, too"
             raise InputError(", ".join(run.name for run in runs), name, made, expected, fix)
     return found
+
+
+def latest_distilled() -> Run:
+    """Returns the newest run with a distilled student and features; raises InputError if there is none.
+
+    Runs of other pipelines after it, such as an import of data, are ignored.
+    """
+    for run in reversed(all_runs()):
+        try:
+            artifact_folders([run])
+        except InputError:
+            continue
+        return run
+    expected, fix = "a run that distilled a student and has its features", "run 'moworld run lifecycle --profile pocket' first"
+    raise InputError("runs", "latest", "no such run", expected, fix)
 
 
 def study(

@@ -4,7 +4,6 @@ Each rank reads its own rows of each tensor, from a folder or a URI; nothing is 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from moworld.documents import parse_json_object
 from moworld.errors import InputError
 from moworld.files import open_uri, sha256_file, shipped_path
 from moworld.model.checkpoints.convert import Shapes, finite, match, new_adapter
@@ -105,11 +105,13 @@ def base_codec(base: BaseSettings) -> StreamingCodec | None:
 
 def _has_codec(base: BaseSettings) -> bool:
     """Whether folder `vae` of the base holds the small codec, by its configuration alone."""
+    path = f"{_codec_folder(base)}/config.json"
     try:
-        with open_uri(f"{_codec_folder(base)}/config.json") as stream:
-            return bool(json.load(stream).get("_class_name") == "StreamingCodec")
+        with open_uri(path) as stream:
+            content = stream.read()
     except (InputError, FileNotFoundError, NotADirectoryError):
         return False
+    return bool(parse_json_object(content, path, "fetch the file again").get("_class_name") == "StreamingCodec")
 
 
 def _codec_folder(base: BaseSettings) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from moworld.documents import parse_json_object
 from moworld.errors import InputError
 from moworld.files import open_uri
 from moworld.model.checkpoints.layouts import layout_of
@@ -53,7 +54,7 @@ class Checkpoint:
             with open_uri(index) as stream:
                 try:
                     weights: dict[str, str] = json.load(stream)["weight_map"]
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise InputError(index, "weight_map", error, "a map of tensors to shards", "fetch the index again") from None
             if missing := sorted(set(weights.values()) - set(names)):
                 raise InputError(index, missing[0], "no such file", "the shard that the index names", "fetch the missing shard")
@@ -88,7 +89,7 @@ class Checkpoint:
         except InputError:
             return {}
         with stream:
-            return dict(json.load(stream))
+            return parse_json_object(stream.read(), f"{folder}/config.json", "fetch the file again")
 
 
 def find_experts(source: str) -> dict[str, Checkpoint]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from moworld.errors import InputError, invalid_value
 from moworld.files import read_json
-from moworld.settings import Settings
+from moworld.settings import NonNegativeFloat, NonNegativeInt, Settings
 from moworld_ops.components.platform.home import home
 
 CONTEXT, RUN, NAMESPACE, NODE, COMMIT = "MOWORLD_CONTEXT", "MOWORLD_RUN", "MOWORLD_NAMESPACE", "MOWORLD_NODE", "MOWORLD_GIT_COMMIT"
@@ -41,13 +41,13 @@ class StepContext(Settings):
     run: str = ""
     namespace: str = ""
     folder: Path | None = None
-    attempt: int = 1
+    attempt: NonNegativeInt = 1
     commit: str = ""
     engine: str = ""
     node: str = ""
     image: str = ""
-    retries: int = 0
-    retry_seconds: float = 60.0
+    retries: NonNegativeInt = 0
+    retry_seconds: NonNegativeFloat = 60.0
 
     def text(self) -> str:
         """Returns the value of MOWORLD_CONTEXT: the fields that differ from their defaults, as JSON."""

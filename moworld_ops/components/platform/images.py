@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moworld.documents import parse_yaml
 from moworld.errors import InputError
 from moworld.files import read_json_object, write_json
 from moworld_ops.components.platform.bases import IMAGES, image_names, pin, pinned_bases, write_bases
@@ -119,12 +120,11 @@ def pushed_digests(path: Path) -> dict[str, str]:
 
 def own_images(path: Path) -> dict[str, Any]:
     """Returns section `images` of a profile from a YAML file with it, or from the metadata file of a build that pushed its images."""
-    import yaml
-
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError("--images", path, error, "a YAML or JSON file", "check the path") from None
+    found = parse_yaml(content, f"--images: {path}", "a YAML or JSON file")
     if not isinstance(found, dict):
         raise InputError("--images", path, type(found).__name__, "a mapping with registry, and tag or digests", "see docs/runbook.md")
     names = {str(facts["image.name"]) for facts in found.values() if isinstance(facts, dict) and "image.name" in facts}

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from moworld.model.settings import Device
 from moworld.settings import Settings
 
+MAX_SECONDS = 10**9  # a deadline is an int32 in Kubernetes
 UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
 
@@ -41,7 +42,7 @@ class _Nodes(Settings):
     memory: Annotated[str, BeforeValidator(_memory)] = "16Gi"
     image: str = "data"
     node_selector: dict[str, str] = Field(default={})
-    seconds: int = Field(default=7 * 24 * 3600, gt=0, description="deadline of a step's work")
+    seconds: int = Field(default=7 * 24 * 3600, gt=0, le=MAX_SECONDS, description="deadline of a step's work")
     device: Device | None = Field(default=None, description="one accelerator of the pool, for 'moworld plan'")
 
 
@@ -67,7 +68,7 @@ class Torchrun(_Pod):
 
     kind: Literal["torchrun"] = "torchrun"
     tolerations: list[dict[str, str]] = Field(default=[])
-    ranks: int = Field(default=1, ge=1)
+    ranks: int = Field(default=1, ge=1, le=4096)
 
     @property
     def num_ranks(self) -> int:
@@ -83,11 +84,11 @@ class TrainJob(_Nodes):
 
     kind: Literal["trainjob"] = "trainjob"
     runtime: str = Field(description="the ClusterTrainingRuntime")
-    nodes: int = Field(default=1, ge=1)
-    procs_per_node: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=100_000)
+    procs_per_node: int = Field(default=1, ge=1, le=4096)
     resource: str = Field(default="", description="accelerator of each process, such as huawei.com/Ascend910; empty for CPUs")
     queue: str = Field(default="", description="Volcano's queue; empty for none")
-    queue_seconds: int = Field(default=24 * 3600, ge=0, description="additional time that its jobs may wait in the queue: Trainer counts a deadline from the creation")
+    queue_seconds: int = Field(default=24 * 3600, ge=0, le=MAX_SECONDS, description="additional time that its jobs may wait in the queue: Trainer counts a deadline from the creation")
 
     @property
     def num_ranks(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from moworld.settings import Settings
+from moworld.settings import NonNegativeInt, Settings
 from moworld_ops.components.platform.artifact_store import location
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
 from moworld_ops.components.platform.controllers import FIELDS, RESPOND, missing_fields, response_of_controllers
@@ -24,14 +24,14 @@ class Nodes(Settings):
 
     selector: dict[str, str]
     resource: str
-    amount: int
-    count: int
+    amount: NonNegativeInt
+    count: NonNegativeInt
 
 
 class Pods(Settings):
     """`count` equal pods that exist at the same time, with what each of them requests and its limits."""
 
-    count: int
+    count: NonNegativeInt
     requests: dict[str, str]
     limits: dict[str, str]
 

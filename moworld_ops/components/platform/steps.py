@@ -4,7 +4,6 @@ A component calls its step inside `recorded(...)`. In a local run the record is 
 otherwise the frame only logs and checks.
 """
 
-import errno
 import json
 import logging
 import os
@@ -13,11 +12,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from moworld.disk import full_directory, is_disk_full
 from moworld.errors import InputError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
@@ -61,17 +61,23 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
         for output in may_be_empty:
             Path(output.path).mkdir(parents=True, exist_ok=True)
         hashes = {o.name: {"path": o.path, "sha256": _output_hash(name, o.path, o in may_be_empty)} for o in outputs}
-    except (Exception, SystemExit) as error:
-        exit_status, line = explain(error)
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise
+        written = [str(Path(output.path).parent) for output in outputs]
+        exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
         for output in outputs:
             shutil.rmtree(output.path, ignore_errors=True)
             Path(output.path).unlink(missing_ok=True)
         refused = isinstance(error, Refused)
         facts: dict[str, Any] = {"status": "refused" if refused else "failed", "error": line, "exit": exit_status}
         facts |= {"started": started, "seconds": time.time() - started, "peak_bytes": monitor.stop()}
-        _write(place, name, {**facts, "summary": error.details if isinstance(error, Refused) else {}})
+        try:
+            _write(place, name, {**facts, "summary": error.details if isinstance(error, Refused) else {}})
+        except OSError as problem:  # the run's disk is full, too
+            print(f"{name}: no record of the failure: {problem}", flush=True)
         deterministic = isinstance(error, InputError | NoKernel) or refused or is_disk_full(error)
-        if isinstance(error, Exception) and (wait := attempts.seconds_to_retry(place, exit_status, line, not deterministic)) is not None:
+        if not isinstance(error, SystemExit) and (wait := attempts.seconds_to_retry(place, exit_status, line, not deterministic)) is not None:
             traceback.print_exc()
             print(f"{name}: {line}: next attempt in {wait:.0f} s", flush=True)
             attempts.restart(place, wait)
@@ -87,26 +93,14 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
     _write(place, name, {"status": "done", "started": started, **facts})
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Returns the exit status and one line for an error."""
+def explain(error: BaseException, places: Sequence[str | Path] = ()) -> tuple[int, str]:
+    """Returns the exit status and one line for an error. `places`: directories that were written, in case that a disk is full."""
     if isinstance(error, InputError | NoKernel):
         return 2, str(error)
     if is_disk_full(error):
-        path = getattr(error, "filename", None) or os.getcwd()
-        free = shutil.disk_usage(Path(path).anchor or "/").free
-        return 2, str(InputError(path, "", f"a full disk ({free} bytes free)", "free space", "free some space, then resume the run"))
+        folder, free = full_directory(error, places)
+        return 2, str(InputError(folder, "", f"a full disk ({free} bytes free)", "free space", "free some space, then resume the run"))
     return 1, " ".join(f"{'' if isinstance(error, Refused) else type(error).__name__ + ': '}{error}".split())
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Returns True if the error or one of its causes is 'no space left' or 'quota exceeded'."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class ProcessMonitor:

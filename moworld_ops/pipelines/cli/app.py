@@ -7,6 +7,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from moworld_ops.pipelines.cli.layout import Commands, Entry, LazyGroup, option
 
@@ -30,7 +31,7 @@ class Root(LazyGroup):
 
     entries = {  # noqa: RUF012
         "run": Entry(f"{CLI}.run:run", "Workflow", "Run a pipeline on this machine or on a cluster."),
-        "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect and cancel runs."),
+        "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect, cancel and prune runs."),
         "plan": Entry(f"{CLI}.plan:plan", "Workflow", "Estimate devices, memory, time and cost of training or serving."),
         "compile": Entry(f"{CLI}.run:compile_", "Workflow", "Compile pipelines to KFP IR YAML and validate it."),
         "data": Entry(f"{CLI}.data:app", "Data and models", "Collect, import, check and trace training data."),
@@ -62,36 +63,21 @@ def root(version: Annotated[bool, option("Print the version.", "--version", call
 
 def main() -> None:
     """Runs the command line; see the module for exit statuses."""
+    from moworld_ops.pipelines.cli.failures import ended_by_sigterm, report, report_usage
+
+    as_json, command = "--json" in sys.argv[1:], sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        app(prog_name="moworld")
-    except ModuleNotFoundError as error:
-        line = missing_package(error.name or "", sys.argv[1] if len(sys.argv) > 1 else "")
-        if not line:
-            raise
-        print(line, file=sys.stderr)
-        sys.exit(2)
+        with ended_by_sigterm():
+            status = app(prog_name="moworld", standalone_mode=False)
+    except TyperException as error:
+        status = report_usage(error, as_json)
+    except typer.Abort:  # the end of the input at a question
+        status = 1
+    except KeyboardInterrupt:  # before the command began
+        status = 130
     except Exception as error:  # the process ends here
-        from moworld.errors import InputError
-        from moworld.kernels import NoKernel
-        from moworld_ops.components.platform.steps import Refused, explain, is_disk_full
-
-        error = path_error(error) or error
-        if not (isinstance(error, InputError | NoKernel | Refused) or is_disk_full(error)):
-            raise
-        status, line = explain(error)
-        print(line, file=sys.stderr)
-        sys.exit(status)
-
-
-def path_error(error: Exception) -> Exception | None:
-    """Returns the InputError for an error of the file system that names a path; None for any other error."""
-    from moworld.errors import InputError
-
-    expected = IsADirectoryError | NotADirectoryError | FileExistsError | PermissionError | FileNotFoundError
-    if not isinstance(error, expected) or not (path := error.filename2 or error.filename):  # filename2: where a file was moved
-        return None
-    fix = "check the path, its permissions, and that its parents are directories"
-    return InputError(path, "", error.strerror, "a path that can be written or read", fix)
+        status = report(error, as_json, missing_package(error.name or "", command) if isinstance(error, ModuleNotFoundError) else "")
+    sys.exit(status or 0)
 
 
 def missing_package(module: str, command: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, option
 from moworld_ops.pipelines.cli.output import note, print_json, print_table, working
 
@@ -37,7 +38,7 @@ NOTES = {
 
 def bench(
     case: Annotated[Case, typer.Argument(metavar="CASE", help=f"One of {', '.join(Case)}; described above.")],
-    profile: Annotated[str, option("Profile whose sizes are measured.")] = "pocket",
+    profile: Annotated[str, option("Profile whose sizes are measured.", autocompletion=completion.profiles)] = "pocket",
     size: Annotated[str, option("linear, rollout, kernels: pixels, as in 96x160; default: the profile's.", metavar="HEIGHTxWIDTH")] = "",
     clips: Annotated[int, option("loader: number of clips of 2,001 frames; as many windows are read.")] = 64,
     frames: Annotated[int, option("rollout: frames of the session.", min=240)] = 10_000,

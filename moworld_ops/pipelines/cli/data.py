@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, Overrides, option
 from moworld_ops.pipelines.cli.output import print_json, print_result, print_table, working
 
@@ -17,7 +18,7 @@ FEATURES = "Published feature files (.jsonl)"
 @app.command()
 def collect(
     to: Annotated[Path, option("Directory for the clips.", "--out", panel="Output")],
-    profile: Annotated[str, option("Profile whose section `data` names the sources.")] = "pocket",
+    profile: Annotated[str, option("Profile whose section `data` names the sources.", autocompletion=completion.profiles)] = "pocket",
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +48,7 @@ def _print_written(summary: dict[str, Any], to: Path, json: bool) -> None:
 @app.command("import")
 def import_(
     sources: Annotated[list[str], typer.Argument(help="Videos, directories or URIs; or a .jsonl that lists published feature files.")],
-    profile: Annotated[str | None, option("Profile; default: pocket, for a .jsonl wan22-a14b.")] = None,
+    profile: Annotated[str | None, option("Profile; default: pocket, for a .jsonl wan22-a14b.", autocompletion=completion.profiles)] = None,
     overrides: Overrides = None,
     to: Annotated[Path | None, option("Directory for the features.", "--out", panel=FEATURES)] = None,
     codec: Annotated[Path | None, option("Autoencoder of the latents, Wan2.2's vae/.", panel=FEATURES)] = None,
@@ -103,7 +104,7 @@ def _import_features(
 @app.command()
 def docs(
     to: Annotated[Path, option("Directory for the pages.", "--out", panel="Output")] = Path("data-docs"),
-    run: Annotated[str | None, option("Run whose data is shown; default: the newest that checked data.")] = None,
+    run: Annotated[str | None, option("Run whose data is shown; default: the newest that checked data.", autocompletion=completion.runs)] = None,
     json: Json = False,
 ) -> None:
     """Write pages about the contracts and the data of a run.
@@ -170,7 +171,7 @@ def diff(
 @app.command()
 def lineage(
     name: Annotated[str, typer.Argument(help="A clip (clip_id or SHA-256 of its video) or a model (NAME, NAME@ALIAS, NAME@NUMBER).")],
-    profile: Annotated[str, option("Profile that names the registries.")] = "pocket",
+    profile: Annotated[str, option("Profile that names the registries.", autocompletion=completion.profiles)] = "pocket",
     json: Json = False,
 ) -> None:
     """Show the models that were trained on a clip, or the clips of a model.

@@ -13,7 +13,7 @@ PROTOCOLS = ("speed", "camera", "walk", "vbench-i2v", "distill")
 SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill and walk"
 
 
-SUBJECTS = "A model directory, a registered NAME@ALIAS, or (camera, vbench-i2v) a directory of videos; walk: models; distill: runs."
+SUBJECTS = "A model directory, a registered NAME@ALIAS, latest (of the runs), or (camera, vbench-i2v) a directory of videos; walk: models; distill: runs."
 ABLATE = "Students to train in addition: anchor (no anchor loss), consistency, guidance (with that start, or without it)."
 
 
@@ -92,9 +92,8 @@ def _print_measures(title: str, found: dict[str, Any]) -> None:
 
 def _speed(subject: str, price_per_hour: float | None, device: str) -> dict[str, Any]:
     from moworld.evaluation.speed import cost_per_1000_frames, measure_speed
-    from moworld_ops.components.platform.registry import model_folder
 
-    found: dict[str, Any] = dict(measure_speed(model_folder(subject), device=device))
+    found: dict[str, Any] = dict(measure_speed(_model(subject), device=device))
     if price_per_hour is None:
         return {**found, "cost": "absent: the price of a machine hour is unknown, pass --price-per-hour"}
     cost = cost_per_1000_frames(found["frames_per_second"], price_per_hour)
@@ -107,9 +106,21 @@ def _camera(subject: str, device: str) -> dict[str, Any]:
     folder = Path(subject)
     if folder.is_dir() and not (folder / "model_index.json").exists():
         return dict(evaluate_folder(folder))
+    return dict(evaluate_model(_model(subject), device=device))
+
+
+def _model(subject: str) -> Path:
+    """Returns a model folder for a path, a registered NAME@ALIAS, or `latest`: the model of the newest run that quantized one."""
     from moworld_ops.components.platform.registry import model_folder
 
-    return dict(evaluate_model(model_folder(subject), device=device))
+    if subject == "latest" and not Path(subject).exists():
+        from moworld_ops.pipelines.runs import all_runs
+
+        made = (run.output("quantize", "quantized") for run in reversed(all_runs()))
+        if (found := next((folder for folder in made if folder is not None), None)) is not None:
+            return found
+        raise InputError("runs", "latest", "no model", "a run that finished step quantize", "name a model directory or a registered model")
+    return Path(model_folder(subject))
 
 
 def _evaluate_walks(subjects: list[str], to: Path, json: bool, seeds: int, frames: int) -> None:
@@ -117,9 +128,8 @@ def _evaluate_walks(subjects: list[str], to: Path, json: bool, seeds: int, frame
         raise InputError("moworld evaluate", "SUBJECT", "no subject", "models", "name a model directory or a registered model")
     from moworld.evaluation.walk import WalkSettings
     from moworld.evaluation.walk_report import COLUMNS, evaluate_walks, table
-    from moworld_ops.components.platform.registry import model_folder
 
-    models = {subject: str(model_folder(subject)) for subject in subjects}
+    models = {subject: str(_model(subject)) for subject in subjects}
     results = evaluate_walks(models, WalkSettings(straight=frames), list(range(seeds)), to)
     if json:
         print_json(results)
@@ -133,7 +143,7 @@ def _evaluate_walks(subjects: list[str], to: Path, json: bool, seeds: int, frame
 def _evaluate_distillation(names: list[str], to: Path, also: list[str], json: bool, **settings: Any) -> None:
     from moworld_ops.components.platform.registry import model_folder
     from moworld_ops.pipelines.runs import Run
-    from moworld_ops.pipelines.study import study
+    from moworld_ops.pipelines.study import latest_distilled, study
 
     others = {}
     for pair in also:
@@ -141,7 +151,7 @@ def _evaluate_distillation(names: list[str], to: Path, also: list[str], json: bo
         if not equals or not name:
             raise InputError("--also", "", pair, "NAME=MODEL_FOLDER", "give the student a name")
         others[name] = str(model_folder(folder))
-    result = study([Run.existing(name) for name in names], to, others, **settings)
+    result = study([latest_distilled() if name == "latest" else Run.existing(name) for name in names], to, others, **settings)
     if json:
         print_json(result)
         return

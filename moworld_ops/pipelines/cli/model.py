@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
 from moworld_ops.pipelines.cli.output import bytes_text, print_json, working
 
@@ -16,7 +17,7 @@ Source = Annotated[str, typer.Argument(help="A directory, a .safetensors file, o
 def import_(
     source: Source,
     to: Annotated[Path, option("Directory for the world model.", "--out", panel="Output")],
-    profile: Annotated[str, option("Profile whose model sizes the weights must have.")] = "wan22-a14b",
+    profile: Annotated[str, option("Profile whose model sizes the weights must have.", autocompletion=completion.profiles)] = "wan22-a14b",
     fps: Annotated[float, option("Frames per second of the training footage; the published base: 24.")] = 24.0,
     json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 WIDTH_OF_FILES = 200  # characters of a table in a file or a pipe, which has no width of its own
+NARROW = 13  # characters of a column that is folded, with its border
 
 
 def print_json(value: Any) -> None:
@@ -22,12 +23,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left", header_style="bold")
+    longest = max((len(str(row[0])) for row in rows), default=0)
     for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
+        table.add_column(column, overflow="fold", no_wrap=index == 0, min_width=None if index else longest)
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     into_file = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    Console(highlight=False, width=WIDTH_OF_FILES if into_file else None).print(table)
+    console = Console(highlight=False, width=WIDTH_OF_FILES if into_file else None)
+    console.width = max(console.width, longest + NARROW * len(columns))  # a name is whole even if the table is wider than the terminal
+    console.print(table)
 
 
 def print_result(json: bool, value: Any, text: str) -> None:

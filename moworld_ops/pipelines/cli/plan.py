@@ -5,8 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, Overrides, option
-from moworld_ops.pipelines.cli.output import print_json, print_table, track, working
+from moworld_ops.pipelines.cli.output import note, print_json, print_table, track, working
 
 STAGES = ("stage", "frames", "pool", "devices", "memory, GB", "step, s", "days", "cost")
 DEVICE = ("stage", "pool", "mesh", "tokens", "state", "gathered", "step", "compute", "exchange")
@@ -18,7 +19,7 @@ FROM_PROFILE = "peak, utilization, links and prices of devices are those of the 
 
 
 def plan(
-    profile: Annotated[str, option("Name of a profile, or a .yaml file.")] = "pocket",
+    profile: Annotated[str, option("Name of a profile, or a .yaml file.", autocompletion=completion.profiles)] = "pocket",
     overrides: Overrides = None,
     serve: Annotated[bool, option("Plan serving instead of training.", "--serve", panel="Serving")] = False,
     devices: Annotated[int, option("Maximum number of devices.", min=1, max=1024, panel="Serving")] = 8,
@@ -38,7 +39,7 @@ def plan(
         raise InputError("plan", "--serve", "--serve with --dry-run", "one of the two", "a dry run includes the phase serve")
     from moworld_ops.pipelines import profile as profiles
 
-    name, settings = profiles.load(profile, overrides)
+    name, settings = profiles.load(profile, overrides, check_ranks=dry_run)
     from moworld_ops.pipelines.plan import ASSUMPTIONS, plan_profile
 
     if serve:
@@ -47,6 +48,10 @@ def plan(
         raise typer.Exit(_dry_run(name, settings, phase or [], json))
     with working(f"planning {name}"):
         rows = plan_profile(settings)
+    for row in rows:
+        if row["ring"] != row["ring_of_profile"]:
+            share = f"a ring of {row['ring']} instead of {row['ring_of_profile']}"
+            note(f"stage {row['stage']}, {row['pool']}: {row['devices']} devices share batch {row['batch']} over {share}; a run needs it in the profile")
     if json:
         print_json({"profile": name, "stages": rows, "assumptions": ASSUMPTIONS})
     else:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, Overrides, option
 from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, working
 
-PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).")]
-Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile")]
+PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).", autocompletion=completion.pipelines)]
+Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile", autocompletion=completion.profiles)]
 CLUSTER = "Cluster (--engine kubeflow)"
 IMAGES_HELP = "Use these images: YAML with registry, tag or digests, or what 'docker buildx bake --metadata-file' wrote."
 
@@ -21,7 +22,7 @@ def run(
     profile: Profile = None,
     engine: Annotated[str, option("local or kubeflow.")] = "local",
     overrides: Overrides = None,
-    resume: Annotated[str | None, option("Continue this run (a name, or 'latest'); finished steps are kept.", metavar="RUN")] = None,
+    resume: Annotated[str | None, option("Continue this run (a name, or 'latest'); finished steps are kept.", metavar="RUN", autocompletion=completion.runs)] = None,
     detach: Annotated[bool, option("Start the run and return.", "--detach", panel=CLUSTER)] = False,
     schedule: Annotated[str | None, option('Start runs by a cron expression: "0 0 3 * * *".', metavar="CRON", panel=CLUSTER)] = None,
     images: Annotated[Path | None, option(IMAGES_HELP, "--images", metavar="FILE", panel=CLUSTER)] = None,
@@ -98,7 +99,7 @@ def _print_outcome(record: dict[str, Any]) -> None:
 
 
 def compile_(
-    pipeline: Annotated[str, typer.Argument(help="data, pretrain, distill, release, lifecycle, or all for one file each.")],
+    pipeline: Annotated[str, typer.Argument(help="data, pretrain, distill, release, lifecycle, or all for one file each.", autocompletion=completion.pipelines_or_all)],
     profile: Profile = None,
     to: Annotated[Path, option("Directory for the YAML files.", "--out", panel="Output")] = Path("build"),
     overrides: Overrides = None,

@@ -1,16 +1,17 @@
-"""CLI commands `runs list`, `show`, `logs`, `cancel`; on a cluster also `schedules`, `unschedule`, `reap`."""
+"""CLI commands `runs list`, `show`, `logs`, `cancel`, `prune`; on a cluster also `schedules`, `unschedule`, `reap`."""
 
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from moworld_ops.pipelines.cli.layout import Commands, Json
+from moworld_ops.pipelines.cli import completion
+from moworld_ops.pipelines.cli.layout import Commands, Json, option
 from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_rows, print_table
-from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary
+from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary, unreadable_runs
 
 app = Commands(help="List, inspect and cancel runs of this machine and, if KFP_ENDPOINT is set, of the cluster.")
-Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.")]
+Name = Annotated[str, typer.Argument(help="A run's name, or 'latest'.", autocompletion=completion.runs)]
 
 
 @app.command("list")
@@ -21,7 +22,7 @@ def list_(json: Json = False) -> None:
     """
     _synchronize()
     keys = ("run", "pipeline", "profile", "engine", "started", "seconds")
-    rows: list[dict[str, Any]] = [{**{key: run.record.get(key) for key in keys}, "status": run.status()} for run in all_runs()]
+    rows: list[dict[str, Any]] = [{**{key: run.record.get(key) for key in keys}, "run": run.name, "status": run.status()} for run in all_runs()]
     shown = [
         (
             row["run"],
@@ -32,6 +33,10 @@ def list_(json: Json = False) -> None:
         )
         for row in rows
     ]
+    for name, problem in unreadable_runs().items():
+        rows.append({**dict.fromkeys(keys), "run": name, "status": "unreadable", "error": problem})
+        shown.append((name, "", "unreadable", "", ""))
+        note(f"warning: {problem}")
     print_rows(json, rows, "runs", ("run", "engine", "status", "started", "took"), shown)
 
 
@@ -94,6 +99,37 @@ def cancel(run: Name = "latest") -> None:
     else:
         found.cancel()
     print(f"cancelling {found.name}")
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, option("Newest runs of each pipeline and profile that are kept.", "--keep", min=0)] = 5,
+    days: Annotated[float, option("Runs younger than this are kept.", "--days", min=0)] = 30.0,
+    delete: Annotated[bool, option("Delete it; without this option nothing is deleted.", "--delete")] = False,
+    json: Json = False,
+) -> None:
+    """Show, or delete, what finished and old runs no longer need.
+
+    Example: moworld runs prune --days 14 --delete
+
+    Checkpoints of finished runs are deleted. Old runs are, too, unless a registered model names them, another run reads their
+    outputs, or they have the newest output of a step. Runs in progress and runs on the cluster stay as they are.
+    """
+    from moworld_ops.pipelines.prune import Policy, decide
+    from moworld_ops.pipelines.prune import delete as delete_decided
+
+    decisions = decide(Policy(keep, days))
+    gone = {one.run for one in decisions if one.delete and delete and delete_decided(one)}
+    rows = [{**one.as_json(), "deleted": one.run in gone} for one in decisions]
+    shown = [(one.run, one.status, one.delete, bytes_text(one.size) if one.delete else "", one.reason) for one in decisions]
+    print_rows(json, rows, "runs", ("run", "status", "deleted" if delete else "would delete", "frees", "why"), shown)
+    for problem in unreadable_runs().values():
+        note(f"not touched: {problem}")
+    for one in decisions:
+        if one.delete and delete and one.run not in gone:
+            note(f"not touched: {one.run} is in use by another process")
+    freed = bytes_text(sum(one.size for one in decisions if one.run in gone or not delete))
+    note(f"{freed} freed" if delete else f"{freed} would be freed; nothing was deleted, add --delete")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The small codec: whole clips and chunks give the same result; causality, normalisation, linear initialisation."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -139,6 +140,18 @@ def test_a_saved_codec_decodes_the_same(tmp_path: Path):
     codec, latents = busy_codec(), torch.randn(1, 16, 3, 2, 2)
     codec.save_pretrained(tmp_path / "codec")
     assert torch.equal(StreamingCodec.from_pretrained(tmp_path / "codec").decode(latents), codec.decode(latents))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"hidden": 10**9}, "hidden"), ({"hidden": 40000}, "size mismatch"), ({"blocks": -1}, "blocks"), ({"blocks": "two"}, "blocks"),
+     ({"latent_channels": float("nan")}, "latent_channels"), ({"depth": 3}, "depth")],
+)  # fmt: skip
+def test_sizes_that_are_not_the_files_are_refused_before_anything_is_allocated(tmp_path: Path, change, words):
+    busy_codec().save_pretrained(tmp_path)
+    write_json(tmp_path / "config.json", {**json.loads((tmp_path / "config.json").read_text()), **change})
+    with pytest.raises(InputError, match=words):
+        StreamingCodec.from_pretrained(tmp_path)
 
 
 def test_a_folder_without_weights_and_a_foreign_autoencoder_are_named(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Text encoders: fixed shape, zeroed padding, similarity by meaning, and missing weights."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,32 @@ def test_umt5_gives_the_same_interface_from_a_folder(tmp_path: Path):
     encoded = make_text_encoder(TextSettings(kind="umt5", length=5, path=str(tmp_path))).encode(["a hall"])
     assert encoded.shape == (1, 5, 16)
     assert (encoded[0, :2].norm(dim=-1) > 0).all() and torch.equal(encoded[0, 2:], torch.zeros(3, 16))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_the_code_of_a_model_folder_is_never_run_or_offered(tmp_path: Path, monkeypatch, file):
+    test_umt5_gives_the_same_interface_from_a_folder(tmp_path)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n"
+    (tmp_path / "own.py").write_text(code)
+    settings = {"auto_map": {"AutoConfig": "own.Own", "AutoTokenizer": ["own.Own", None]}, "model_type": "own", "tokenizer_class": "Own"}
+    values = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps({**values, **settings}))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    try:
+        make_text_encoder(TextSettings(kind="umt5", length=5, path=str(tmp_path)))
+    except InputError as error:
+        assert "\n" not in str(error) and str(tmp_path) in str(error)
+    assert not asked and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"num_layers": ' + "9" * 5000 + "}", '{"d_model": "x"}', "{"], ids=range(5))
+def test_a_damaged_encoder_folder_is_one_line(tmp_path: Path, content):
+    test_umt5_gives_the_same_interface_from_a_folder(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError) as caught:
+        make_text_encoder(TextSettings(kind="umt5", length=5, path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
 
 
 def test_absent_weights_are_named(tmp_path: Path):

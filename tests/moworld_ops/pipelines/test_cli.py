@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +14,12 @@ import numpy as np
 import pytest
 
 from moworld.video import write_video
-from moworld_ops.pipelines.cli.app import EXTRAS, Root, missing_package, path_error
+from moworld_ops.components.platform.steps import process_token
+from moworld_ops.pipelines import profile
+from moworld_ops.pipelines.catalog import PIPELINES
+from moworld_ops.pipelines.cli import completion
+from moworld_ops.pipelines.cli.app import EXTRAS, Root, missing_package
+from moworld_ops.pipelines.cli.failures import path_error
 from tests.moworld_ops.pipelines.command import Command
 
 CODE = "from moworld_ops.pipelines.cli.app import main; main()"
@@ -91,6 +98,52 @@ def test_only_errors_that_name_a_path_are_one_line():
     assert str(path_error(error)).startswith("b: found Permission denied, expected a path that can be written or read; ")
     assert path_error(FileNotFoundError("no path")) is None and path_error(OSError(5, "broken", "a")) is None
     assert path_error(ValueError("a")) is None
+
+
+def test_completed_pipelines_are_those_that_exist():
+    assert completion.pipelines("") == list(PIPELINES) and completion.profiles("") == profile.names()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("runs", "show", "nothing"), {"field": "nothing", "found": "no such run"}),
+        (("plan", "--profile", "pockett"), {"file": "pockett", "fix": "did you mean 'pocket'?"}),
+        (("evaluate", "no/such"), {"file": "no/such", "found": "no such folder"}),
+        (("runs", "show", "--no-such-option"), {}),
+        (("runs", "shw", "x"), {}),
+        (("plan", "--devices", "many"), {}),
+    ],
+)
+def test_an_error_is_json_on_stdout_under_json_and_stays_a_line_on_stderr(tmp_path, monkeypatch, capsys, arguments, parts):
+    done = Command(tmp_path, monkeypatch, capsys, KFP_ENDPOINT="")(*arguments, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == error["status"] == 2 and error["message"] and error["message"] in done.stderr
+    assert parts.items() <= error.items()
+    assert set(error) == {"message", "status", *(("file", "field", "found", "expected", "fix") if parts else ())}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_and_its_children_with_128_plus_its_number(tmp_path, number, status):
+    code = f"""
+import subprocess, sys, time
+from moworld_ops.pipelines.cli import doctor
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+def wait(*_, **__):
+    print(child.pid, flush=True)
+    time.sleep(60)
+doctor.doctor = lambda: wait()
+{CODE}
+"""
+    command = subprocess.Popen([sys.executable, "-c", code, "doctor"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    child = int(command.stdout.readline())
+    os.kill(command.pid, number) if number == signal.SIGTERM else os.killpg(command.pid, number)
+    assert command.wait(20) == status
+    for _ in range(100):
+        if not process_token(child):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child outlived the command")
 
 
 def test_wrong_use_is_exit_status_2(tmp_path):
@@ -172,6 +225,12 @@ def test_completion_lists_commands_and_options_without_importing_them(tmp_path, 
         return done.stdout
 
     assert "rollout" in complete("moworld ro") and "unschedule" in complete("moworld runs un") and "--profile" in complete("moworld run --pro")
+    (tmp_path / "runs" / "lifecycle-pocket-20261130-101010").mkdir(parents=True)
+    (tmp_path / "runs" / "lifecycle-pocket-20261130-101010" / "run.json").write_text("{")
+    assert "wan22-a14b" in complete("moworld run lifecycle --profile w") and "lifecycle" in complete("moworld run li")
+    for line in ("moworld runs show lif", "moworld run lifecycle --resume lif", "moworld runs logs "):
+        assert "lifecycle-pocket-20261130-101010" in complete(line)
+    assert "latest" in complete("moworld runs cancel la") and "all" in complete("moworld compile a")
 
 
 def test_completion_is_installed_for_a_shell(tmp_path):

@@ -38,6 +38,19 @@ def test_a_stage_that_does_not_fit_is_shown_and_ends_with_1():
     assert code == 1 and "FIT" in text
 
 
+def test_a_pool_of_any_size_is_planned_with_the_rings_that_it_needs():
+    code, text = plan("--profile", "wan22-a14b", "--set", "resources.pools.high-noise.nodes=8", "--json")
+    rows = {(row["stage"], row["pool"]): row for row in json.loads(text[text.index("{") :])["stages"]}
+    assert code == 0
+    last, other, student = rows[5, "high-noise"], rows[5, "low-noise"], rows["autoregressive", "high-noise"]
+    assert (last["devices"], last["ulysses"], last["ring"], last["ring_of_profile"]) == (64, 8, 8, 4)
+    assert (other["devices"], other["ring"]) == (32, 4) and (student["devices"], student["ring"]) == (64, 2)
+    with pytest.raises(InputError, match="divides the batch"):  # a run has one ring for both pools
+        profile.load("wan22-a14b", ["resources.pools.high-noise.nodes=8"])
+    code, _ = plan("--profile", "wan22-a14b", "--set", "resources.pools.high-noise.nodes=3")
+    assert code != 0  # 8 x 4 devices a sample, and no multiple of them is 24
+
+
 def test_one_machine_trains_both_experts_in_one_process():
     code, text = plan("--profile", "pocket", "--json")
     rows = json.loads(text)["stages"]

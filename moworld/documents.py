@@ -1,0 +1,68 @@
+"""JSON and YAML from outside: parsed without executing anything, and refused in one line if they are too large, too deep or not valid."""
+
+import json
+from typing import Any
+
+from moworld.errors import InputError
+
+MAX_YAML_BYTES = 256 * 1024
+MAX_YAML_NODES = 20_000  # with every alias written out: nine lines of aliases can stand for a billion values
+MAX_YAML_DEPTH = 60
+
+
+def parse_json(text: str | bytes, file: object, fix: str = "write it again with the step that wrote it") -> Any:
+    """Returns the value of a JSON text. Raises InputError, which names `file`, if it is not JSON, too deep, or has a too long integer."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        found = "lists or objects inside each other, too deep to read"
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or an integer of more digits than Python converts
+        found = f"text that is not JSON ({error})"
+    raise InputError(file, "", found, "a JSON file", fix)
+
+
+
+def parse_json_object(text: str | bytes, file: object, fix: str = "write it again with the step that wrote it") -> dict[str, Any]:
+    """Returns the object of a JSON text. Raises InputError, which names `file`, if `parse_json` does or it holds another type."""
+    value = parse_json(text, file, fix)
+    if not isinstance(value, dict):
+        raise InputError(file, "", type(value).__name__, "a JSON object", fix)
+    return value
+
+
+def parse_yaml(text: str, file: object, expected: str) -> Any:
+    """Returns the value of a YAML text; aliases and merge keys are allowed as far as what they stand for is small.
+
+    Raises InputError, which names `file`, if it is not YAML, or above the limits of this module.
+    """
+    import yaml
+
+    fix = "correct its syntax"
+    try:
+        if len(text.encode(errors="surrogatepass")) > MAX_YAML_BYTES:
+            found, fix = f"more than {MAX_YAML_BYTES // 1024} KiB", "shorten it"
+        else:
+            node = yaml.compose(text, yaml.SafeLoader)
+            if node is not None and _count(node, {}, 0) > MAX_YAML_NODES:
+                found, fix = f"aliases that stand for more than {MAX_YAML_NODES} values", "write out what is meant"
+            else:
+                return yaml.safe_load(text)
+    except RecursionError:
+        found, fix = f"values inside each other, deeper than {MAX_YAML_DEPTH} levels", "flatten it"
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or a number that does not exist
+        found = f"text that is not YAML ({error})"
+    raise InputError(file, "", found, expected, fix)
+
+
+def _count(node: Any, known: dict[int, int | None], depth: int) -> int:
+    """Returns the number of nodes under a composed one, with aliases written out. Raises RecursionError for one that contains itself."""
+    if depth > MAX_YAML_DEPTH:
+        raise RecursionError
+    if id(node) in known:
+        if (found := known[id(node)]) is None:
+            raise RecursionError
+        return found
+    known[id(node)] = None
+    children = [] if isinstance(node.value, str) else [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+    known[id(node)] = count = 1 + sum(_count(child, known, depth + 1) for child in children)
+    return count
