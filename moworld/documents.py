@@ -21,7 +21,6 @@ def parse_json(text: str | bytes, file: object, fix: str = "write it again with 
     raise InputError(file, "", found, "a JSON file", fix)
 
 
-
 def parse_json_object(text: str | bytes, file: object, fix: str = "write it again with the step that wrote it") -> dict[str, Any]:
     """Returns the object of a JSON text. Raises InputError, which names `file`, if `parse_json` does or it holds another type."""
     value = parse_json(text, file, fix)
@@ -31,7 +30,7 @@ def parse_json_object(text: str | bytes, file: object, fix: str = "write it agai
 
 
 def parse_yaml(text: str, file: object, expected: str) -> Any:
-    """Returns the value of a YAML text; aliases and merge keys are allowed as far as what they stand for is small.
+    """Returns the value of a YAML text; aliases and merge keys are allowed as far as what they stand for is small, and each is a copy.
 
     Raises InputError, which names `file`, if it is not YAML, or above the limits of this module.
     """
@@ -46,12 +45,19 @@ def parse_yaml(text: str, file: object, expected: str) -> Any:
             if node is not None and _count(node, {}, 0) > MAX_YAML_NODES:
                 found, fix = f"aliases that stand for more than {MAX_YAML_NODES} values", "write out what is meant"
             else:
-                return yaml.safe_load(text)
+                return _copied(yaml.safe_load(text))
     except RecursionError:
         found, fix = f"values inside each other, deeper than {MAX_YAML_DEPTH} levels", "flatten it"
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or a number that does not exist
         found = f"text that is not YAML ({error})"
     raise InputError(file, "", found, expected, fix)
+
+
+def _copied(value: Any) -> Any:
+    """Returns lists and mappings as new ones, so that a change of one that an alias stands for does not change the others."""
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list) else value
 
 
 def _count(node: Any, known: dict[int, int | None], depth: int) -> int:
