@@ -21,6 +21,7 @@ from moworld_ops.pipelines import profile as profiles
 from moworld_ops.pipelines.catalog import arguments
 from moworld_ops.pipelines.cron import check_cron
 from moworld_ops.pipelines.kubeflow_api import STATES, Kubeflow, account, run_namespace
+from moworld_ops.pipelines.kubeflow_outputs import resolved
 from moworld_ops.pipelines.kubeflow_tasks import failures, seconds_of, steps_of
 from moworld_ops.pipelines.runs import Run, all_runs
 
@@ -45,8 +46,10 @@ def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
     """
     name, settings = profiles.load(profile, overrides)
     run = Run.new(pipeline, name, suffix=f"-{secrets.token_hex(3)}")  # unique among machines that submit in the same second
-    values = arguments(pipeline, name, settings, run.name, local=False)
+    arguments(pipeline, name, settings, run.name, local=False)
     api = Kubeflow()
+    settings = resolved(pipeline, settings)
+    values = arguments(pipeline, name, settings, run.name, local=False)
     unchecked = _check_namespace(settings)
     pipeline_id, version_id = _upload(pipeline, name, settings, api)
     run_id = api.start(run.name, pipeline_id, version_id, values)
@@ -63,8 +66,10 @@ def schedule(pipeline: str, profile: str, overrides: list[str], cron: str) -> tu
     """Schedules a pipeline; returns name and id of the schedule. Raises InputError before anything is sent."""
     check_cron(cron)
     name, settings = profiles.load(profile, overrides)
-    values = arguments(pipeline, name, settings, "", local=False)  # "": each run takes the id that the cluster assigns
+    arguments(pipeline, name, settings, "", local=False)
     api, made = Kubeflow(), f"{pipeline}-{name}"
+    settings = resolved(pipeline, settings)
+    values = arguments(pipeline, name, settings, "", local=False)  # "": each run takes the id that the cluster assigns
     _check_namespace(settings)
     return made, api.schedule(made, cron, *_upload(pipeline, name, settings, api), values)
 
