@@ -363,3 +363,34 @@ def test_a_local_run_is_no_input_of_a_run_on_the_cluster(moworld, api, tmp_path)
     Run(tmp_path / "runs" / "r-1").update(run="r-1", engine="local", status="done", started=1)
     status, _, err = moworld("run", "pretrain", "--profile", "test", "--engine", "kubeflow", "--set", "inputs.features=run:r-1")
     assert status == 2 and "run r-1: engine: found a local run" in err and not api.runs, err
+
+
+def test_a_run_that_kfp_cannot_retry_is_continued_by_a_new_one(moworld, api):
+    """By recorded answers: KFP refuses runs whose nodes it does not have in its database. The second new run has all that both have made."""
+    api.fails, api.retries = {"annotate"}, False
+    assert moworld("run", "data", "--profile", "test", "--engine", "kubeflow", "--set", "seed=5")[0] == 1
+    first = api.runs[0]["run_id"]
+    api.fails = {"cache-features"}
+    status, out, err = moworld("run", "data", "--resume", "latest", "--json")
+    assert status == 1 and "cannot retry run data-test-" in err and "kept: check-quality, collect, complete-geometry" in err, err
+    tasks = api.versions[-1]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert set(tasks) == {"preflight", "check-quality-accepted", "annotate", "train-codec", "cache-features"}
+    assert api.runs[1]["runtime_config"]["parameters"] == {"seed": "5", "run": json.loads(out)["run"]}
+    api.fails = set()
+    status, out, err = moworld("run", "data", "--resume", "latest", "--json")
+    assert status == 0 and json.loads(out)["status"] == "done", err
+    spec = api.versions[-1]["pipeline_spec"]
+    assert set(spec["root"]["dag"]["tasks"]) == {"preflight", "annotate-captioned", "train-codec-codec", "cache-features"}
+    text = json.dumps(spec)
+    assert f"minio://mlpipeline/v2/artifacts/data/{api.runs[1]['run_id']}/annotate/id/captioned" in text
+    assert first in text and api.runs[1]["run_id"] != first  # the checkpoints of both are in the folder of the first
+    assert len(api.runs) == 3 and len(api.pipelines) == 1
+
+
+def test_a_run_that_was_started_elsewhere_and_cannot_be_retried_is_refused(moworld, api):
+    api.fails, api.retries = {"preflight"}, False
+    moworld("run", "data", "--profile", "test", "--engine", "kubeflow")
+    Run.existing("latest").file.unlink()
+    moworld("runs", "list")
+    status, _, err = moworld("run", "data", "--resume", "latest")
+    assert status == 2 and "another machine or a schedule started the run" in err and len(api.runs) == 1, err
