@@ -4,10 +4,12 @@ Each read of a run advances it by one task, in the order of the IR. Tasks named 
 Workflow has: its nodes, `error` being null, and the state FAILED of a terminated run are what a real KFP 2.17.0 answered.
 """
 
+import gzip
 import json
 import re
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.message import Message
@@ -40,6 +42,9 @@ class KubeflowApi(ThreadingHTTPServer):
         self.fails: set[str] = set()
         self.attempts: dict[str, int] = {}  # pods of a task; 1 for any other
         self.keeps_workflows = True  # False: the older API, which has the Workflow, is not served
+        self.artifacts: dict[str, bytes] = {}  # by URI; KFP's page server returns them
+        self.retries = True  # False: runs cannot be retried, as those whose Workflow's nodes are kept elsewhere
+        self.packed = False  # Argo compresses the nodes of a large Workflow
         self.fault: Callable[[str, str], str] = lambda method, path: ""
         self.requests: list[tuple[str, str]] = []
         self.page = 100
@@ -68,8 +73,14 @@ class KubeflowApi(ThreadingHTTPServer):
             self.requests.append((method, path))
             if path.startswith("/apis/v1beta1/runs/") and self.keeps_workflows:
                 found = next((one for one in self.runs if one["run_id"] == path.rpartition("/")[2]), None)
-                manifest = json.dumps({"metadata": {"name": "w-1"}, "status": {"nodes": found and workflow_nodes(found, self.attempts)}})
+                status: dict[str, Any] = {"nodes": found and workflow_nodes(found, self.attempts)}
+                if self.packed:
+                    status = {"compressedNodes": b64encode(gzip.compress(json.dumps(status["nodes"]).encode())).decode()}
+                manifest = json.dumps({"metadata": {"name": "w-1"}, "status": status})
                 return 200 if found else 404, {"run": {}, "pipeline_runtime": {"workflow_manifest": manifest}}
+            if path == "/artifacts/get":
+                found = self.artifacts.get(f"{query['source']}://{query['bucket']}/{query['key']}")
+                return (404, {}) if found is None or not query["namespace"] else (200, found)
             parts = path.removeprefix("/apis/v2beta1/").split("/")
             if parts == ["healthz"]:
                 return 200, {"multi_user": False}
@@ -134,6 +145,7 @@ class KubeflowApi(ThreadingHTTPServer):
             if kind == "runs":
                 made["_waiting"] = order_of(version["pipeline_spec"]["root"]["dag"]["tasks"])
                 made["_tasks"] = []
+                made["_spec"] = version["pipeline_spec"]
                 made["finished_at"] = "1970-01-01T00:00:00Z"
                 made["state_history"] = [{"update_time": made["created_at"], "state": "PENDING"}]
             else:
@@ -193,6 +205,8 @@ class KubeflowApi(ThreadingHTTPServer):
             run["state"] = "CANCELING"
             run["state_history"].append({"update_time": self.now(), "state": "CANCELING"})
         elif verb == "retry":
+            if not self.retries:
+                return 400, {"message": "Cannot retry workflow with offloaded node status"}
             if run["state"] not in ("FAILED", "CANCELED"):
                 return 400, {"message": f"a run that is {run['state']} cannot be retried"}
             again = [task["name"] for task in run["_tasks"] if task["state"] == "FAILED"]
@@ -282,9 +296,22 @@ def workflow_nodes(run: dict, attempts: dict[str, int]) -> dict[str, dict]:
             "phase": phases[node["state"]],
             "message": node["message"],
             "finishedAt": node["end"],
+            "outputs": {"parameters": [{"name": "pod-spec-patch", "value": pod_of(run, task)}]} if task in run["_spec"]["root"]["dag"]["tasks"] else {},
         }
         for node in argo_nodes(run, attempts)
+        for task in [re.sub(r"-driver(\(\d+\))?$", "", node["displayName"]) if "-driver" in node["displayName"] else ""]
     }
+
+
+def pod_of(run: dict, task: str) -> str:
+    """Returns output `pod-spec-patch` of a step's driver, as the sources of KFP 2.17 write it: the launcher's command has the outputs' URIs."""
+    spec = run["_spec"]
+    component = spec["components"][spec["root"]["dag"]["tasks"][task]["componentRef"]["name"]]
+    names = [*component.get("outputDefinitions", {}).get("artifacts", {}), "executor-logs"]
+    root = f"minio://mlpipeline/v2/artifacts/{spec['pipelineInfo']['name']}/{run['run_id']}/{task}/id"
+    planned = {"outputs": {"artifacts": {name: {"artifacts": [{"name": name, "uri": f"{root}/{name}"}]} for name in names}}}
+    command = ["/kfp-launcher/launch", "--run_id", run["run_id"], "--executor_input", json.dumps(planned), "--component_spec", "{}", "--", "sh"]
+    return json.dumps({"containers": [{"name": "main", "command": command}]})
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -310,9 +337,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        data = json.dumps(answer).encode()
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "application/octet-stream" if isinstance(answer, bytes) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

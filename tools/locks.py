@@ -3,6 +3,7 @@
     requirements.torch.lock  torch and what torch itself requires
     requirements.base.lock   the rest of the base install; a subset of requirements.lock
     requirements.lock        the rest of everything (all extras and the development tools)
+    images/mlflow/requirements.lock  the registry's server, with the same versions where the other locks have them
 
 Each is universal (environment markers for Linux and macOS, Python 3.11 to 3.13) and hashed; pip and uv install them.
 """
@@ -18,10 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH = "requirements.torch.lock"
 BASE = "requirements.base.lock"
 ALL = "requirements.lock"
+SERVER = "images/mlflow/requirements.lock"
 HEADERS = {
     TORCH: "# Written by 'make lock': torch and what torch requires. TORCH_INDEX=... installs another build in its place.",
     BASE: "# Written by 'make lock': the base install without torch; a subset of requirements.lock.",
     ALL: "# Written by 'make lock': all extras and the development tools, without torch and its CUDA libraries.",
+    SERVER: "# Written by 'make lock' from requirements.txt beside it.",
 }
 # What another build of torch brings in versions of its own. Everything else that torch requires is in the other locks, too.
 OF_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
@@ -68,6 +71,8 @@ def main(upgrade: bool) -> None:
         write(TORCH, compile_(torch.name, keep=pinned))
     base = compile_("pyproject.toml", keep=pinned)
     write(BASE, {name: block for name, block in base.items() if not OF_TORCH.fullmatch(name)})
+    server = (ROOT / SERVER).read_text() if (ROOT / SERVER).exists() and not upgrade else ""
+    write(SERVER, compile_(SERVER.replace(".lock", ".txt"), keep=pinned + server))
     write(ALL, {name: block for name, block in everything.items() if name == "triton" or not OF_TORCH.fullmatch(name)})
 
 

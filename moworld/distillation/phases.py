@@ -124,7 +124,7 @@ def distill(student: WorldModel, teacher: WorldModel, settings: DistillSettings,
     forcing.monitor.recall(saved.get("monitor", {}))
     forcing.teacher_evaluations = saved.get(TEACHER_EVALUATIONS, 0)
     batches = run.batches_on_device(done * (settings.fake_steps + 1))
-    for step in run.progress("self-forcing distillation", done, settings.steps):
+    for step in run.progress("self-forcing distillation", done, settings.steps, curves):
         for phase in range(settings.fake_steps):
             curves.setdefault("fake", []).append([step + phase / settings.fake_steps, forcing.fake_phase(next(batches))])
         curves.setdefault(TEACHER_EVALUATIONS, []).append([step, forcing.teacher_evaluations])

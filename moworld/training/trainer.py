@@ -22,6 +22,7 @@ from moworld.training.settings import OptimizerSettings
 Batch = dict[str, Tensor]
 Loss = Callable[[str, Batch, torch.Generator], tuple[Tensor, dict[str, float]]]
 Curves = dict[str, list[list[float]]]
+Report = Callable[[int, int, dict[str, float]], None]  # steps done, steps in all, the newest value of each curve
 VALUES = "told"  # key of the plain values in a checkpoint; part of the file format
 
 
@@ -31,28 +32,40 @@ class Run:
 
     batches_from: returns the batches from a number on, each with this rank's samples
     checkpoints:  where to resume from and where to write; None writes none
+    report:       called on the first rank after each step; None for no reports
     """
 
     batches_from: Callable[[int], Iterator[Batch]]
     seed: int
     ranks: Ranks = ONE_RANK
     checkpoints: Checkpoints | None = None
+    report: Report | None = None
 
     @classmethod
     def on_features(
-        cls, features: Pathlike, num_latents: int, batch: int, seed: int, ranks: Ranks, checkpoints: Checkpoints | None = None
+        cls,
+        features: Pathlike,
+        num_latents: int,
+        batch: int,
+        seed: int,
+        ranks: Ranks,
+        checkpoints: Checkpoints | None = None,
+        report: Report | None = None,
     ) -> "Run":
         """Returns a run on windows of `num_latents` latent frames of the training split; `batch` counts samples over all ranks."""
         share = {"rank": ranks.data_rank, "world_size": ranks.data_size}
-        return cls(partial(batches, FeatureStore(features), "train", num_latents, batch, seed, **share), seed, ranks, checkpoints)
+        return cls(partial(batches, FeatureStore(features), "train", num_latents, batch, seed, **share), seed, ranks, checkpoints, report)
 
     def batches_on_device(self, number: int) -> Iterator[Batch]:
         """Returns the batches from a number on, on this rank's device."""
         return ({key: value.to(self.ranks.device) for key, value in batch.items()} for batch in self.batches_from(number))
 
-    def progress(self, description: str, done: int, steps: int) -> Any:
-        """Returns an iterator over the steps that remain, with a progress bar on the first rank."""
-        return tqdm(range(done, steps), description, steps, initial=done, unit="step", disable=not self.ranks.is_first)
+    def progress(self, description: str, done: int, steps: int, curves: Curves) -> Iterator[int]:
+        """Yields the numbers of the steps that remain. The first rank has a progress bar and reports each step with the ends of `curves`."""
+        for step in tqdm(range(done, steps), description, steps, initial=done, unit="step", disable=not self.ranks.is_first):
+            yield step
+            if self.report and self.ranks.is_first:
+                self.report(step + 1, steps, {name: curve[-1][1] for name, curve in curves.items() if curve})
 
 
 def train(
@@ -80,7 +93,7 @@ def train(
     values = resume(checkpoints, learners, generator, extra)
     done, curves = values.get("step", 0), Curves(values.get("curves", {}))
     numbered = run.batches_on_device(done * len(learners))
-    for step in run.progress(description, done, steps):
+    for step in run.progress(description, done, steps, curves):
         for name, learner in learners.items():
             loss, parts = loss_of(name, next(numbered), generator)
             learner.step(loss)

@@ -13,13 +13,14 @@ from moworld.errors import InputError
 from moworld.files import atomic_write
 from moworld_ops.components.platform.pools import parse
 from moworld_ops.pipelines.catalog import PIPELINES, build
+from moworld_ops.pipelines.finished_tasks import Outputs, reuse
 from moworld_ops.pipelines.placement import Cluster, requirements_of
 from moworld_ops.pipelines.profile import Profile
 
 
-def build_for_cluster(name: str, profile: Profile) -> Any:
-    """Returns a compiled pipeline with every task on its pool."""
-    return build(name, profile, Cluster(profile.resources, requirements_of(profile), profile.images))
+def build_for_cluster(name: str, profile: Profile, continues: str = "") -> Any:
+    """Returns a compiled pipeline with every task on its pool. continues: id of the run whose checkpoints it uses; "" for none"""
+    return build(name, profile, Cluster(profile.resources, requirements_of(profile), profile.images, continues))
 
 
 def write_ir(graph: Any, path: Path, tags: bool = False) -> dict[str, Any]:
@@ -29,7 +30,18 @@ def write_ir(graph: Any, path: Path, tags: bool = False) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(graph, str(compiled))
-        text = compiled.read_text(encoding="utf-8")
+        return _write(compiled.read_text(encoding="utf-8"), path, tags)
+
+
+def write_rest(graph: Any, path: Path, finished: Outputs, tags: bool = False) -> Outputs:
+    """Writes a pipeline's IR without its finished tasks and returns what `finished_tasks.reuse` has replaced."""
+    write_ir(graph, path, tags)
+    text, replaced = reuse(path.read_text(encoding="utf-8"), finished)
+    _write(text, path, tags)
+    return replaced
+
+
+def _write(text: str, path: Path, tags: bool) -> dict[str, Any]:
     found = validate(text, str(path), tags)
     with atomic_write(path, "w") as stream:
         stream.write(text)

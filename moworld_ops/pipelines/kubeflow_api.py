@@ -1,6 +1,8 @@
 """The KFP API: pipelines, versions, runs and schedules (kubeflow_runs.py keeps the records of runs)."""
 
+import base64
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -91,9 +93,13 @@ class Kubeflow:
         options = {"response_type": "object", "auth_settings": ["Bearer"], "_return_http_data_only": True}
         found = self.call(lambda: client.call_api(f"/apis/v1beta1/runs/{run_id}", "GET", **options), none=(400, 403, 404, 501)) or {}
         try:
-            return dict(json.loads((found.get("pipeline_runtime") or {}).get("workflow_manifest") or "{}"))
-        except ValueError:
+            workflow = dict(json.loads((found.get("pipeline_runtime") or {}).get("workflow_manifest") or "{}"))
+            status = workflow.get("status") or {}
+            if packed := status.get("compressedNodes"):  # Argo's form of a status that is too large for etcd
+                status["nodes"] = json.loads(gzip.decompress(base64.b64decode(packed)))
+        except (ValueError, OSError):
             return {}
+        return workflow
 
     def experiment(self) -> str:
         return str(self.call(lambda: self.client.create_experiment(EXPERIMENT)).experiment_id)

@@ -21,6 +21,7 @@ from moworld_ops.pipelines import profile as profiles
 from moworld_ops.pipelines.catalog import arguments
 from moworld_ops.pipelines.cron import check_cron
 from moworld_ops.pipelines.kubeflow_api import STATES, Kubeflow, account, run_namespace
+from moworld_ops.pipelines.kubeflow_outputs import resolved
 from moworld_ops.pipelines.kubeflow_tasks import failures, seconds_of, steps_of
 from moworld_ops.pipelines.runs import Run, all_runs
 
@@ -44,18 +45,35 @@ def submit(pipeline: str, profile: str, overrides: list[str]) -> Run:
     Settings and inputs are checked first, before kfp is imported or the cluster is asked.
     """
     name, settings = profiles.load(profile, overrides)
-    run = Run.new(pipeline, name, suffix=f"-{secrets.token_hex(3)}")  # unique among machines that submit in the same second
-    values = arguments(pipeline, name, settings, run.name, local=False)
+    run = new_run(pipeline, name)
+    arguments(pipeline, name, settings, run.name, local=False)
     api = Kubeflow()
+    settings = resolved(pipeline, settings)
+    values = arguments(pipeline, name, settings, run.name, local=False)
     unchecked = _check_namespace(settings)
-    pipeline_id, version_id = _upload(pipeline, name, settings, api)
-    run_id = api.start(run.name, pipeline_id, version_id, values)
+    return start(run, api, pipeline, name, settings, values, _upload(pipeline, name, settings, api), unchecked=unchecked)
+
+
+def new_run(pipeline: str, profile: str) -> Run:
+    """Returns a run that does not exist yet, with a name that is unique among machines that submit in the same second."""
+    return Run.new(pipeline, profile, suffix=f"-{secrets.token_hex(3)}")
+
+
+def start(
+    run: Run, api: Kubeflow, pipeline: str, profile: str, settings: profiles.Profile, values: dict[str, str], ids: tuple[str, str], **facts: Any
+) -> Run:
+    """Starts an uploaded version of a pipeline and writes the run's record.
+
+    values: parameters of the pipeline
+    ids:    of pipeline and version
+    """
     from moworld_ops.pipelines.placement import requirements_of
 
+    run_id = api.start(run.name, *ids, values)
     images = {**requirements_of(settings)["images"], "unpublished": unpublished(), "outdated": outdated()}
-    where = {"endpoint": api.endpoint, "id": run_id, "pipeline": pipeline_id, "version": version_id, "namespace": run_namespace()}
-    empty: dict[str, Any] = {"seconds": 0.0, "steps": {}, "error": "", "unchecked": unchecked}
-    run.begin("kubeflow", pipeline, name, settings, arguments=values, images=images, kubeflow=where, **empty)
+    where = {"endpoint": api.endpoint, "id": run_id, "pipeline": ids[0], "version": ids[1], "namespace": run_namespace()}
+    empty: dict[str, Any] = {"seconds": 0.0, "steps": {}, "error": "", "unchecked": ""}
+    run.begin("kubeflow", pipeline, profile, settings, arguments=values, images=images, kubeflow=where, **{**empty, **facts})
     return run
 
 
@@ -63,8 +81,10 @@ def schedule(pipeline: str, profile: str, overrides: list[str], cron: str) -> tu
     """Schedules a pipeline; returns name and id of the schedule. Raises InputError before anything is sent."""
     check_cron(cron)
     name, settings = profiles.load(profile, overrides)
-    values = arguments(pipeline, name, settings, "", local=False)  # "": each run takes the id that the cluster assigns
+    arguments(pipeline, name, settings, "", local=False)
     api, made = Kubeflow(), f"{pipeline}-{name}"
+    settings = resolved(pipeline, settings)
+    values = arguments(pipeline, name, settings, "", local=False)  # "": each run takes the id that the cluster assigns
     _check_namespace(settings)
     return made, api.schedule(made, cron, *_upload(pipeline, name, settings, api), values)
 
@@ -152,32 +172,6 @@ def watch(run: Run, progress: Callable[[str, dict[str, Any]], None]) -> dict[str
         if record["status"] != "running":
             return record
         time.sleep(pause)
-
-
-def resume(run: Run, pipeline: str, ignored: dict[str, Any]) -> Run:
-    """Runs the unfinished tasks of a failed or cancelled run.
-
-    ignored: options of the command that would change nothing, because the tasks of a run on a cluster are fixed; empty ones are not given
-    Raises InputError for another pipeline, an option that would be ignored, and a run that is in progress or done.
-    """
-    record = run.record
-    if not run.on_cluster:
-        raise InputError(
-            run.folder, "engine", "a local run", "a run on a cluster", f"omit --engine: moworld run {pipeline} --resume {run.name}"
-        )
-    if record.get("pipeline") != pipeline:
-        raise InputError(run.folder, "pipeline", pipeline, f"'{record.get('pipeline')}', as at the start", "name the run's own pipeline")
-    for option, value in ignored.items():
-        if value and value != record.get(option.removeprefix("--")):
-            fix = f"omit it, or start a new run: moworld run {pipeline} --engine kubeflow"
-            raise InputError(run.folder, option, value, "nothing: a run on a cluster continues with the tasks it was started with", fix)
-    api = Kubeflow(record["kubeflow"]["endpoint"])
-    status = refresh(run, api)["status"]
-    if status in ("running", "done"):
-        raise InputError(run.folder, "status", status, "a run that failed or was cancelled", "there is nothing to resume")
-    api.retry(record["kubeflow"]["id"])
-    run.update(status="running", error="", exit=None, cancel_asked=None)
-    return run
 
 
 def synchronize(endpoints: list[str]) -> str:

@@ -50,6 +50,14 @@ def workflow_of(space: str, run_id: str) -> dict[str, Any]:
     return dict(next(iter((found or {}).get("items") or []), {}))
 
 
+def object_of(space: str, path: str) -> dict[str, Any] | None:
+    """Returns "configmaps/NAME" or "secrets/NAME" of a namespace, None if it is not there or there is no cluster to ask."""
+    try:
+        return _get(f"/api/v1/namespaces/{space}/{path}")
+    except _NoCluster:
+        return None
+
+
 class _NoCluster(Exception):
     """No kubeconfig, or an API server that does not answer."""
 

@@ -60,10 +60,13 @@ class Cluster:
 
     requirements: fields of `moworld_ops.components.platform.preflight.Requirements`; every task waits for a preflight that checks
                   them. None omits the preflight
+    continues:    id of the run whose checkpoints the steps continue from; "" for none
     """
 
-    def __init__(self, resources: Resources, requirements: dict[str, Any] | None = None, images: ImageSettings | None = None) -> None:
-        self.images = images or ImageSettings()
+    def __init__(
+        self, resources: Resources, requirements: dict[str, Any] | None = None, images: ImageSettings | None = None, continues: str = ""
+    ) -> None:
+        self.images, self.continues = images or ImageSettings(), continues
         self.resources, self.requirements, self.base_sha256 = resources, requirements, ""
         self.preflight: dsl.PipelineTask | None = None
         self.commit = code_revision()
@@ -147,7 +150,8 @@ class Cluster:
         kubernetes.use_field_path_as_env(task, NAMESPACE, "metadata.namespace")
         kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         retries = 0 if name in UNRETRIED else RETRIES
-        step = StepContext(step=name, retries=retries, image=self._image("data") if self.images.own else "")
+        own = self._image("data") if self.images.own else ""
+        step = StepContext(step=name, retries=retries, image=own, continues=self.continues)
         task.set_env_variable(CONTEXT, step.text()).set_env_variable(COMMIT, self.commit)
         task.set_env_variable("MOWORLD_HOME", f"{self.resources.mount}/home")
         if self.resources.store_secret:

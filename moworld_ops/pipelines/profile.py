@@ -31,7 +31,10 @@ LARGEST_FROM_SCRATCH = 1e9  # parameters of an expert
 
 
 class Inputs(Settings):
-    """Inputs of a pipeline that does not start with footage: paths or URIs; empty for the newest output of a run of the profile."""
+    """Inputs of a pipeline that does not start with footage: paths, URIs, or run:RUN for the output of that run.
+
+    Empty is the newest output of a run of the profile.
+    """
 
     features: str = Field(default="", description="feature shards (pretrain, distill, release)")
     captioned: str = Field(default="", description="captioned clips (release)")

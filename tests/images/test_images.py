@@ -266,6 +266,18 @@ def test_the_bake_file_builds_every_image_on_its_base_labelled_and_with_an_sbom(
             assert f"{argument} = {argument}" in targets[parent] and given[argument]["default"] == base
 
 
+def test_the_registry_s_image_installs_a_lock_with_hashes():
+    folder = FOLDER / "mlflow"
+    blocks = re.split(r"^(?=[A-Za-z0-9])", (folder / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    assert all(re.match(r"[\w.-]+(\[[^]]*\])?==\S+.*\\\n +--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    locked = {canonicalize_name(name): version for name, version in pinned("images/mlflow/requirements.lock").items()}
+    for line in (folder / "requirements.txt").read_text().splitlines():
+        name, version = line.split("==")
+        assert locked[canonicalize_name(name)] == version, f"{line}: make lock"
+    assert packages(folder / "requirements.txt") <= set(locked)
+    assert "pip install --no-cache-dir --require-hashes -r requirements.lock" in (folder / "Dockerfile").read_text()
+
+
 def test_pinned_packages_of_the_registry_s_image_are_those_of_the_tests():
     lock = pinned("requirements.lock")
     for line in (FOLDER / "mlflow" / "requirements.txt").read_text().splitlines():

@@ -22,6 +22,7 @@ CAPTIONS = pod(HERE, {"moworld.io/serves": "captions"})
 ARTIFACTS = pod(HERE, {"app": "ml-pipeline-ui-artifact"})
 NOTEBOOK = pod(HERE, {"app": "notebook"})
 KFP_API, KFP_UI = pod("kubeflow", {"app": "ml-pipeline"}), pod("kubeflow", {"app": "ml-pipeline-ui"})
+TRAINER = pod("kubeflow-system", {"app.kubernetes.io/name": "trainer"})
 METADATA, SEAWEEDFS = pod("kubeflow", {"app": "metadata-grpc-server"}), pod("kubeflow", {"app": "seaweedfs"})
 MINIO, DATABASE = pod("minio", {"app": "minio"}), Peer(ip="10.0.7.7", entity="world")
 COREDNS, OPENSHIFT_DNS = (
@@ -64,6 +65,9 @@ FLOWS = {
     "a driver calls KFP's metadata store": (TASK, METADATA, 8080, "TCP", True),
     "the reaper calls KFP's API": (REAPER, KFP_API, 8888, "TCP", True),
     "a rank calls KFP's API": (RANK, KFP_API, 8888, "TCP", False),
+    "a rank reports its progress to Trainer": (RANK, TRAINER, 10443, "TCP", True),
+    "a task calls Trainer": (TASK, TRAINER, 10443, "TCP", False),
+    "a rank calls Trainer's webhook": (RANK, TRAINER, 9443, "TCP", False),
     "KFP's page reads artifacts": (KFP_UI, ARTIFACTS, 3000, "TCP", True),
     "a task reads artifacts as KFP's page does": (TASK, ARTIFACTS, 3000, "TCP", False),
     "the artifact server's sidecar gets its configuration": (ARTIFACTS, ISTIOD, 15012, "TCP", True),

@@ -30,6 +30,7 @@ def distill(
     from moworld.training.task import task_of
     from moworld.training.trainer import Run
     from moworld_ops.components.losses import tail_mean
+    from moworld_ops.components.platform.trainer_status import status_reporter
 
     chosen = DistillSettings(**settings)
     ranks = join_ranks(chosen.parallel)
@@ -48,10 +49,11 @@ def distill(
         if start := getattr(chosen, name):
             length = CODEC_GRID.num_latents(start.frames, name) if start.frames else num_latents
             saved = saved_in(Path(checkpoints, name) if checkpoints else None)
-            run = Run.on_features(features, length, getattr(start, "batch", 0) or chosen.batch, seed + number, ranks, saved)
+            batch = getattr(start, "batch", 0) or chosen.batch
+            run = Run.on_features(features, length, batch, seed + number, ranks, saved, status_reporter())
             world, found = _start(name, world, chosen, run, Path(checkpoints, f"{name}-done") if checkpoints else None, task)
             curves |= found
-    run = Run.on_features(features, num_latents, chosen.batch, seed, ranks, saved_in(checkpoints))
+    run = Run.on_features(features, num_latents, chosen.batch, seed, ranks, saved_in(checkpoints), status_reporter())
     found, reason = train(world, frozen, chosen, run)
     curves |= found
     world.save(out, write=ranks.is_first, losses=curves)

@@ -8,6 +8,7 @@ after the last failure, or after a refusal, ends at once with the same status. d
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from moworld.files import read_json, write_json
 from moworld_ops.components.platform.context import NODE, StepContext
 from moworld_ops.components.platform.home import home
 
+FOLDER = "attempts"  # in the state folder: RUN_ID/STEP.json
 FACTOR = 2.0  # of the wait before each further attempt
 NOTHING: dict[str, Any] = {"nodes": [], "failures": 0, "final": False, "exit": 0, "error": ""}  # nodes: of Argo, each a pod that started
 
@@ -47,6 +49,16 @@ def seconds_to_retry(place: StepContext, exit_status: int, error: str, repeatabl
     return None if final else place.retry_seconds * FACTOR ** (failures - 1)
 
 
+def forget(place: StepContext) -> None:
+    """Removes what was counted of a step that has succeeded. A run's folder goes with its last step; of a failed run, `leftovers` removes it."""
+    if not place.node:
+        return
+    file = _file(place)
+    file.unlink(missing_ok=True)
+    with suppress(OSError):  # other steps are in it, or have removed it
+        file.parent.rmdir()
+
+
 def restart(place: StepContext, seconds: float) -> None:
     """Waits, then replaces this process by a new one with the same arguments: nothing of the failed attempt remains in memory."""
     os.environ[NODE] = f"{place.node}+"  # not the node of a resumed run
@@ -63,4 +75,4 @@ def _counted(place: StepContext) -> dict[str, Any]:
 
 
 def _file(place: StepContext) -> Path:
-    return home() / "attempts" / place.run_id / f"{place.step}.json"
+    return home() / FOLDER / place.run_id / f"{place.step}.json"

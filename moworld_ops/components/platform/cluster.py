@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -31,12 +30,10 @@ class OwnPod(NamedTuple):
 
     uid:      of the pod, "" outside one
     workflow: owner reference to the Workflow of its run, {} outside a run
-    attempt:  0 for a start that a user asked for, else the number of the automatic retry
     """
 
     uid: str
     workflow: dict[str, Any]
-    attempt: int
 
 
 def own_pod(api: Any, space: str) -> OwnPod:
@@ -45,13 +42,12 @@ def own_pod(api: Any, space: str) -> OwnPod:
 
     name, uid = os.environ.get("KFP_POD_NAME", ""), os.environ.get("KFP_POD_UID", "")
     if not name:
-        return OwnPod(uid, {}, 0)
+        return OwnPod(uid, {})
     core = client.CoreV1Api(api)
     meta = with_retries(lambda: core.read_namespaced_pod(name, space, _request_timeout=REQUEST_SECONDS), threading.Event()).metadata
     owners = [one for one in meta.owner_references or [] if one.kind == "Workflow"]
     references = [{"apiVersion": one.api_version, "kind": one.kind, "name": one.name, "uid": one.uid} for one in owners]
-    attempt = re.search(r"\((\d+)\)$", (meta.annotations or {}).get("workflows.argoproj.io/node-name", ""))
-    return OwnPod(uid or str(meta.uid), references[0] if references else {}, int(attempt[1]) if attempt else 0)
+    return OwnPod(uid or str(meta.uid), references[0] if references else {})
 
 
 def connect() -> Any:

@@ -31,6 +31,7 @@ class StepContext(Settings):
     commit:    of the code: in a local run its record's, on a cluster MOWORLD_GIT_COMMIT, which the compiler writes
     node:      name of Argo's node, such as w-1(0).root(0).collect(0).executor(1); "" outside a cluster
     image:     reference of its image, if it is not that of the lock
+    continues: id of the run on the cluster whose checkpoints this run continues from; "" for none
     retries:   how often a failure is repeated in the pod
     retry_seconds: wait before the first repetition
     engine:    process that the step must not outlive (`steps.process_token`); "" for none
@@ -46,6 +47,7 @@ class StepContext(Settings):
     engine: str = ""
     node: str = ""
     image: str = ""
+    continues: str = ""
     retries: NonNegativeInt = 0
     retry_seconds: NonNegativeFloat = 60.0
 

@@ -16,17 +16,14 @@ SUMMARY, REFUSED = "summary.json", "refused.json"
 CACHE = "cache"  # on the shared volume too, but outside the exchange folder, so that it outlives a run
 
 
-def stage_in(exchange: Path, arguments: dict[str, Any], attempt: int = 0) -> None:
+def stage_in(exchange: Path, arguments: dict[str, Any]) -> None:
     """Copies the folders among the arguments to the shared volume and writes arguments.json with their paths there.
 
     exchange: the job's folder, directly on the shared volume. A cache that is on the volume already, as in the state folder of a
               cluster, keeps its path; another one becomes VOLUME/encoded.
-    attempt:  0 for a start that a user asked for, else the number of the automatic retry
     arguments.json is written last. If it exists with equal content, the inputs are complete and are not copied again: ranks may be
-    reading them. Raises the InputError of an earlier attempt in an automatic retry, which would end in the same way.
+    reading them.
     """
-    if attempt and (error := refusal([exchange])):
-        raise error
     fixed, volume = (*PERSISTENT, CACHE), exchange.parent
     inputs = [key for key, value in arguments.items() if key not in fixed and isinstance(value, str) and Path(value).is_dir()]
     paths = {key: str(exchange / key) for key in PERSISTENT if key in arguments} | {key: str(exchange / "in" / key) for key in inputs}

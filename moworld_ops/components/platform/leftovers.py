@@ -1,7 +1,8 @@
-"""Removes the exchange folders of runs that are gone: a cancelled run leaves its inputs and checkpoints on the shared volume.
+"""Removes what runs that are gone left on the shared volume: exchange folders with inputs and checkpoints, and counts of attempts.
 
-`python -m moworld_ops.components.platform.leftovers VOLUME DAYS` removes those whose run has no Workflow that still works, and that nobody
-has written to for that long: until then the run may be resumed from its checkpoints.
+`python -m moworld_ops.components.platform.leftovers VOLUME DAYS` removes the exchange folders whose run has no Workflow that still works, and
+that nobody has written to for that long: until then the run may be resumed from its checkpoints. Counts are removed as soon as
+their run is over, because a resumed run counts from the start.
 """
 
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from moworld_ops.components.platform.attempts import FOLDER
 from moworld_ops.components.platform.cluster import connect, namespace
 from moworld_ops.components.platform.workflows import run_is_over
 
@@ -36,6 +38,16 @@ def remove_leftovers(volume: Path, is_over: Callable[[str], bool], keep_seconds:
     return removed
 
 
+def remove_counts(volume: Path, is_over: Callable[[str], bool]) -> list[str]:
+    """Removes the counts of attempts of runs that are over, in the state folders on a volume; returns the ids of the runs."""
+    removed = []
+    for folder in sorted(path for path in volume.glob(f"*/{FOLDER}/*") if path.is_dir()):
+        if is_over(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+    return removed
+
+
 def _changed(folder: Path) -> float:
     """Returns when a folder or anything in it was last written."""
     return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
@@ -45,8 +57,14 @@ def main(argv: list[str]) -> int:
     """Removes what is left on a volume; prints the names."""
     volume, days = argv
     api, space = connect(), namespace()
-    for name in remove_leftovers(Path(volume), lambda run: run_is_over(api, space, run), float(days) * 86400):
+
+    def is_over(run: str) -> bool:
+        return run_is_over(api, space, run)
+
+    for name in remove_leftovers(Path(volume), is_over, float(days) * 86400):
         print(f"removed {volume}/{name}: its run is over", flush=True)
+    for run in remove_counts(Path(volume), is_over):
+        print(f"removed the counts of attempts of run {run}: it is over", flush=True)
     return 0
 
 

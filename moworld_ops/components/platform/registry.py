@@ -79,6 +79,7 @@ class ModelRegistry:
         if self.local:
             self.folder.mkdir(parents=True, exist_ok=True)
             uri = f"sqlite:///{self.folder / 'mlflow.db'}"
+        self.uri = uri
         self.client = require("mlflow", "registry").MlflowClient(tracking_uri=uri, registry_uri=uri)
         self.ledger = home() / "ledger.jsonl"
 
@@ -93,7 +94,8 @@ class ModelRegistry:
         for version in self.versions(name):
             if all(version.tags.get(key) == tags[key] for key in ("run", "model_sha256")):
                 return version
-        run = self.client.create_run(self._experiment(), run_name=tags["run"], tags=tags)
+        experiment, nesting = self._place()
+        run = self.client.create_run(experiment, run_name=tags["run"], tags={**tags, **nesting})
         self._log(run.info.run_id, metrics, params, tags)
         self.client.log_artifacts(run.info.run_id, str(model), "model")
         for path in evidence:
@@ -121,6 +123,17 @@ class ModelRegistry:
         digest = f"{revision[:12]}+contracts-{contracts}"  # MLflow allows 36 characters
         dataset = Dataset("features", digest, "dvc", json.dumps({"registry": "dvc", "revision": revision}))
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
+
+    def _place(self) -> tuple[str, dict[str, str]]:
+        """Returns the experiment of a new run, and the tags that make it a child of the run that KFP 2.17 has made of this task.
+
+        KFP names its run in the container's environment. It closes that run itself, so nothing is written to it. Only runs of one
+        tracking server and one experiment can be nested; elsewhere the run has no parent.
+        """
+        parent, experiment = os.environ.get("MLFLOW_RUN_ID", ""), os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+        if not (parent and experiment) or self.uri != os.environ.get("MLFLOW_TRACKING_URI", ""):
+            return self._experiment(), {}
+        return experiment, {"mlflow.parentRunId": parent}
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)

@@ -91,6 +91,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
     log.info("%s: done in %.1f s, peak %.0f MB", name, seconds, peak / 1e6)
     facts = {"seconds": seconds, "peak_bytes": peak, "outputs": hashes, "summary": summary}
     _write(place, name, {"status": "done", "started": started, **facts})
+    attempts.forget(place)
 
 
 def explain(error: BaseException, places: Sequence[str | Path] = ()) -> tuple[int, str]:

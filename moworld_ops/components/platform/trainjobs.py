@@ -85,8 +85,7 @@ def job_name(run: str, step: str, index: int) -> str:
 def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[Job]) -> dict[str, Any]:
     """Runs one job per pool in parallel, copies their results to arguments["out"] and returns the joined summary.
 
-    Raises RuntimeError with the reason if a job fails; InputError outside a run, or if a rank raised it. A step that ended so does
-    not run again when the pipeline retries it by itself.
+    Raises RuntimeError with the reason if a job fails; InputError outside a run, or if a rank raised it.
     """
     place = context()
     run, task = place.run_id, place.step or step
@@ -96,12 +95,12 @@ def run_trainjobs(step: str, arguments: dict[str, Any], pools: list[Job]) -> dic
     jobs, exchanges = [], []
     for index, pool in enumerate(pools):
         name = job_name(run, task, index)
-        exchange = Path(pool.mount) / name
+        exchange = Path(pool.mount) / job_name(place.continues or run, task, index)  # it has the checkpoints
         mark(exchange, run)
         job = trainjob(step, name, pool, str(exchange / "arguments.json"), run)
         if pod.workflow:
             job["metadata"]["ownerReferences"] = [pod.workflow]  # Kubernetes deletes the job with its run
-        jobs.append((job, partial(stage_in, exchange, {**arguments, **pool.arguments}, pod.attempt)))
+        jobs.append((job, partial(stage_in, exchange, {**arguments, **pool.arguments})))
         exchanges.append(exchange)
     names = [job["metadata"]["name"] for job, _ in jobs]
     with launcher.cleanup(names):

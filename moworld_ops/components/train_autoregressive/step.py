@@ -21,6 +21,7 @@ def train_autoregressive(
     from moworld.training.task import task_of
     from moworld.training.trainer import Run
     from moworld_ops.components.losses import tail_mean
+    from moworld_ops.components.platform.trainer_status import status_reporter
 
     chosen = AutoregressiveSettings(**settings)
     ranks = join_ranks(chosen.parallel)
@@ -31,7 +32,7 @@ def train_autoregressive(
     seed += 1
     task = ranks.from_first(lambda: task_of({"settings": settings, "model": model, "seed": seed}, features=features, teacher=teacher))
     saved = Checkpoints(checkpoints, chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
-    run = Run.on_features(features, chosen.num_latents, chosen.batch, seed, ranks, saved)
+    run = Run.on_features(features, chosen.num_latents, chosen.batch, seed, ranks, saved, status_reporter())
     curves = train(world, chosen, run)
     world.save(out, write=ranks.is_first, losses=curves)
     if saved:

@@ -34,6 +34,7 @@ def train_curriculum(
     from moworld.training.task import task_of
     from moworld.training.trainer import Run
     from moworld_ops.components.losses import tail_mean
+    from moworld_ops.components.platform.trainer_status import status_reporter
 
     chosen = Stage(**stage)
     ranks = join_ranks(chosen.parallel)
@@ -49,7 +50,7 @@ def train_curriculum(
     content = partial(base_hash, start, world.config.experts) if start else None
     task = ranks.from_first(lambda: task_of(settings, features=features, previous=previous, base=content))
     saved = Checkpoints(checkpoints, chosen.checkpoint_every, task, ranks.is_first) if checkpoints else None
-    run = Run.on_features(features, chosen.num_latents, chosen.batch, seed, ranks, saved)
+    run = Run.on_features(features, chosen.num_latents, chosen.batch, seed, ranks, saved, status_reporter())
     curves = train_stage(world, chosen, run, experts)
     world.save(out, names=experts, write=ranks.is_first, losses=curves)
     if saved:

@@ -156,7 +156,14 @@ def _run_on_cluster(
     from moworld_ops.pipelines.runs import Run, summary
 
     if resume:
-        run = kubeflow.resume(Run.existing(resume), pipeline, {"--profile": profile, "--set": overrides, "--schedule": schedule})
+        from moworld_ops.pipelines.kubeflow_resume import resume as continued
+
+        former = Run.existing(resume)
+        run = continued(former, pipeline, {"--profile": profile, "--set": overrides, "--schedule": schedule})
+        if run.name != former.name:
+            taken = run.record["continues"]
+            note(f"Kubeflow Pipelines cannot retry run {former.name} ({taken['reason']}): run {run.name} continues it")
+            note(f"kept: {', '.join(taken['steps']) or 'nothing, because no output of a finished step was found'}")
     elif schedule:
         name, made = kubeflow.schedule(pipeline, profile or "pocket", overrides, schedule)
         _warn_of_images()

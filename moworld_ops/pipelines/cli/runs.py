@@ -75,10 +75,9 @@ def logs(run: Name = "latest") -> None:
     """
     found = Run.existing(run)
     if found.on_cluster:
-        from moworld_ops.components.platform.pod_logs import run_logs
+        from moworld_ops.pipelines.kubeflow_outputs import cluster_logs
 
-        where = found.record["kubeflow"]
-        for line in run_logs(where["id"], where.get("namespace", "")):
+        for line in cluster_logs(found):
             print(line)
         return
     path = found.folder / "log.txt"

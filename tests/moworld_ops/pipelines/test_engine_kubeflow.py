@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from moworld.errors import InputError
+from moworld_ops.components.platform.attempts import FACTOR
+from moworld_ops.components.platform.context import StepContext
 from moworld_ops.components.platform.images import image
 from moworld_ops.components.platform.pools import parse
 from moworld_ops.components.platform.preflight import Requirements
-from moworld_ops.components.platform.source import code_revision
+from moworld_ops.components.platform.source import ROOT, code_revision
 from moworld_ops.components.platform.trainjobs import trainjob
 from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.catalog import inputs_of
@@ -160,6 +162,32 @@ def test_every_task_follows_the_policy(compiled, pocket, pipeline):
             latest = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
             assert latest >= 3 * int(settings["activeDeadlineSeconds"]), f"{name}: Argo counts from the first attempt's start"
     assert len(found) >= 3
+
+
+def test_the_runbook_s_table_of_retries_is_what_is_compiled(compiled):
+    """One row for each kind of end; its numbers are those of the IR. How Argo acts on them was read in its sources, not run here."""
+    section = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8").partition("### What is retried")[2].partition("\n### ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][2:]
+    kinds = ("exit status 1", "exit status 2", "out of memory", "pod deleted, node gone", "pod evicted or preempted", "deadline", "cancelled")
+    assert [next(kind for kind in kinds if row[0].startswith(kind)) for row in rows] == list(kinds)
+    assert all(len(row) == 5 and row[1] and row[3] and row[4] for row in rows)  # end, repeated, by whom (if at all), how often, cost
+    table = {kind: " | ".join(row) for kind, row in zip(kinds, rows, strict=True)}
+    for name, task, container, settings in tasks_and_executors(compiled[0], "lifecycle"):
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        place = StepContext.model_validate_json(variables["MOWORLD_CONTEXT"])
+        if "retryPolicy" not in task:
+            assert f"`{name}`" in table["exit status 1"] and place.retries == 0, name
+            continue
+        policy = task["retryPolicy"]
+        waits = [place.retry_seconds * FACTOR**number for number in range(place.retries)]
+        assert " and ".join(f"{wait:.0f} s" for wait in waits) in table["exit status 1"], name
+        assert f"{place.retries + 1} attempts in all" in table["exit status 1"], name
+        argo = [int(policy["backoffDuration"].removesuffix("s")) * policy["backoffFactor"] ** number for number in range(policy["maxRetryCount"])]
+        assert " and ".join(f"{wait:.0f} s" for wait in argo) in table["pod deleted, node gone"], name
+        assert f"{policy['maxRetryCount']} more pods" in table["pod deleted, node gone"], name
+        longest = int(policy["backoffMaxDuration"].removesuffix("s")) / int(settings["activeDeadlineSeconds"])
+        assert f"`backoffMaxDuration` of a task is {('once', 'twice', 'three times')[int(longest) - 1]} its deadline" in section, name
+    assert "1 attempt" in table["exit status 2"]
 
 
 def test_only_register_and_promote_get_the_signing_key_and_preflight_its_public_part(compiled):

@@ -288,7 +288,7 @@ def test_logs_are_those_of_the_runs_pods_and_the_reaper_deletes_jobs_without_a_r
         run_id = api.runs[0]["run_id"]
         name = f"/api/v1/namespaces/moworld/pods/pod-{run_id}"
         status, _, err = moworld("runs", "logs", KUBECONFIG=kubeconfig)
-        assert status == 2 and "artifact store" in err
+        assert status == 2 and "none in namespace moworld, and no artifact executor-logs" in err, err
         cluster.put(name, {"metadata": {"name": f"pod-{run_id}", "labels": {"pipeline/runid": run_id}}, "status": {"phase": "Running"}})
         status, out, err = moworld("runs", "logs", KUBECONFIG=kubeconfig)
         assert status == 0 and f"== pod-{run_id} (Running)" in out, err
@@ -302,8 +302,95 @@ def test_logs_are_those_of_the_runs_pods_and_the_reaper_deletes_jobs_without_a_r
         assert json.loads(out) == ["m-long-gone"] and list(cluster.jobs()) == [f"m-{run_id}"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_logs_outlive_the_pods_and_the_workflow(moworld, api, packed):
+    """By recorded answers: KFP's copy of the Workflow names the logs, its page server returns them."""
+    api.packed, api.fails, api.attempts = packed, {"train-curriculum-2"}, {"train-curriculum-2": 2}
+    moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
+    run_id = api.runs[0]["run_id"]
+    for step, number in (("preflight", 0), ("train-curriculum", 0), ("train-curriculum-2", 0), ("train-curriculum-2", 1)):
+        api.artifacts[f"minio://mlpipeline/v2/artifacts/pretrain/{run_id}/{step}/id/executor-logs-{number}"] = f"{step} {number}\nsaid ä\n".encode()
+    status, out, err = moworld("runs", "logs", KUBECONFIG="")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert [line for line in lines if line.startswith("== ")] == [
+        f"== {step}, attempt {number} (minio://mlpipeline/v2/artifacts/pretrain/{run_id}/{step}/id/executor-logs-{number})"
+        for step, number in (("preflight", 0), ("train-curriculum", 0), ("train-curriculum-2", 0), ("train-curriculum-2", 1))
+    ]
+    assert lines[-2:] == ["train-curriculum-2 1", "said ä"]
+    api.artifacts.popitem()  # of a pod that was killed
+    status, out, err = moworld("runs", "logs", KUBECONFIG="")
+    assert status == 0 and "train-curriculum-2 0" in out and "no log: status 404" in out.splitlines()[-1], err
+    api.artifacts.clear()
+    status, _, err = moworld("runs", "logs", KUBECONFIG="")
+    assert status == 2 and "status 404" in err and "mlpipeline-minio-artifact" in err, err
+    api.keeps_workflows = False
+    status, _, err = moworld("runs", "logs", KUBECONFIG="")
+    assert status == 2 and "no artifact executor-logs" in err, err
+
+
 def test_a_record_of_a_cluster_run_is_readable_without_the_cluster(moworld, api):
     moworld("run", "pretrain", "--engine", "kubeflow", *SMALL)
     status, out, err = moworld("runs", "show", "latest", "--json", KFP_ENDPOINT="")
     assert status == 0 and json.loads(out)["status"] == "done", err
     assert Run.existing("latest").on_cluster
+
+
+def test_an_input_may_be_the_output_of_another_run_on_the_cluster(moworld, api):
+    """By recorded answers. `pretrain` takes the features of `data`, by its name here and by its id in KFP."""
+    status, out, err = moworld("run", "data", "--profile", "test", "--engine", "kubeflow", "--json")
+    assert status == 0, err
+    made, run_id = json.loads(out)["run"], api.runs[0]["run_id"]
+    for reference in (made, run_id):
+        start = ("run", "pretrain", "--profile", "test", "--engine", "kubeflow", "--set", f"inputs.features=run:{reference}", "--detach")
+        assert moworld(*start)[0] == 0
+        uri = f"minio://mlpipeline/v2/artifacts/data/{run_id}/cache-features/id/features"
+        assert api.runs[-1]["runtime_config"]["parameters"]["features"] == uri
+        task = api.versions[-1]["pipeline_spec"]["root"]["dag"]["tasks"]["preflight"]
+        assert json.loads(task["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"])["artifacts"] == [uri]
+    count = len(api.runs)
+    for pipeline, name, words in (
+        ("pretrain", "features=run:none", "run none: features: found no finished step, or no Workflow"),
+        ("distill", f"teacher=run:{made}", "expected a run that finished step train_curriculum-5"),
+    ):
+        more = ("--set", f"inputs.features=run:{made}", "--set", f"inputs.{name}")
+        status, _, err = moworld("run", pipeline, "--profile", "test", "--engine", "kubeflow", *more, "--detach")
+        assert status == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    assert len(api.runs) == count
+
+
+def test_a_local_run_is_no_input_of_a_run_on_the_cluster(moworld, api, tmp_path):
+    Run(tmp_path / "runs" / "r-1").update(run="r-1", engine="local", status="done", started=1)
+    status, _, err = moworld("run", "pretrain", "--profile", "test", "--engine", "kubeflow", "--set", "inputs.features=run:r-1")
+    assert status == 2 and "run r-1: engine: found a local run" in err and not api.runs, err
+
+
+def test_a_run_that_kfp_cannot_retry_is_continued_by_a_new_one(moworld, api):
+    """By recorded answers: KFP refuses runs whose nodes it does not have in its database. The second new run has all that both have made."""
+    api.fails, api.retries = {"annotate"}, False
+    assert moworld("run", "data", "--profile", "test", "--engine", "kubeflow", "--set", "seed=5")[0] == 1
+    first = api.runs[0]["run_id"]
+    api.fails = {"cache-features"}
+    status, out, err = moworld("run", "data", "--resume", "latest", "--json")
+    assert status == 1 and "cannot retry run data-test-" in err and "kept: check-quality, collect, complete-geometry" in err, err
+    tasks = api.versions[-1]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert set(tasks) == {"preflight", "check-quality-accepted", "annotate", "train-codec", "cache-features"}
+    assert api.runs[1]["runtime_config"]["parameters"] == {"seed": "5", "run": json.loads(out)["run"]}
+    api.fails = set()
+    status, out, err = moworld("run", "data", "--resume", "latest", "--json")
+    assert status == 0 and json.loads(out)["status"] == "done", err
+    spec = api.versions[-1]["pipeline_spec"]
+    assert set(spec["root"]["dag"]["tasks"]) == {"preflight", "annotate-captioned", "train-codec-codec", "cache-features"}
+    text = json.dumps(spec)
+    assert f"minio://mlpipeline/v2/artifacts/data/{api.runs[1]['run_id']}/annotate/id/captioned" in text
+    assert first in text and api.runs[1]["run_id"] != first  # the checkpoints of both are in the folder of the first
+    assert len(api.runs) == 3 and len(api.pipelines) == 1
+
+
+def test_a_run_that_was_started_elsewhere_and_cannot_be_retried_is_refused(moworld, api):
+    api.fails, api.retries = {"preflight"}, False
+    moworld("run", "data", "--profile", "test", "--engine", "kubeflow")
+    Run.existing("latest").file.unlink()
+    moworld("runs", "list")
+    status, _, err = moworld("run", "data", "--resume", "latest")
+    assert status == 2 and "another machine or a schedule started the run" in err and len(api.runs) == 1, err

@@ -50,9 +50,14 @@ def test_a_step_that_exits_with_1_and_may_be_retried_twice_has_three_attempts_on
         assert (status, attempts) == (1, 3) and "collect: not run again: RuntimeError: broken" in said
 
 
-def test_a_failure_that_passes_is_no_failure_of_the_step(pod):
+def test_a_failure_that_passes_is_no_failure_of_the_step_and_nothing_stays_counted(pod, tmp_path):
+    (tmp_path / "home/attempts/run-1").mkdir(parents=True)
+    (tmp_path / "home/attempts/run-1/annotate.json").write_text("{}")  # of another step, which has not ended
     status, attempts, said = pod("1", until=3)
     assert (status, attempts) == (0, 3), said
+    assert [path.name for path in (tmp_path / "home/attempts/run-1").iterdir()] == ["annotate.json"]
+    (tmp_path / "home/attempts/run-1/annotate.json").unlink()
+    assert pod("1", until=3)[0] == 0 and not (tmp_path / "home/attempts/run-1").exists()
     assert "next attempt in 0 s" in said
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moworld_ops.components.platform.cluster import connect
-from moworld_ops.components.platform.leftovers import main, mark, remove_leftovers
+from moworld_ops.components.platform.leftovers import main, mark, remove_counts, remove_leftovers
 from moworld_ops.components.platform.workflows import run_is_over
 from tests.cluster import Cluster, running
 
@@ -46,6 +46,14 @@ def test_a_folder_that_a_rank_still_writes_to_stays(tmp_path):
     assert remove_leftovers(tmp_path, lambda run: True, 7 * DAY) == []
 
 
+def test_the_counts_of_attempts_go_with_their_run(tmp_path):
+    for run in ("over", "working"):
+        (tmp_path / "home" / "attempts" / run).mkdir(parents=True)
+        (tmp_path / "home" / "attempts" / run / "collect.json").write_text("{}")
+    assert remove_counts(tmp_path, lambda run: run == "over") == ["over"]
+    assert [path.name for path in (tmp_path / "home" / "attempts").iterdir()] == ["working"]
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     with running(Cluster()) as server:
@@ -67,7 +75,10 @@ def test_a_run_is_over_without_a_workflow_that_works(cluster):
 def test_the_command_says_what_it_removed(cluster, tmp_path, capsys):
     volume = tmp_path / "volume"
     left(volume, "m-1", "a", 8), left(volume, "m-2", "b", 8)
+    for run in "ab":
+        (volume / "home" / "attempts" / run).mkdir(parents=True)
     put_workflow(cluster, "b", "Running")
     assert main([str(volume), "7"]) == 0
-    assert capsys.readouterr().out == f"removed {volume}/m-1: its run is over\n"
-    assert [path.name for path in volume.iterdir()] == ["m-2"]
+    said = (f"removed {volume}/m-1: its run is over", "removed the counts of attempts of run a: it is over")
+    assert capsys.readouterr().out.splitlines() == list(said)
+    assert sorted(path.name for path in volume.iterdir()) == ["home", "m-2"]

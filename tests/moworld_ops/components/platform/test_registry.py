@@ -63,6 +63,30 @@ def test_registering_and_promoting_again_changes_nothing(registry, tmp_path):
     assert len(ledger.verify(registry.ledger)) == entries
 
 
+@pytest.mark.parametrize("same_store", [True, False])
+def test_a_run_is_a_child_of_the_run_that_kfp_made_of_its_task(tmp_path, monkeypatch, same_store):
+    """KFP 2.17 with MLflow: two tasks of one pipeline, one parent; a registry elsewhere has no such run."""
+    monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "home"))
+    uri = f"sqlite:///{tmp_path / 'kfp.db'}"
+    kfp = ModelRegistry(uri).client
+    experiment = kfp.create_experiment("Default of KFP", artifact_location=(tmp_path / "artifacts").as_uri())
+    parents = [kfp.create_run(experiment).info.run_id for _ in range(2)]
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    made = []
+    for text, parent in zip(("one", "two"), parents, strict=True):
+        monkeypatch.setenv("MLFLOW_RUN_ID", parent)
+        registry = ModelRegistry("" if same_store else f"sqlite:///{tmp_path / 'own.db'}")
+        if not same_store and not made:
+            registry.client.create_experiment("moworld", artifact_location=(tmp_path / "own").as_uri())
+        run = registry.client.get_run(register(registry, tmp_path, "moworld-n", text).run_id)
+        assert run.data.tags.get("mlflow.parentRunId") == (parent if same_store else None)
+        assert registry.client.get_experiment(run.info.experiment_id).name == ("Default of KFP" if same_store else "moworld")
+        made.append(run.info.run_id)
+    assert len({*made, *parents}) == 4
+    assert all(not kfp.get_run(parent).data.metrics and kfp.get_run(parent).info.status == "RUNNING" for parent in parents)  # KFP's own
+
+
 def test_a_promotion_that_died_after_its_ledger_line_is_completed_by_the_next(registry, tmp_path, monkeypatch):
     for text in ("six", "seven"):
         register(registry, tmp_path, "moworld-d", text)
