@@ -37,7 +37,7 @@ def full_directory(error: BaseException, places: Iterable[str | os.PathLike[str]
     If none is named, the fullest of `places`, the temporary directory and the working directory does.
     """
     named = [name for one in _chain(error) if _means_full(one) for name in _named(one)]
-    found = [_existing(Path(name)) for name in named or [*map(os.fspath, places), tempfile.gettempdir(), os.getcwd()]]
+    found = [_existing(Path(name)) for name in named or [*(os.fspath(place) for place in places), tempfile.gettempdir(), os.getcwd()]]
     free = {folder: shutil.disk_usage(folder).free for folder in found}
     fullest = min(found, key=lambda folder: free[folder])  # the first of several on one disk
     return fullest, free[fullest]

@@ -41,12 +41,13 @@ class Cancelled(BaseException):
         self.status = status
 
 
-def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progress) -> str:
+def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progress, begun: Callable[[], None] = lambda: None) -> str:
     """Runs a pipeline, keeps run.json up to date, and returns the run's status: done, refused, failed or cancelled.
 
     pipeline:  a compiled kfp pipeline whose tasks have a context (`platform.context`)
     arguments: its parameters
     progress:  called with name and record of a step at its start, at its end, and if it is kept from an earlier attempt
+    begun:     called once when run.json has the new attempt
     The caller holds the run's lock.
     """
     from kfp import local
@@ -56,6 +57,7 @@ def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progre
     attempt = len(earlier) + 1
     now = {"started": started, "seconds": 0.0, "status": "running"}
     run.update(status="running", error=None, engine_process=process_token(os.getpid()), attempts=[*earlier, now])
+    begun()
     _end_orphans(run)
     _remove_unfinished(run)
     status, error, exit_status = "done", None, 0

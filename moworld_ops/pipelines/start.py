@@ -91,9 +91,11 @@ def _check_disk(run: Run, settings: Profile) -> None:
 
 
 def _execute(run: Run, graph: Any, values: dict[str, str], progress: Progress) -> Run:
+    from moworld_ops.pipelines import openlineage
     from moworld_ops.pipelines.engine_local import execute
     from moworld_ops.pipelines.report import close_record
 
-    execute(graph, values, run, progress)
+    execute(graph, values, run, progress, lambda: openlineage.announce([openlineage.start_event(run)]))
     close_record(run)
+    openlineage.announce(openlineage.end_events(run))
     return run
