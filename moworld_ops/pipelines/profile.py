@@ -99,7 +99,9 @@ def load(name_or_path: str, overrides: list[str] | None = None) -> tuple[str, Pr
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(path, "", f"text that is not YAML ({error})", "a profile", "correct its syntax") from None
-    return path.stem, parse(values, str(path), overrides)
+    profile = parse(values, str(path), overrides)
+    name = path.stem if path.parent == FOLDER else str(path)  # only the package's profiles have a plain name
+    return path.stem, profile.model_copy(update={"registry": profile.registry.model_copy(update={"profile": name})})
 
 
 def parse(values: Any, source: str, overrides: list[str] | None = None) -> Profile:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
 from moworld_ops.components.platform import attempts
@@ -90,7 +90,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
 def explain(error: BaseException) -> tuple[int, str]:
     """Returns the exit status and one line for an error."""
     if isinstance(error, InputError | NoKernel):
-        return 2, str(error)
+        return (1 if isinstance(error, IntegrityError) else 2), str(error)
     if is_disk_full(error):
         path = getattr(error, "filename", None) or os.getcwd()
         free = shutil.disk_usage(Path(path).anchor or "/").free
