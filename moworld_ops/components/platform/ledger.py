@@ -77,10 +77,6 @@ class Ledger:
         text = "home" if inside else f"{url.host}:{url.port}/{database}"
         return home() / "keys" / "registries" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pub"
 
-    def trusted(self) -> list[PublicKey]:
-        """Returns the keys that the ledger lists as trusted now; [] for a ledger without signed lines. Raises as `entries`."""
-        return list(trusted_keys(self.entries()).values())
-
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Appends a signed entry and returns it with its time, manager, key and hashes. The caller holds the lock.
 
