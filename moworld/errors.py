@@ -22,7 +22,16 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
-        return " ".join(f"{where}: found {self.found}, expected {self.expected}; {self.fix}".split())
+        return printable(" ".join(f"{where}: found {self.found}, expected {self.expected}; {self.fix}".split()))
+
+
+class IntegrityError(InputError):
+    """Data that differs from what was signed or recorded: a check failed, so the command line exits with status 1, not 2."""
+
+
+def printable(text: str) -> str:
+    """Returns text with its control characters and undecodable bytes as escapes, so that no found value changes a terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
 def invalid_value(file: object, error: "ValidationError", fix: str) -> InputError:

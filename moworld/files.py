@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from moworld.disk import naming_full_disk
@@ -30,10 +30,15 @@ def sha256_tree(folder: Pathlike, known: Mapping[str, str] | None = None) -> str
 
     known: hashes of files by relative name, which are then not read
     """
+    names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+    return sha256_of_hashes({name: (known or {}).get(name) or sha256_file(Path(folder, name)) for name in names})
+
+
+def sha256_of_hashes(hashes: Mapping[str, str]) -> str:
+    """Returns `sha256_tree` of a folder from the SHA-256 of each of its files, by relative name."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        digest.update(f"{name}\0{(known or {}).get(name) or sha256_file(path)}\n".encode())
+    for name in sorted(hashes, key=PurePosixPath):
+        digest.update(f"{name}\0{hashes[name]}\n".encode())
     return digest.hexdigest()
 
 

@@ -103,7 +103,9 @@ def load(name_or_path: str, overrides: list[str] | None = None, check_ranks: boo
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, "", f"text that is not YAML ({error})", "a profile", "correct its syntax") from None
-    return path.stem, parse(parse_yaml(content, path, "a profile"), str(path), overrides, check_ranks)
+    profile = parse(parse_yaml(content, path, "a profile"), str(path), overrides, check_ranks)
+    name = path.stem if path.parent == FOLDER else str(path)  # only the package's profiles have a plain name
+    return path.stem, profile.model_copy(update={"registry": profile.registry.model_copy(update={"profile": name})})
 
 
 def parse(values: Any, source: str, overrides: list[str] | None = None, check_ranks: bool = True) -> Profile:

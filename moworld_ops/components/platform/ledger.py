@@ -1,79 +1,304 @@
-"""Append-only record of promotions: JSON lines, each with the hash of the previous line.
+"""Append-only record of releases: lines with the hash of the previous line, each signed by the key of its manager.
 
-MLflow's aliases keep no history; the ledger does, and `verify` finds lines that were changed, removed or inserted. A line is complete
-with its newline. An incomplete last line, left by a writer that died, is ignored, and the next writer removes it.
+MLflow's aliases keep no history; the ledger does. It is a table of the registry's database, SQLite or PostgreSQL, so every machine that
+reaches the database reads and writes the same lines. The first line makes its signer's key trusted; further keys are added and removed by
+lines of trusted managers. `entries` finds lines that were changed, removed, inserted or signed by another key.
+
+A ledger written before lines were signed (JSON lines in the state folder) is read as it is, and copied into the table by the first
+command that writes; a signed line of action `import` then covers it.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
+from moworld.files import atomic_write
+from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.home import home
+from moworld_ops.components.platform.keys import PublicKey
+from moworld_ops.components.platform.tracking import engine_at, readable
 
 START = "0" * 64  # "before" of the first line
+TABLE = "moworld_ledger"
+LOCK_KEY = int.from_bytes(hashlib.sha256(TABLE.encode()).digest()[:7], "big")  # of PostgreSQL's advisory lock
+LOCK_SECONDS = 120
+CLOCK_SKEW = timedelta(minutes=2)  # between managers' machines
+RESTORE = "restore the ledger from a copy of the database"
+TRUST, REVOKE, IMPORT = "trust", "revoke", "import"
+
+Row = tuple[str, str]  # a line's JSON, and its signature in base64; "" for a line of the former file
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the exclusive lock for changes that the ledger records, between threads and processes. Not re-entrant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+class Ledger:
+    """The ledger in a database. former: the file of a ledger written before, which is read while the table has no line."""
 
+    def __init__(self, url: str, former: Path | None = None) -> None:
+        self.engine, self.former = engine_at(url), former
+        self.known_versions: Callable[[], dict[str, str]] = dict  # NAME@NUMBER -> hash, of versions registered before the first line
+        self._checked: tuple[list[Row], list[dict[str, Any]]] = ([], [])  # rows that were verified, and their entries
+        self.where = f"ledger in {self.engine.url.render_as_string(hide_password=True)}"
 
-def append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """Appends an entry, syncs it to disk and returns it with time and hashes. Raises InputError if the chain is broken."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        entries = verify(path)
-        before = entries[-1]["hash"] if entries else START
-        line = {**entry, "time": datetime.now(UTC).isoformat(timespec="seconds"), "index": len(entries), "before": before}
+    def rows(self) -> list[Row]:
+        """Returns all lines as stored. Raises InputError if the database cannot be read."""
+        from sqlalchemy import inspect, text
+
+        path = self.engine.url.database
+        if self.engine.dialect.name == "sqlite" and not Path(path).exists():
+            return self._former_rows()
+        with readable(self.engine), self.engine.connect() as connection:
+            if not inspect(connection).has_table(TABLE):
+                return self._former_rows()
+            found = connection.execute(text(f"SELECT line, signature FROM {TABLE} ORDER BY position"))
+            return [(line, signature) for line, signature in found] or self._former_rows()
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Returns all entries, oldest first. Raises IntegrityError for the first line that is not as its manager wrote it."""
+        rows, (known, entries) = self.rows(), self._checked
+        entries = verify(self.where, rows, self.pinned(), entries if known and rows[: len(known)] == known else ())
+        self._checked = (rows, entries)
+        return list(entries)
+
+    def pinned(self) -> list[PublicKey]:
+        """Returns the keys of which one must have signed a line: MOWORLD_SIGNING_PUBLIC_KEY, keys/trusted/, or the first key seen here."""
+        explicit = keys.pinned_keys()
+        return explicit or (keys.read_public(self._pin) if self._pin.is_file() else [])
+
+    @property
+    def _pin(self) -> Path:
+        """The file that records the registry's first key, written by the first command of this state folder that appends a line."""
+        url, database = self.engine.url, str(self.engine.url.database)
+        inside = self.engine.dialect.name == "sqlite" and Path(database).is_relative_to(home())  # it moves with the state folder
+        text = "home" if inside else f"{url.host}:{url.port}/{database}"
+        return home() / "keys" / "registries" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pub"
+
+    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Appends a signed entry and returns it with its time, manager, key and hashes. The caller holds the lock.
+
+        The first line of a ledger makes its signer's key trusted. Raises InputError if this manager's key is not trusted, or the clock
+        is behind the last line; IntegrityError if the ledger is damaged.
+        """
+        entries = self.ensure()
+        public = self._require_trusted(entries)
+        written = self._write(entries, {"by": _names(entries)[public.fingerprint], **entry})
+        if not self._pin.is_file():
+            first = next(PublicKey(one["public_key"]) for one in entries if "key" in one)
+            with atomic_write(self._pin, "w") as stream:
+                stream.write(first.pem)
+        return written
+
+    def ensure(self) -> list[dict[str, Any]]:
+        """Returns all entries, after starting a ledger that has no signed line. The caller holds the lock."""
+        entries = self.entries()
+        return entries if any("key" in one for one in entries) else self._found(entries)
+
+    def check_signer(self) -> None:
+        """Raises InputError if this manager's key is not trusted; starts a ledger that has no signed line."""
+        with self.locked():
+            self._require_trusted(self.ensure())
+
+    def _require_trusted(self, entries: Sequence[dict[str, Any]]) -> PublicKey:
+        public = keys.signing_key()[1]
+        if public.fingerprint not in trusted_keys(entries):
+            found = f"a key that the registry does not trust ({public.fingerprint[:12]})"
+            fix = f"a trusted manager adds it: moworld release trust {keys.private_path().with_suffix('.pub')} --name NAME"
+            raise InputError(keys.private_path(), "", found, "a key of 'moworld release keys'", fix)
+        return public
+
+    def _found(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Creates the table with the former file's lines, and the first signed lines: the signer's key, and what was imported."""
+        self._create(self._former_rows() if entries else [])
+        public = keys.signing_key()[1]
+        first: dict[str, Any] = {"action": TRUST, "model": "", "public_key": public.pem, "name": keys.account(), "by": keys.account()}
+        first |= {"versions": self.known_versions()}
+        if entries:
+            first |= {"action": IMPORT, "lines": len(entries)}
+        return [*entries, self._write(entries, first)]
+
+    def _write(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
+        from sqlalchemy import text
+
+        now, last = datetime.now(UTC), _time(entries[-1]) if entries else None
+        if last and last - now > CLOCK_SKEW:
+            found = now.isoformat(timespec="seconds")
+            raise InputError("clock", "", found, f"a time after the ledger's last line, {last.isoformat()}", "set this machine's clock")
+        moment = max(now, last) if last else now
+        line = {**entry, "account": keys.account(), "time": moment.isoformat(timespec="seconds"), "index": len(entries)}
+        line |= {"before": entries[-1]["hash"] if entries else START, "key": keys.signing_key()[1].fingerprint}
         line["hash"] = entry_hash(line)
-        stream.truncate(_complete_bytes(path.read_bytes()))
-        stream.write(_encode(line) + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    return line
+        data = encode(line)
+        signature = keys.encode(keys.sign(data.encode())[0])
+        with readable(self.engine), self.engine.begin() as connection:  # a second line at this position would break the primary key
+            values = {"position": len(entries), "line": data, "signature": signature}
+            connection.execute(text(f"INSERT INTO {TABLE} VALUES (:position, :line, :signature)"), values)
+        return line
+
+    def _create(self, rows: Sequence[Row]) -> None:
+        from sqlalchemy import text
+
+        with readable(self.engine), self.engine.begin() as connection:
+            columns = "position INTEGER PRIMARY KEY, line TEXT NOT NULL, signature TEXT NOT NULL"
+            connection.execute(text(f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns})"))
+            if connection.execute(text(f"SELECT COUNT(*) FROM {TABLE}")).scalar():
+                return  # a command that died had copied them
+            for position, (line, signature) in enumerate(rows):
+                values = {"position": position, "line": line, "signature": signature}
+                connection.execute(text(f"INSERT INTO {TABLE} VALUES (:position, :line, :signature)"), values)
+
+    def _former_rows(self) -> list[Row]:
+        """Returns the complete lines of the former file: the last one may have been cut by the death of its writer."""
+        if self.former is None or not self.former.is_file():
+            return []
+        data = self.former.read_bytes()
+        return [(line, "") for line in data[: data.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the registry's lock for changes that the ledger records, between threads, processes and machines. Not re-entrant.
+
+        In PostgreSQL it is an advisory lock of the session, so it ends with its holder. Beside SQLite it is a file lock: SQLite's own
+        would keep MLflow from writing to the same database. Raises InputError after LOCK_SECONDS.
+        """
+        if self.engine.dialect.name == "sqlite":
+            with _file_locked(Path(f"{self.engine.url.database}.lock"), self.where):
+                yield
+            return
+        from sqlalchemy import exc, text
+
+        with readable(self.engine), self.engine.connect() as connection:
+            connection.execute(text(f"SET lock_timeout = '{LOCK_SECONDS}s'"))
+            try:
+                connection.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
+            except exc.OperationalError as error:
+                if "lock timeout" not in str(error):
+                    raise
+                raise _busy(self.where) from None
+            connection.commit()  # the lock is the session's; an open transaction would keep old rows
+            try:
+                yield
+            finally:
+                connection.execute(text(f"SELECT pg_advisory_unlock({LOCK_KEY})"))
+                connection.commit()
 
 
-def verify(path: Path) -> list[dict[str, Any]]:
-    """Returns all entries, oldest first. Raises InputError for the first line that does not follow from the previous one."""
-    entries: list[dict[str, Any]] = []
-    if not path.exists():
-        return entries
-    before, data = START, path.read_bytes()
-    for index, text in enumerate(data[: _complete_bytes(data)].splitlines()):
+def verify(
+    where: str, rows: Sequence[Row], pinned: Sequence[PublicKey] = (), verified: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Returns the entries of rows, oldest first. Raises IntegrityError for the first row that is not as its manager wrote it.
+
+    pinned:   unless empty, one of these keys must have signed a line, which covers all lines before it
+    verified: entries of the first rows, which are not verified again
+    """
+    entries = list(verified)
+    trusted = trusted_keys(entries)
+    for index, (text, signature) in enumerate(rows[len(entries) :], len(entries)):
+        before = entries[-1]["hash"] if entries else START
         try:
             entry = json.loads(text)
-            valid = (entry["before"], entry["index"], entry["hash"]) == (before, index, entry_hash(entry)) and text == _encode(entry)
+            sound = (entry["before"], entry["index"], entry["hash"]) == (before, index, entry_hash(entry)) and text == encode(entry)
         except (ValueError, KeyError, TypeError):
-            valid = False
-        if not valid:
-            fix = "the ledger was edited: restore it from a copy"
-            raise InputError(path, f"line {index + 1}", "a line that does not follow from the previous one", "an unbroken chain", fix)
+            sound = False
+        if not sound:
+            raise _damaged(where, index, "a line that does not follow from the previous one", "an unbroken chain")
+        if signature or "key" in entry or trusted:
+            trusted = _signed(where, entry, text, signature, trusted)
+            if entries and "key" in entries[-1] and _time(entry) < _time(entries[-1]):
+                raise _damaged(where, index, f"time {entry['time']}", f"none before {entries[-1]['time']}")
         entries.append(entry)
-        before = entry["hash"]
+    signers = {entry["key"] for entry in entries if "key" in entry}
+    if pinned and signers and not signers & {key.fingerprint for key in pinned}:
+        found = f"lines by {', '.join(sorted(signer[:12] for signer in signers))} only"
+        raise IntegrityError(where, "keys", found, f"a line by {', '.join(key.fingerprint[:12] for key in pinned)}", RESTORE)
     return entries
+
+
+def trusted_keys(entries: Sequence[dict[str, Any]]) -> dict[str, PublicKey]:
+    """Returns fingerprint -> key of the keys that verified entries list as trusted at their end."""
+    found: dict[str, PublicKey] = {}
+    for entry in entries:
+        if entry["action"] in (TRUST, IMPORT) and "key" in entry:
+            public = PublicKey(entry["public_key"])
+            found[public.fingerprint] = public
+        elif entry["action"] == REVOKE:
+            found.pop(entry["fingerprint"], None)
+    return found
+
+
+def with_former_evidence(entries: Sequence[dict[str, Any]]) -> dict[str, str] | None:
+    """Returns NAME@NUMBER -> hash of the versions that were registered before evidence named them; None: no signed line says which."""
+    return next((dict(entry["versions"]) for entry in entries if "versions" in entry and "key" in entry), None)
+
+
+def accepted_keys(entries: Sequence[dict[str, Any]]) -> list[PublicKey]:
+    """Returns the keys whose signatures of models are accepted: those that were ever trusted and are not revoked as compromised."""
+    found = {entry["public_key"]: PublicKey(entry["public_key"]) for entry in entries if "public_key" in entry and "key" in entry}
+    bad = {entry["fingerprint"] for entry in entries if entry["action"] == REVOKE and entry.get("compromised")}
+    return [key for key in found.values() if key.fingerprint not in bad]
 
 
 def entry_hash(entry: dict[str, Any]) -> str:
     """Returns the SHA-256 of an entry without its own hash."""
-    return hashlib.sha256(_encode({key: value for key, value in entry.items() if key != "hash"})).hexdigest()
+    return hashlib.sha256(encode({key: value for key, value in entry.items() if key != "hash"}).encode()).hexdigest()
 
 
-def _encode(entry: dict[str, Any]) -> bytes:
-    """Returns the canonical bytes of an entry."""
-    return json.dumps(entry, sort_keys=True).encode()
+def encode(entry: dict[str, Any]) -> str:
+    """Returns the canonical text of an entry."""
+    return json.dumps(entry, sort_keys=True)
 
 
-def _complete_bytes(data: bytes) -> int:
-    """Returns the number of bytes up to the last newline."""
-    return data.rfind(b"\n") + 1
+def _signed(
+    where: str, entry: dict[str, Any], text: str, signature: str, trusted: dict[str, PublicKey]
+) -> dict[str, PublicKey]:
+    """Returns the trusted keys after a signed line. Raises IntegrityError unless a key that is trusted before it signed it."""
+    index, fingerprint = entry["index"], entry.get("key", "")
+    if not trusted:  # the first signed line
+        public = PublicKey(str(entry.get("public_key", "")))
+        if entry["action"] != (IMPORT if index else TRUST) or public.fingerprint != fingerprint:
+            raise _damaged(where, index, f"a first signed line of action {entry['action']}", "one that lists its signer's key")
+        trusted = {fingerprint: public}
+    if fingerprint not in trusted:
+        raise _damaged(where, index, f"a line by key {fingerprint[:12] or 'none'}", "one by a key that was trusted then")
+    if not trusted[fingerprint].verifies(keys.decode(signature), text.encode()):
+        raise _damaged(where, index, "a line that its key did not sign", "the manager's signature")
+    changed = trusted_keys([entry]) if entry["action"] != REVOKE else {}
+    return {**{key: value for key, value in trusted.items() if entry["action"] != REVOKE or key != entry["fingerprint"]}, **changed}
+
+
+def _names(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Returns fingerprint -> the manager's name of every key that was ever trusted."""
+    return {PublicKey(entry["public_key"]).fingerprint: entry["name"] for entry in entries if "public_key" in entry}
+
+
+def _time(entry: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["time"])
+
+
+def _damaged(where: str, index: int, found: str, expected: str) -> IntegrityError:
+    return IntegrityError(where, f"line {index + 1}", found, expected, f"the ledger was edited: {RESTORE}")
+
+
+def _busy(where: str) -> InputError:
+    return InputError(where, "lock", f"held by another command for {LOCK_SECONDS} s", "a free lock", "wait for it, or end it")
+
+
+@contextmanager
+def _file_locked(path: Path, where: str) -> Iterator[None]:
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + LOCK_SECONDS
+    with open(path, "w", encoding="utf-8") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise _busy(where) from None
+                time.sleep(0.01)
+        yield

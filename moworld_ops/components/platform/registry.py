@@ -1,6 +1,7 @@
-"""Model registry: MLflow versions with metrics and lineage, aliases `candidate` and `champion`, and the ledger of promotions.
+"""Model registry: MLflow versions with metrics and lineage, aliases `candidate` and `champion`, and the ledger of releases.
 
-Without a tracking server, MLflow uses a SQLite file in the state folder.
+Without a tracking server, MLflow uses a SQLite file in the state folder, and artifacts are beside it. Reading imports no mlflow
+(tracking.py); only registration and moves of an alias do.
 """
 
 import hashlib
@@ -8,26 +9,31 @@ import json
 import logging
 import os
 import posixpath
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
 from moworld.extras import require
-from moworld.files import read_json
 from moworld.settings import Settings
-from moworld_ops.components.platform import ledger
+from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts, artifacts_at, download
 from moworld_ops.components.platform.home import home
+from moworld_ops.components.platform.ledger import REVOKE, Ledger
 from moworld_ops.components.platform.source import REPOSITORY, ROOT
+from moworld_ops.components.platform.tracking import Model, Store, Version, store_at
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
+DATABASE = "MOWORLD_REGISTRY_DATABASE"
 SHIPPED = ROOT / "models" / "pocket-long"  # in a clone; the wheel has no model
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
 MAX_NAME_CHARACTERS = 256  # of a registered model, in MLflow's database
+SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded
 
 
 def _registered_name(name: str) -> str:
@@ -43,86 +49,235 @@ class RegistrySettings(Settings):
 
     name:     name of the registered model
     tracking: MLflow's URI; "" for the store in the state folder
+    database: URL of the database with the ledger, which MOWORLD_REGISTRY_DATABASE replaces; "" for MLflow's own if `tracking` is a database,
+              for a server a file in the state folder, which several machines cannot share
+    profile:  name of the profile; set when the profile is loaded
     data:     folder of the data registry; "" for the one in the state folder
     remote:   where a new data registry keeps its data, s3://...; "" for a folder next to it
     """
 
     name: Annotated[str, AfterValidator(_registered_name)]
     tracking: str = ""
+    database: str = ""
+    profile: str = ""
     data: str = ""
     remote: str = ""
 
 
-@dataclass(frozen=True)
-class Version:
-    """One version of a registered model: `source` is the URI of its folder, `tags` its lineage."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    run_id: str
-    source: str
-    tags: dict[str, str]
-
-
 class ModelRegistry:
-    """The registered models of one tracking store; default MLFLOW_TRACKING_URI, else the store in the state folder."""
+    """The registered models of one tracking store; default MLFLOW_TRACKING_URI, else the store in the state folder.
 
-    def __init__(self, tracking: str = "") -> None:
+    tracking, database: as in RegistrySettings
+    create: a missing store in the state folder is created at the first registration; False raises InputError instead
+    """
+
+    def __init__(self, tracking: str = "", database: str = "", create: bool = True) -> None:
+        self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+        self.local = self.uri.startswith("sqlite:///")
+        self.folder = Path(self.uri.removeprefix("sqlite:///")).parent if self.local else home() / "mlflow"
+        self.store: Store = store_at(self.uri)
+        own = f"sqlite:///{home() / 'ledger.db'}" if self.uri.startswith("http") else self.uri
+        self.database = os.environ.get(DATABASE) or database or own
+        if not create and not self.exists:
+            found, fix = "no registry", "check MOWORLD_HOME and MLFLOW_TRACKING_URI; a run of pipeline release registers the first model"
+            raise InputError(self.folder, "mlflow.db", found, "a registry of models", fix)
+
+    @property
+    def exists(self) -> bool:
+        """False for a store in the state folder that no model was registered in."""
+        return not self.local or Path(self.uri.removeprefix("sqlite:///")).is_file()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        ledger = Ledger(self.database, home() / "ledger.jsonl")
+        ledger.known_versions = self._known_versions
+        return ledger
+
+    def _known_versions(self) -> dict[str, str]:
+        versions = [version for name in self.names() for version in self.versions(name)]
+        return {f"{version.name}@{version.version}": version.tags.get("model_sha256", "") for version in versions}
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client, for what writes."""
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         for name in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(name).setLevel(logging.WARNING)
-
-        self.folder = home() / "mlflow"
-        uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "")
-        self.local = not uri
         if self.local:
             self.folder.mkdir(parents=True, exist_ok=True)
-            uri = f"sqlite:///{self.folder / 'mlflow.db'}"
-        self.uri = uri
-        self.client = require("mlflow", "registry").MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self.ledger = home() / "ledger.jsonl"
+        if self.exists:
+            self.store.models()  # an unreachable server or a damaged file is reported within seconds; the client would try for minutes
+        return require("mlflow", "registry").MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
-    def register(
-        self, name: str, model: Path, evidence: list[Path], metrics: dict[str, float], params: dict[str, str], tags: dict[str, str]
-    ) -> Version:
-        """Logs a model folder as the next version with alias `candidate` and returns it.
+    # reading
 
-        evidence: files and folders, one of them the folder `evidence` with metrics.json
-        tags:     lineage; "run" and "model_sha256" are required. The same model of the same run is registered once
+    def models(self) -> list[Model]:
+        """Returns the registered models by name."""
+        return self.store.models() if self.exists else []
+
+    def names(self) -> list[str]:
+        """Returns the names of the registered models."""
+        return [model.name for model in self.models()]
+
+    def model(self, name: str) -> Model | None:
+        """Returns a registered model with its aliases and tags, or None."""
+        return next((model for model in self.models() if model.name == name), None)
+
+    def versions(self, name: str) -> list[Version]:
+        """Returns all versions of a model, oldest first; [] for an unknown name."""
+        model = self.model(name)
+        return self.store.versions(model) if model else []
+
+    def version(self, name: str, which: str) -> Version:
+        """Returns a version by number or alias. Raises InputError if there is none."""
+        versions = self.versions(name)
+        for version in versions:
+            if which == version.version or which in version.aliases:
+                return version
+        known = ", ".join(f"{v.version} {' '.join(v.aliases)}".strip() for v in versions) or "none"
+        raise InputError(f"model {name}", which, "no such version or alias", f"one of: {known}", "see 'moworld release list'")
+
+    def find(self, reference: str) -> Version:
+        """Returns a version by NAME@ALIAS, NAME@NUMBER or NAME (its champion). Raises InputError if there is none."""
+        name, at, which = reference.partition("@")
+        if not name.strip() or (at and not which):
+            known = ", ".join(self.names()) or "none registered yet"
+            raise InputError("reference", "", repr(reference), f"NAME@ALIAS or NAME@VERSION with a name of: {known}", "correct it")
+        return self.version(name, which or "champion")
+
+    def artifacts(self, version: Version) -> Artifacts:
+        """Returns the files of a version: model/, evidence/ and their signatures.
+
+        Those of a local store are beside its database, whatever path was recorded, so that a copied state folder has its own.
+        """
+        if self.local:
+            return LocalArtifacts(self.run_folder(version.run_id))
+        return artifacts_at(version.source.rpartition("/")[0], self.uri)
+
+    def run_folder(self, run_id: str) -> Path:
+        """Returns where a local store has the files of a run. Raises IntegrityError for an id that is not a name."""
+        if not run_id or not run_id.isalnum():
+            raise IntegrityError("registry", "run", repr(run_id), "the id of an MLflow run", "restore the registry from a copy")
+        return self.folder / "artifacts" / run_id / "artifacts"
+
+    def folder_of(self, version: Version) -> Path:
+        """Returns the version's model folder, with evidence and signatures next to it. Remote artifacts are downloaded on each call."""
+        artifacts = self.artifacts(version)
+        if isinstance(artifacts, LocalArtifacts):
+            return artifacts.root / "model"
+        target = home() / "models" / version.run_id
+        shutil.rmtree(target, ignore_errors=True)
+        return download(artifacts, target) / "model"
+
+    def metrics(self, version: Version) -> dict[str, Any]:
+        """Returns the metrics that step benchmark measured for a version."""
+        with self.artifacts(version).open("evidence/metrics.json") as stream:
+            data = stream.read()
+        try:
+            return dict(json.loads(data))
+        except (ValueError, TypeError) as error:
+            where = f"{version.name} version {version.version}"
+            raise IntegrityError(where, "metrics.json", error, "JSON", "restore it from a copy, or register the model again") from None
+
+    def champion(self, name: str) -> Version | None:
+        """Returns the version with alias `champion` in MLflow, or None. Gates use the ledger's (releases.py)."""
+        return next((version for version in self.versions(name) if "champion" in version.aliases), None)
+
+    def entries(self, name: str, all_entries: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Returns the ledger's lines of a model. Raises IntegrityError if the chain is broken, or lines at its end are missing."""
+        found = self.ledger.entries() if all_entries is None else all_entries
+        entries = [entry for entry in found if entry["model"] == name and entry["action"] not in ("trust", REVOKE)]
+        model = self.model(name)
+        head = model.tags.get(HEAD) if model else None
+        if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
+            found_lines, expected = f"{len(entries)} lines without the newest one", f"a line with hash {head}"
+            raise IntegrityError(self.ledger.where, f"model {name}", found_lines, expected, "restore the ledger from a copy")
+        return entries
+
+    # writing
+
+    def prepare(self) -> None:
+        """Creates a missing store, and checks that the registry trusts this manager's key. Raises InputError if it does not."""
+        if not self.exists:
+            self.client.search_registered_models(max_results=1)  # MLflow creates its tables
+        self.ledger.check_signer()
+
+    def begin(self, name: str, tags: Mapping[str, str]) -> tuple[Version, bool]:
+        """Creates the next version of a model, without files, and returns it; True if `complete` has to follow.
+
+        tags: lineage; "run" and "model_sha256" are required. The same model of the same run is registered once: a version that is
+        complete is returned with False, one whose registration died with True.
         """
         for version in self.versions(name):
             if all(version.tags.get(key) == tags[key] for key in ("run", "model_sha256")):
-                return version
+                return version, SIGNATURE not in self.artifacts(version).names()
         experiment, nesting = self._place()
         run = self.client.create_run(experiment, run_name=tags["run"], tags={**tags, **nesting})
-        self._log(run.info.run_id, metrics, params, tags)
-        self.client.log_artifacts(run.info.run_id, str(model), "model")
-        for path in evidence:
-            if path.is_dir():
-                self.client.log_artifacts(run.info.run_id, str(path), path.name)
-            else:
-                self.client.log_artifact(run.info.run_id, str(path))
-        if self._model(name) is None:
-            self.client.create_registered_model(name)
-        created = self.client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
-        self.client.set_registered_model_alias(name, "candidate", created.version)
-        self.client.set_terminated(run.info.run_id)
-        return self.version(name, str(created.version))
+        run_id = run.info.run_id
+        source = f"artifacts/{run_id}/artifacts/model" if self.local else f"{run.info.artifact_uri}/model"
+        if self.model(name) is None:
+            self._create_model(name)
+        created = self.client.create_model_version(name, source, run_id, tags=dict(tags))
+        return self.version(name, str(created.version)), True
 
-    def _log(self, run_id: str, metrics: dict[str, float], params: dict[str, str], tags: dict[str, str]) -> None:
+    def complete(
+        self, version: Version, model: Path, evidence: Sequence[Path], metrics: Mapping[str, float], params: Mapping[str, str]
+    ) -> Version:
+        """Stores the files of a version, gives it alias `candidate` and returns it.
+
+        evidence: files and folders, one of them the folder `evidence` with metrics.json; the last one marks the version as complete
+        """
+        self._log(version, metrics, params)
+        for path, name in [(model, "model"), *((path, path.name) for path in evidence)]:
+            if self.local:
+                _copy(path, self.run_folder(version.run_id) / name)
+            elif path.is_dir():
+                self.client.log_artifacts(version.run_id, str(path), name)
+            else:
+                self.client.log_artifact(version.run_id, str(path))
+        self.client.set_registered_model_alias(version.name, "candidate", version.version)
+        self.client.set_terminated(version.run_id)
+        return self.version(version.name, version.version)
+
+    def apply(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Updates MLflow's aliases and head tag to a ledger line. The head tag is last: with it the line is applied."""
+        model = self.model(name)
+        aliases, tags = (model.aliases, model.tags) if model else ({}, {})
+        if aliases.get("champion") != entry["version"]:
+            self.client.set_registered_model_alias(name, "champion", entry["version"])
+        if aliases.get("candidate") == entry["version"]:
+            self.client.delete_registered_model_alias(name, "candidate")
+        if tags.get(HEAD) != entry["hash"]:
+            self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+
+    def remove(self, version: Version) -> None:
+        """Deletes a version and its files."""
+        self.client.delete_model_version(version.name, version.version)
+        self.artifacts(version).remove()
+
+    def _create_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another run at the same moment
+                raise
+
+    def _log(self, version: Version, metrics: Mapping[str, float], params: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
-        now, revision = int(time.time() * 1000), tags.get("data_revision", "")
+        now, revision = int(time.time() * 1000), version.tags.get("data_revision", "")
         self.client.log_batch(
-            run_id,
+            version.run_id,
             metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
             params=[Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()],
         )
-        contracts = hashlib.sha256(tags.get("contract_version", "").encode()).hexdigest()[:8]
+        contracts = hashlib.sha256(version.tags.get("contract_version", "").encode()).hexdigest()[:8]
         digest = f"{revision[:12]}+contracts-{contracts}"  # MLflow allows 36 characters
         dataset = Dataset("features", digest, "dvc", json.dumps({"registry": "dvc", "revision": revision}))
-        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
+        self.client.log_inputs(version.run_id, datasets=[DatasetInput(dataset)])
 
     def _place(self) -> tuple[str, dict[str, str]]:
         """Returns the experiment of a new run, and the tags that make it a child of the run that KFP 2.17 has made of this task.
@@ -141,130 +296,6 @@ class ModelRegistry:
             return str(found.experiment_id)
         location = (self.folder / "artifacts").as_uri() if self.local else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
-
-    def _model(self, name: str) -> Any:
-        """Returns MLflow's registered model with its aliases and tags, or None."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-
-    def names(self) -> list[str]:
-        """Returns the names of the registered models."""
-        return sorted(model.name for model in self.client.search_registered_models())
-
-    def versions(self, name: str) -> list[Version]:
-        """Returns all versions of a model, oldest first; [] for an unknown name."""
-        model = self._model(name)
-        if model is None:
-            return []
-        aliases: dict[str, list[str]] = {}
-        for alias, number in sorted(model.aliases.items()):
-            aliases.setdefault(str(number), []).append(alias)
-        versions = []
-        for found in self.client.search_model_versions(f"name='{name}'"):
-            number = str(found.version)
-            versions.append(Version(name, number, tuple(aliases.get(number, ())), str(found.run_id), str(found.source), dict(found.tags)))
-        return sorted(versions, key=lambda version: int(version.version))
-
-    def version(self, name: str, which: str) -> Version:
-        """Returns a version by number or alias. Raises InputError if there is none."""
-        versions = self.versions(name)
-        for version in versions:
-            if which == version.version or which in version.aliases:
-                return version
-        known = ", ".join(f"{v.version} {' '.join(v.aliases)}".strip() for v in versions) or "none"
-        raise InputError(f"model {name}", which, "no such version or alias", f"one of: {known}", "see 'moworld release list'")
-
-    def find(self, reference: str) -> Version:
-        """Returns a version by NAME@ALIAS, NAME@NUMBER or NAME (its champion). Raises InputError if there is none."""
-        name, _, which = reference.partition("@")
-        return self.version(name, which or "champion")
-
-    def folder_of(self, version: Version) -> Path:
-        """Returns the version's model folder, with evidence and signatures next to it. Remote artifacts are downloaded on each call."""
-        if version.source.startswith("file://"):
-            from urllib.parse import unquote, urlparse
-
-            return Path(unquote(urlparse(version.source).path))
-        target = home() / "models" / version.run_id
-        target.mkdir(parents=True, exist_ok=True)
-        self.client.download_artifacts(version.run_id, "", str(target))
-        return target / "model"
-
-    def metrics(self, version: Version) -> dict[str, Any]:
-        """Returns the metrics that step benchmark measured for a version."""
-        return dict(read_json(self.folder_of(version).parent / "evidence" / "metrics.json"))
-
-    def champion(self, name: str) -> Version | None:
-        """Returns the promoted version, or None."""
-        return next((version for version in self.versions(name) if "champion" in version.aliases), None)
-
-    def promote(self, name: str, version: str, by: str, verdict: list[dict[str, Any]], override: str = "") -> Version:
-        """Moves alias `champion`, records that in the ledger and returns the version. Promoting the champion again changes nothing.
-
-        override: why the failed gates in `verdict` are overridden
-        """
-        with ledger.locked(self.ledger):
-            champion = self._recover(name)
-            chosen = self.version(name, version)
-            if champion == chosen.version:
-                return chosen
-            return self._move(chosen, champion, "promote", by, {"verdict": verdict, "override": override})
-
-    def rollback(self, name: str, by: str, reason: str) -> Version:
-        """Moves alias `champion` back to the previous champion and returns it. Raises InputError if the ledger has none."""
-        with ledger.locked(self.ledger):
-            champion, stack = self._recover(name), self._champions(name)
-            if len(stack) < 2:
-                expected, fix = "a version that was promoted before", "see 'moworld release list'"
-                raise InputError(f"model {name}", "champion", "no earlier champion", expected, fix)
-            return self._move(self.version(name, stack[-2]), champion, "rollback", by, {"reason": reason})
-
-    def entries(self, name: str) -> list[dict[str, Any]]:
-        """Returns the ledger's lines of a model. Raises InputError if the chain is broken, or lines at its end are missing."""
-        entries = [entry for entry in ledger.verify(self.ledger) if entry["model"] == name]
-        model = self._model(name)
-        head = model.tags.get(HEAD) if model else None
-        if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
-            found, expected = f"{len(entries)} lines without the newest one", f"a line with hash {head}"
-            raise InputError(self.ledger, f"model {name}", found, expected, "restore the ledger from a copy")
-        return entries
-
-    def _champions(self, name: str) -> list[str]:
-        """Returns the promoted versions in order, without those that were rolled back."""
-        stack: list[str] = []
-        for entry in self.entries(name):
-            stack = stack[:-1] if entry["action"] == "rollback" else [*stack, entry["version"]]
-        return stack
-
-    def _recover(self, name: str) -> str | None:
-        """Returns the champion by the ledger's last line, after updating MLflow to it: its writer may have died in between."""
-        entries = self.entries(name)
-        if not entries:
-            return None
-        self._apply(name, entries[-1])
-        return str(entries[-1]["version"])
-
-    def _move(self, chosen: Version, previous: str | None, action: str, by: str, facts: dict[str, Any]) -> Version:
-        entry = {"action": action, "model": chosen.name, "version": chosen.version, "previous": previous, "by": by}
-        entry |= {"model_sha256": chosen.tags.get("model_sha256", ""), **facts}
-        self._apply(chosen.name, ledger.append(self.ledger, entry))
-        return self.version(chosen.name, chosen.version)
-
-    def _apply(self, name: str, entry: dict[str, Any]) -> None:
-        """Updates MLflow's aliases and head tag to a ledger line."""
-        model = self.client.get_registered_model(name)
-        if str(model.aliases.get("champion")) != entry["version"]:
-            self.client.set_registered_model_alias(name, "champion", entry["version"])
-        if str(model.aliases.get("candidate")) == entry["version"]:
-            self.client.delete_registered_model_alias(name, "candidate")
-        if model.tags.get(HEAD) != entry["hash"]:
-            self.client.set_registered_model_tag(name, HEAD, entry["hash"])
 
 
 def model_folder(reference: str, tracking: str = "") -> Path:
@@ -287,3 +318,13 @@ def model_folder(reference: str, tracking: str = "") -> Path:
         known = ", ".join(names) or "none registered yet"
         raise InputError(reference, "", "no such folder or registered model", f"a model folder or one of: {known}", "check the name")
     return registry.folder_of(registry.find(reference))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, or a folder in place of what a registration that died left there."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

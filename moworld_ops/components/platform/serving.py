@@ -9,7 +9,9 @@ from pathlib import Path
 
 from moworld.errors import InputError
 from moworld.files import atomic_folder, atomic_write
+from moworld_ops.components.platform.artifacts import LocalArtifacts, download
 from moworld_ops.components.platform.registry import ModelRegistry, Version, model_folder
+from moworld_ops.components.platform.steps import explain
 from moworld_ops.components.platform.verification import verify_version
 
 DEPLOYMENT, CONTAINER = "player", "fetch"
@@ -36,15 +38,16 @@ def fetch(reference: str, folder: Path) -> Path:
     """Copies a model to FOLDER/current atomically and returns that path.
 
     reference: a registered model, whose signatures and hashes are verified; or a path, or "" for the default model, copied unverified
-    Raises InputError for a missing model, and for one that differs from what was signed.
+    Raises InputError for a missing model, IntegrityError for one that differs from what was signed.
     """
-    if reference and "/" not in reference:
-        registry = ModelRegistry()
-        source = verify_version(registry, registry.find(reference))  # the verified copy, not a second download
-    else:
-        source = model_folder(reference)
     with atomic_folder(folder / "current") as target:
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        if reference and "/" not in reference:
+            registry = ModelRegistry(create=False)
+            version = registry.find(reference)
+            download(registry.artifacts(version).at("model"), target)
+            verify_version(registry, version, LocalArtifacts(target))  # the copy that is served; nothing is downloaded twice
+        else:
+            shutil.copytree(model_folder(reference), target, dirs_exist_ok=True)
     return folder / "current"
 
 
@@ -52,5 +55,6 @@ if __name__ == "__main__":
     try:
         print(fetch(sys.argv[1], Path(sys.argv[2])))
     except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        status, line = explain(error)
+        print(line, file=sys.stderr)
+        sys.exit(status)

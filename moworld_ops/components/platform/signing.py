@@ -1,67 +1,105 @@
-"""Model signatures by OpenSSF model signing with an elliptic-curve key pair; works offline.
+"""Signatures of folders by OpenSSF model signing with an elliptic-curve key; works offline. Keys are in keys.py.
 
-Without MOWORLD_SIGNING_KEY a key pair is created once in the state folder. It proves that a model is the one registered there, not who
-made it.
+`model_signing` writes the signatures. They are verified here, because importing that package takes longer (1 to 3 s) than verifying: the
+envelope is DSSE, its payload an in-toto statement with the SHA-256 of every file. A test compares the verdicts of both.
 """
 
-import os
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
 from moworld.extras import require
-from moworld_ops.components.platform.home import home
+from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
+from moworld_ops.components.platform.keys import PublicKey
 
-
-def key_pair() -> tuple[Path, Path]:
-    """Returns the paths of the private and the public key; creates the default pair if missing."""
-    configured = _configured("MOWORLD_SIGNING_KEY", "private")
-    private = configured or home() / "keys" / "signing.pem"
-    public = Path(os.environ.get("MOWORLD_SIGNING_PUBLIC_KEY") or private.with_suffix(".pub"))
-    if not private.is_file():
-        _create(private, public)
-    return private, public
-
-
-def public_key() -> Path:
-    """Returns the path of the verification key; MOWORLD_SIGNING_PUBLIC_KEY alone suffices if nothing is signed."""
-    return _configured("MOWORLD_SIGNING_PUBLIC_KEY", "public") or key_pair()[1]
+PAYLOAD, PREDICATE = "application/vnd.in-toto+json", "https://model_signing/signature/v1.0"
+RESTORE = "restore the model from the registry"
 
 
 def sign(model: Path, signature: Path) -> None:
-    """Signs every file of a model folder and writes the signature."""
-    signing = require("model_signing.signing", "registry")
+    """Signs every file of a folder and writes the signature. Raises InputError for an unusable key."""
+    signing, hashing = require("model_signing.signing", "registry"), require("model_signing.hashing", "registry")
     signature.parent.mkdir(parents=True, exist_ok=True)
-    signing.Config().use_elliptic_key_signer(private_key=key_pair()[0]).sign(model, signature)
+    private, _ = keys.signing_key()
+    password = keys.password()
+    config = signing.Config().set_hashing_config(hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False))
+    config.use_elliptic_key_signer(private_key=private, password=password.encode() if password else None).sign(model, signature)
 
 
-def verify(model: Path, signature: Path) -> None:
-    """Raises InputError if the folder differs from what was signed, or has no signature."""
-    verifying = require("model_signing.verifying", "registry")
+def verify(model: Path, signature: Path, accepted: Sequence[PublicKey] | None = None) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a folder, by relative name, each read once.
+
+    accepted: keys to accept; default: `keys.configured_keys()`
+    Raises IntegrityError if the folder differs from what was signed, InputError if it has no signature or no key is accepted.
+    """
     if not signature.is_file():
         raise InputError(model, signature.name, "no signature", "a signed model", "register the model again")
-    public = public_key()
+    accepted = keys.configured_keys() if accepted is None else accepted
+    return compare(str(model), LocalArtifacts(model), signed_hashes(str(model), signature.read_bytes(), accepted))
+
+
+def signed_hashes(subject: str, signature: bytes, accepted: Sequence[PublicKey]) -> dict[str, str]:
+    """Returns the SHA-256 of every file that a signature covers, by relative name.
+
+    Raises IntegrityError unless one of the keys `accepted` made the signature, InputError if there is no such key at all.
+    """
+    if not accepted:
+        expected = f"a public key in keys/trusted/ of the state folder, or {keys.PUBLIC}"
+        raise InputError(subject, "signature", "no public key to verify it with", expected, "copy signing.pub of the registry's manager")
     try:
-        verifying.Config().use_elliptic_key_verifier(public_key=public).verify(model, signature)
-    except Exception as error:  # the package raises plain ValueErrors and the cryptography package's own
-        found = f"a model that is not what was signed ({' '.join(str(error).split()) or type(error).__name__})"
-        raise InputError(model, "signature", found, "the registered files, unchanged", "restore the model from the registry") from None
+        bundle = json.loads(signature)
+        envelope = bundle["dsseEnvelope"]
+        payload, found = keys.decode(envelope["payload"]), keys.decode(envelope["signatures"][0]["sig"])
+        hint = bundle["verificationMaterial"]["publicKey"]["hint"]
+        typed = envelope["payloadType"] == PAYLOAD
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise _changed(subject, "a signature that cannot be read") from None
+    data = b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+    if hint not in {key.fingerprint for key in accepted}:
+        known = ", ".join(key.fingerprint[:12] for key in accepted)
+        found_key = f"a signature by key {str(hint)[:12]}, so it is not what was signed with a trusted key"
+        raise IntegrityError(subject, "signature", found_key, f"one by a trusted key: {known}", "see 'moworld release keys'")
+    if not (typed and any(key.verifies(found, data) for key in accepted if key.fingerprint == hint)):
+        raise _changed(subject, "a signature that its key did not make")
+    return _files(subject, payload)
 
 
-def _configured(variable: str, kind: str) -> Path | None:
-    """Returns the key file that an environment variable names, or None. Raises InputError if the file is missing."""
-    path = Path(os.environ[variable]) if os.environ.get(variable) else None
-    if path and not path.is_file():
-        raise InputError(path, variable, "no such file", f"a PEM {kind} key", "check the path, or unset it")
-    return path
+def compare(subject: str, artifacts: Artifacts, expected: dict[str, str]) -> dict[str, str]:
+    """Returns `expected` after comparing it with the files, each read once. Raises IntegrityError for the first difference."""
+    names = set(artifacts.names())
+    for name in sorted(names ^ expected.keys()):
+        raise _changed(subject, f"file {name} {'that was not signed' if name in names else 'missing'}")
+    for name, digest in sorted(expected.items()):
+        with artifacts.open(name) as stream:
+            if _sha256(stream) != digest:
+                raise _changed(subject, f"file {name} with another content")
+    return expected
 
 
-def _create(private: Path, public: Path) -> None:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+def _files(subject: str, payload: bytes) -> dict[str, str]:
+    try:
+        statement = json.loads(payload)
+        resources = statement["predicate"]["resources"]
+        files = {str(one["name"]): str(one["digest"]) for one in resources}
+        root = hashlib.sha256(b"".join(bytes.fromhex(one["digest"]) for one in resources)).hexdigest()
+        sound = statement["predicateType"] == PREDICATE and statement["subject"][0]["digest"]["sha256"] == root
+        sound = sound and len(files) == len(resources) and {one["algorithm"] for one in resources} <= {"sha256"}
+    except (ValueError, KeyError, IndexError, TypeError):
+        sound = False
+    if not sound:
+        raise _changed(subject, "a signed statement of an unknown form")
+    return files
 
-    private.parent.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    public.write_bytes(key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo))
-    with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain))
+
+def _sha256(stream: object) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):  # type: ignore[attr-defined]
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _changed(subject: str, found: str) -> IntegrityError:
+    return IntegrityError(subject, "signature", f"a model that is not what was signed ({found})", "the registered files, unchanged", RESTORE)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.disk import full_directory, is_disk_full
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
 from moworld_ops.components.platform import attempts
@@ -97,7 +97,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
 def explain(error: BaseException, places: Sequence[str | Path] = ()) -> tuple[int, str]:
     """Returns the exit status and one line for an error. `places`: directories that were written, in case that a disk is full."""
     if isinstance(error, InputError | NoKernel):
-        return 2, str(error)
+        return (1 if isinstance(error, IntegrityError) else 2), str(error)
     if is_disk_full(error):
         folder, free = full_directory(error, places)
         return 2, str(InputError(folder, "", f"a full disk ({free} bytes free)", "free space", "free some space, then resume the run"))

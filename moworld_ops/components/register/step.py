@@ -9,7 +9,7 @@ from moworld.errors import InputError
 from moworld.files import atomic_folder, read_json, sha256_tree, write_json
 from moworld_ops.components.platform import signing
 from moworld_ops.components.platform.context import context
-from moworld_ops.components.platform.images import image
+from moworld_ops.components.platform.images import image, lock_entries
 from moworld_ops.components.platform.registry import ModelRegistry, RegistrySettings
 from moworld_ops.components.platform.verification import flat, verify_version
 
@@ -26,21 +26,32 @@ def register(model: str, metrics: str, features: str, out: str, settings: dict[s
     if not Path(model, "model_index.json").is_file():
         raise InputError(model, "model_index.json", "no such file", "a model folder", "pass the folder that quantize wrote")
     values = read_json(Path(metrics, "metrics.json"))
-    tags = {"run": run, "model_sha256": sha256_tree(model), **lineage(Path(features), Path(model))}
+    tags = {"run": run, "model_sha256": sha256_tree(model), "profile": chosen.profile, **lineage(Path(features), Path(model))}
+    registry = ModelRegistry(chosen.tracking, chosen.database)
+    registry.prepare()
     with atomic_folder(out) as target:
-        evidence, signatures = target / "evidence", [target / "model.sig", target / "evidence.sig"]
-        shutil.copytree(metrics, evidence)
-        write_json(evidence / "evidence.json", tags)
-        if folder := context().folder:
-            shutil.copyfile(folder / "run.json", evidence / "run.json")  # settings, arguments and seeds at registration
-        for folder, signature in zip((Path(model), evidence), signatures, strict=True):
-            signing.sign(folder, signature)
-        registry = ModelRegistry(chosen.tracking)
-        version = registry.register(chosen.name, Path(model), [*signatures, evidence], flat(values), {"registry": chosen.name}, tags)
+        version, is_new = registry.begin(chosen.name, tags)
+        if is_new:
+            evidence, signatures = target / "evidence", [target / "model.sig", target / "evidence.sig"]
+            shutil.copytree(metrics, evidence)
+            write_json(evidence / "evidence.json", {**tags, "model": version.name, "version": version.version, "images": run_images()})
+            if folder := context().folder:
+                shutil.copyfile(folder / "run.json", evidence / "run.json")  # settings, arguments and seeds at registration
+            for folder, signature in zip((Path(model), evidence), signatures, strict=True):
+                signing.sign(folder, signature)
+            files = [evidence, *signatures]  # the signature of the evidence last: it marks the version as complete
+            version = registry.complete(version, Path(model), files, flat(values), {"registry": chosen.name})
         verify_version(registry, version)
-        registration = {"name": version.name, "version": version.version, "tracking": chosen.tracking, **tags}
+        registration = {"name": version.name, "version": version.version, "tracking": chosen.tracking, "database": chosen.database, **tags}
         write_json(target / "registration.json", registration)
     return registration
+
+
+def run_images() -> dict[str, str]:
+    """Returns the references, with digests, of the images of this run, by name; outside a local run of all images."""
+    folder = context().folder
+    record = read_json(folder / "run.json") if folder else {}
+    return dict(record.get("images") or {name: image(name) for name in sorted(lock_entries())})
 
 
 def lineage(features: Path, model: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""CLI commands `release list`, `compare`, `gates`, `promote`, `rollback` and `verify`."""
+"""CLI commands `release list`, `history`, `compare`, `gates`, `promote`, `rollback`, `adopt`, `verify`, `gc`, `keys`, `trust` and `revoke`."""
 
-import getpass
+import os
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,30 +10,74 @@ import typer
 
 from moworld.errors import InputError
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
-from moworld_ops.pipelines.cli.output import print_result, print_rows, working
+from moworld_ops.pipelines.cli.output import note, print_result, print_rows, working
 
 app = Commands(help="Compare, promote, roll back and verify registered models.")
 Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION.")]
-Profile = Annotated[str, option("Profile with the gates.", "--profile")]
+Name = Annotated[str, typer.Argument(help="Name of a registered model.")]
+Profile = Annotated[str, option("Profile with the gates and the registry.", "--profile")]
+Where = Annotated[str, option("Profile with the registry; default: MLFLOW_TRACKING_URI, or the state folder.", "--profile")]
+Reason = Annotated[str, option("Reason, written to the ledger.")]
+Patch = Annotated[Path | None, option("Write a kustomize patch with which the player serves this version.", panel="Output")]
+SHOWN = 3  # metrics of a version in a table
 
 
-def _registry() -> Any:
+def open_registry(profile: str = "") -> Any:
+    """Returns the registry of a profile; MLFLOW_TRACKING_URI replaces the profile's address, as for a port-forward."""
     from moworld_ops.components.platform.registry import ModelRegistry
 
-    with working("opening the registry"):
-        return ModelRegistry()
+    tracking = database = ""
+    if profile:
+        from moworld_ops.pipelines import profile as profiles
+
+        settings = profiles.load(profile)[1].registry
+        tracking, database = "" if os.environ.get("MLFLOW_TRACKING_URI") else settings.tracking, settings.database
+    return ModelRegistry(tracking, database, create=False)
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
-    """List the registered versions with aliases, run and data revision.
+def list_(profile: Where = "", json: Json = False) -> None:
+    """List the registered versions with aliases, date, metrics, run and data revision.
 
     Example: moworld release list
     """
-    registry = _registry()
-    versions = [version for name in registry.names() for version in registry.versions(name)]
-    rows = [(v.name, v.version, " ".join(v.aliases), v.tags.get("run"), v.tags.get("data_revision", "")[:12]) for v in versions]
-    print_rows(json, [asdict(version) for version in versions], "releases", ("model", "version", "alias", "run", "data"), rows)
+    from moworld_ops.components.platform.releases import recorded_gates
+
+    registry = open_registry(profile)
+    found, rows = [], []
+    for model in registry.models():
+        entries = registry.entries(model.name)
+        gated = [gate.metric for gate in recorded_gates(entries) if gate.metric]
+        for version in registry.store.versions(model):
+            metrics = registry.store.metrics(version.run_id)
+            found.append({**asdict(version), "created": _time(version.created), "metrics": metrics})
+            shown = [name for name in (*gated, *sorted(metrics)) if name in metrics]
+            text = ", ".join(f"{name} {metrics[name]:.4g}" for name in list(dict.fromkeys(shown))[:SHOWN])
+            lineage = version.tags.get("run"), version.tags.get("data_revision", "")[:12]
+            rows.append((version.name, version.version, " ".join(version.aliases), _time(version.created), text, *lineage))
+    print_rows(json, found, "releases", ("model", "version", "alias", "created", "metrics", "run", "data"), rows)
+
+
+@app.command()
+def history(model: Name, profile: Where = "", json: Json = False) -> None:
+    """List who promoted, rolled back, adopted or removed versions of a model, when and why.
+
+    Example: moworld release history moworld-pocket
+    """
+    registry = open_registry(profile)
+    if model not in registry.names():
+        known = ", ".join(registry.names()) or "none registered yet"
+        raise InputError(f"model {model}", "", "no such model", f"one of: {known}", "see 'moworld release list'")
+    entries = registry.entries(model)
+    rows = []
+    for entry in entries:
+        why = entry.get("override") or entry.get("reason", "")
+        failed = [row["gate"] for row in entry.get("verdict", []) if not row["passed"]]
+        why += f" (despite: {'; '.join(failed)})" if failed else ""
+        what = ", ".join(entry["removed"]) if "removed" in entry else entry["version"]
+        rows.append((_moment(entry["time"]), entry["action"], what, entry.get("previous"), entry.get("by"), entry.get("account"), why))
+    columns = ("time", "action", "version", "before", "by", "account", "reason")
+    print_rows(json, entries, f"history of {model}", columns, rows)
 
 
 @app.command()
@@ -40,47 +85,67 @@ def compare(
     candidate: Reference,
     champion: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION; default: the champion of the same model.")] = "",
     page: Annotated[Path | None, option("HTML page with the held-out videos side by side.", "--out", panel="Output")] = None,
+    profile: Where = "",
     json: Json = False,
 ) -> None:
     """Compare the metrics and videos of two versions.
 
     Example: moworld release compare moworld-pocket@2 moworld-pocket@champion --out compare.html
     """
+    from moworld.evaluation.metrics import METRICS
     from moworld.files import output_file
 
     if page is not None:
         output_file(page)
-    from moworld.evaluation.report import write_comparison
     from moworld_ops.components.platform.verification import flat
 
-    registry = _registry()
+    registry = open_registry(profile)
     first = registry.find(candidate)
     second = registry.find(champion or f"{first.name}@champion")
     both = [registry.metrics(version) for version in (first, second)]
     ours, theirs = map(flat, both)
-    rows = [{"metric": key, "candidate": ours.get(key), "champion": theirs.get(key)} for key in sorted(ours.keys() | theirs.keys())]
+    rows = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        row: dict[str, Any] = {"metric": key, "candidate": ours.get(key), "champion": theirs.get(key), "delta": None, "verdict": ""}
+        if key in ours and key in theirs:
+            row["delta"] = ours[key] - theirs[key]
+            if key in METRICS:
+                better = (row["delta"] > 0) == METRICS[key].higher_is_better
+                row["verdict"] = "equal" if not row["delta"] else "better" if better else "worse"
+        rows.append(row)
     if page is not None:
+        from moworld.evaluation.report import write_comparison
+
         folders = [registry.folder_of(version).parent / "evidence" for version in (first, second)]
         write_comparison(page, [f"{version.name} version {version.version}" for version in (first, second)], both, folders)
     found = {"candidate": first.version, "champion": second.version, "metrics": rows}
-    shown = [(r["metric"], *("" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion"))) for r in rows]
+    numbers = [("" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion")) for r in rows]
+    shown = [(r["metric"], *n, "" if r["delta"] is None else f"{r['delta']:+.3g}", r["verdict"]) for r, n in zip(rows, numbers, strict=True)]
     title = f"{first.name}: version {first.version} and version {second.version}"
-    print_rows(json, found, title, ("metric", "candidate", "champion"), shown)
+    print_rows(json, found, title, ("metric", "candidate", "champion", "delta", ""), shown)
 
 
 @app.command()
 def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False) -> None:
-    """Check a version against the gates.
+    """Check a version against the gates, and the gates against those that the ledger records for the model.
 
     Example: moworld release gates moworld-pocket@candidate --profile pocket
 
     Exit status 1 if a gate fails.
     """
-    _, version, rows = _verdict(candidate, profile)
-    found = {"model": version.name, "version": version.version, "gates": rows}
-    shown = [("passed" if row["passed"] else "FAILED", row["gate"], row["value"], row["threshold"]) for row in rows]
+    from moworld_ops.components.platform.releases import decide
+    from moworld_ops.components.platform.verification import verify_version
+
+    registry, version, settings = _candidate(candidate, profile)
+    try:
+        verified: Any = verify_version(registry, version)
+    except InputError as error:
+        verified = error
+    decision = decide(registry, version, settings.gates, settings.registry.profile, verified)
+    found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": decision.rows}
+    shown = [("passed" if row["passed"] else "FAILED", row["gate"], row["value"], row["threshold"]) for row in decision.rows]
     print_rows(json, found, f"gates for {version.name} version {version.version}", ("", "gate", "value", "threshold"), shown)
-    if not all(row["passed"] for row in rows):
+    if decision.failed:
         raise typer.Exit(1)
 
 
@@ -88,8 +153,9 @@ def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False)
 def promote(
     candidate: Reference,
     profile: Profile = "pocket",
+    reason: Reason = "",
     override: Annotated[str, option("Promote despite failed gates; the reason is written to the ledger.", metavar="REASON")] = "",
-    patch: Annotated[Path | None, option("Write a kustomize patch with which the player serves this version.", panel="Output")] = None,
+    patch: Patch = None,
     json: Json = False,
 ) -> None:
     """Promote a version that passes the gates to champion.
@@ -98,48 +164,65 @@ def promote(
 
     Its signatures must be valid; no option overrides that.
     """
-    from moworld.evaluation.gates import failures
+    from moworld_ops.components.platform import releases
     from moworld_ops.components.platform.serving import write_patch
-    from moworld_ops.components.platform.steps import Refused
-    from moworld_ops.components.platform.verification import verify_version
 
-    registry, version, rows = _verdict(candidate, profile)
-    verify_version(registry, version)  # --override does not apply to signatures
-    failed = [row for row in rows if not row["passed"]]
-    if failed and not override.strip():
-        raise Refused(f"{version.name} version {version.version} was not promoted: {failures(rows)}")
-    done = registry.promote(version.name, version.version, getpass.getuser(), rows, override.strip() if failed else "")
+    registry, version, settings = _candidate(candidate, profile)
+    done, decision = releases.promote(registry, version, settings.gates, settings.registry.profile, reason, override)
     if patch is not None:
         write_patch(patch, done)
-    against = f", despite {len(failed)} failed gates" if failed else ""
+    against = f", despite {len(decision.failed)} failed gates" if decision.failed else ""
     print_result(json, asdict(done), f"{done.name} version {done.version} is champion{against}")
 
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(help="Name of a registered model.")],
-    reason: Annotated[str, option("Reason, written to the ledger.")] = "",
+    model: Name,
+    to: Annotated[str, option("Version that was champion before; default: the previous champion.", metavar="VERSION")] = "",
+    reason: Reason = "",
+    patch: Patch = None,
+    profile: Where = "",
     json: Json = False,
 ) -> None:
-    """Make the previous champion champion again.
+    """Make an earlier champion champion again, after verifying it.
 
-    Example: moworld release rollback moworld-pocket --reason "walls flicker"
+    Example: moworld release rollback moworld-pocket --reason "walls flicker" --patch player.yaml
     """
-    done = _registry().rollback(model, by=getpass.getuser(), reason=reason)
+    from moworld_ops.components.platform import releases
+    from moworld_ops.components.platform.serving import write_patch
+
+    done = releases.rollback(open_registry(profile), model, to, reason)
+    if patch is not None:
+        write_patch(patch, done)
     print_result(json, asdict(done), f"{done.name} version {done.version} is champion again")
 
 
 @app.command()
-def verify(reference: Reference, json: Json = False) -> None:
+def adopt(model: Name, reason: Reason = "", profile: Where = "", json: Json = False) -> None:
+    """Record in the ledger that alias champion was moved outside of these commands.
+
+    Example: moworld release adopt moworld-pocket --reason "moved in MLflow while the ledger was unreachable"
+
+    The version must be unchanged since it was registered. To undo the move instead, set the alias back in MLflow.
+    """
+    from moworld_ops.components.platform import releases
+
+    done = releases.adopt(open_registry(profile), model, reason)
+    print_result(json, asdict(done), f"{done.name} version {done.version} is champion, as adopted")
+
+
+@app.command()
+def verify(reference: Reference, profile: Where = "", json: Json = False) -> None:
     """Verify signatures, MLflow record and ledger of a version.
 
     Example: moworld release verify moworld-pocket@champion
 
-    Checked are the signatures of model and evidence, the metrics in MLflow, the hash chain of the ledger, and the champion alias.
+    Checked are the signatures of model and evidence, the metrics in MLflow, the signed lines of the ledger, and the champion alias. Nothing
+    is written, and no private key is needed. Exit status 1 if anything was changed.
     """
     from moworld_ops.components.platform.verification import verify_release
 
-    registry = _registry()
+    registry = open_registry(profile)
     version = registry.find(reference)
     entries = verify_release(registry, version)
     found = {"model": version.name, "version": version.version, "signature": "valid", "ledger_entries": entries}
@@ -147,18 +230,100 @@ def verify(reference: Reference, json: Json = False) -> None:
     print_result(json, found, text)
 
 
-def _verdict(reference: str, profile: str) -> tuple[Any, Any, list[dict[str, Any]]]:
-    """Returns the registry, the version, and one row per gate of the profile."""
+@app.command()
+def gc(
+    model: Name,
+    keep: Annotated[int, option("Newest versions, and earlier champions, to keep.")] = 3,
+    yes: Annotated[bool, option("Delete them; otherwise they are only listed.", "--yes")] = False,
+    reason: Reason = "",
+    profile: Where = "",
+    json: Json = False,
+) -> None:
+    """List or delete the versions that no rule keeps, with their files.
+
+    Example: moworld release gc moworld-pocket --keep 3 --yes
+
+    Kept are versions with an alias, the champion, the last earlier champions, and the newest versions. The ledger keeps its lines.
+    """
+    from moworld_ops.components.platform import releases
+
+    found = releases.collect(open_registry(profile), model, keep, reason, remove=yes)
+    rows = [(version.name, version.version, _time(version.created), version.tags.get("run")) for version in found]
+    print_rows(json, [asdict(version) for version in found], "deleted" if yes else "to delete", ("model", "version", "created", "run"), rows)
+    if found and not yes:
+        note("nothing was deleted; pass --yes to delete them")
+
+
+@app.command("keys")
+def keys_(profile: Where = "", json: Json = False) -> None:
+    """List the keys that the registry trusts.
+
+    Example: moworld release keys
+    """
+    from moworld_ops.components.platform.ledger import trusted_keys
+
+    entries = open_registry(profile).ledger.entries()
+    trusted = trusted_keys(entries)
+    found = [
+        {"fingerprint": fingerprint, "name": entry["name"], "by": entry["by"], "time": entry["time"], "public_key": key.pem}
+        for fingerprint, key in trusted.items()
+        for entry in [next(one for one in reversed(entries) if one.get("public_key") == key.pem)]
+    ]
+    rows = [(one["fingerprint"][:12], one["name"], one["by"], _moment(one["time"])) for one in found]
+    print_rows(json, found, "trusted keys", ("key", "name", "added by", "time"), rows)
+
+
+@app.command()
+def trust(
+    key: Annotated[Path, typer.Argument(help="Public key of another manager, PEM.")],
+    name: Annotated[str, option("Name of the manager, as history shows it.")],
+    profile: Where = "",
+    json: Json = False,
+) -> None:
+    """Trust the key of another manager. Your own key must be trusted.
+
+    Example: moworld release trust bob.pub --name bob
+    """
+    from moworld_ops.components.platform import releases
+
+    added = releases.trust(open_registry(profile), key, name)
+    print_result(json, {"fingerprint": added.fingerprint, "name": name}, f"key {added.fingerprint[:12]} of {name} is trusted")
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="Fingerprint of a key, or its beginning.")],
+    reason: Reason = "",
+    compromised: Annotated[bool, option("Models that it signed are invalid, too.", "--compromised")] = False,
+    profile: Where = "",
+    json: Json = False,
+) -> None:
+    """Stop trusting a key.
+
+    Example: moworld release revoke 3f9a0c --reason "bob left"
+    """
+    from moworld_ops.components.platform import releases
+
+    removed = releases.revoke(open_registry(profile), key, reason, compromised)
+    print_result(json, {"fingerprint": removed}, f"key {removed[:12]} is not trusted any more")
+
+
+def _candidate(reference: str, profile: str) -> tuple[Any, Any, Any]:
+    """Returns the registry of a profile, the version, and the profile. Raises InputError for the profile of another model."""
     from moworld_ops.pipelines import profile as profiles
 
     settings = profiles.load(profile)[1]
-    from moworld.evaluation.gates import verdict
-    from moworld_ops.components.platform.verification import gate_facts
-
-    registry = _registry()
+    with working("opening the registry"):
+        registry = open_registry(profile)
     version = registry.find(reference)
     if settings.registry.name != version.name:
         raise InputError("--profile", profile, f"gates for {settings.registry.name}", f"the profile of {version.name}", "pass --profile")
-    champion = registry.champion(version.name)
-    before = registry.metrics(champion) if champion and champion.version != version.version else None
-    return registry, version, verdict(registry.metrics(version), before, settings.gates, gate_facts(registry, version))
+    return registry, version, settings
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes") if seconds else ""
+
+
+def _moment(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(" ", "minutes")

@@ -7,14 +7,18 @@ import pytest
 
 from moworld.errors import InputError
 from moworld.files import sha256_tree
-from moworld_ops.components.platform import ledger
 from moworld_ops.components.platform.registry import ModelRegistry
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import flat, verify_release
 from moworld_ops.components.promote.step import promote
 from moworld_ops.components.register.step import register
 
-GATES = [{"metric": "frames_per_second", "at_least": 16, "champion_margin": 2}]
+GATES = [
+    {"fact": "signature", "among": ["holds"]},
+    {"fact": "contract", "among": ["passed"]},
+    {"metric": "drift", "at_most": 2},
+    {"metric": "frames_per_second", "at_least": 16, "champion_margin": 2},
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def candidate(folder: Path, run: str, fps: float) -> tuple[str, str]:
     for name in ("model", "metrics", "features"):
         (folder / run / name).mkdir(parents=True)
     (folder / run / "model" / "model_index.json").write_text(json.dumps({"run": run}))
-    (folder / run / "metrics" / "metrics.json").write_text(json.dumps({"frames_per_second": fps}))
+    (folder / run / "metrics" / "metrics.json").write_text(json.dumps({"frames_per_second": fps, "drift": 1.0}))
     (folder / run / "features" / "revision.json").write_text(json.dumps({"revision": "abc", "contract_version": "1.0.0"}))
     parts = {name: str(folder / run / name) for name in ("model", "metrics", "features")}
     register(**parts, out=str(folder / run / "registration"), settings={"name": "moworld-steps"}, run=run)
@@ -53,7 +57,7 @@ def test_a_candidate_is_promoted_or_refused_by_gates_and_champion(home, tmp_path
         assert not (tmp_path / f"{run}-verdict").exists()
         assert registry.champion("moworld-steps").version == "1"
     assert promote(*candidate(tmp_path, "fourth", 19.0), out=str(tmp_path / "verdict-4"), gates=GATES, run="fourth")["version"] == "4"
-    assert [entry["version"] for entry in ledger.verify(registry.ledger) if entry["model"] == "moworld-steps"] == ["1", "4"]
+    assert [(entry["version"], entry["run"]) for entry in registry.entries("moworld-steps")] == [("1", "first"), ("4", "fourth")]
     version = registry.find("moworld-steps@champion")
     assert verify_release(registry, version) == 2
 

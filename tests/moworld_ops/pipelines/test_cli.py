@@ -244,7 +244,7 @@ def test_completion_is_installed_for_a_shell(tmp_path):
     [
         ("kfp", ("compile", "data"), "cluster"),
         ("kfp", ("run", "data", "--profile", "test"), "pipelines"),
-        ("mlflow", ("release", "list"), "registry"),
+        ("sqlalchemy", ("release", "list"), "registry"),
         ("open_data_contract_standard", ("data", "diff", "clips", "clips"), "data"),
     ],
 )

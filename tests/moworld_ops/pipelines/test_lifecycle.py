@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from moworld.files import sha256_tree
-from moworld_ops.components.platform import ledger
 from moworld_ops.components.platform.registry import ModelRegistry, model_folder
 from moworld_ops.components.platform.revisions import fetch_revision
 from moworld_ops.pipelines.runs import Run
@@ -65,7 +64,7 @@ def test_the_promoted_model_is_the_one_that_was_trained_signed_and_registered(li
     assert champion.version == str(answer["model"]["version"])
     assert sha256_tree(quantized) == champion.tags["model_sha256"] == sha256_tree(model_folder("moworld-test@champion"))
     assert champion.tags["run"] == run.name
-    assert [entry["action"] for entry in ledger.verify(registry.ledger)] == ["promote"]
+    assert [(entry["action"], entry["run"]) for entry in registry.entries("moworld-test")] == [("promote", run.name)]
 
 
 def test_the_run_record_has_everything_to_repeat_the_run(lifecycle):
@@ -116,7 +115,7 @@ def test_a_failing_gate_is_refused_with_its_value_and_the_champion_stays(lifecyc
     assert "was not promoted" in done.stderr and "frames_per_second at least 1e+06" in done.stderr
     registry = ModelRegistry()
     assert registry.champion("moworld-test").version == str(answer["model"]["version"])
-    assert len(ledger.verify(registry.ledger)) == 1
+    assert len(registry.entries("moworld-test")) == 1
 
 
 def test_a_rollout_from_the_promoted_model_is_a_playing_video(lifecycle, tmp_path):

@@ -1,6 +1,7 @@
 """The registry of a cluster: MLflow on PostgreSQL with artifacts in a production S3 store; models are fetched only if signatures hold."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -9,12 +10,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from moworld.errors import InputError
+from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_tree
+from moworld_ops.components.platform import keys, releases
 from moworld_ops.components.platform.registry import ModelRegistry
 from moworld_ops.components.platform.serving import fetch
 from moworld_ops.components.platform.verification import verify_release
-from tests.moworld_ops.components.platform.test_verification import NAME, registered
+from tests.moworld_ops.components.platform.registries import NAME, promote, register_version
+from tests.moworld_ops.components.platform.test_verification import manage_in_processes
 from tests.services import KEYS, free_port, has_postgres, has_swift, mlflow_server, postgres, swift
 
 ROOT = Path(__file__).parents[4]
@@ -34,25 +37,72 @@ def test_releases_on_postgresql_and_s3_are_registered_promoted_verified_fetched_
         with mlflow_server(tmp_path / "mlflow", store, "s3://moworld/mlflow", s3) as tracking:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
             monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "work" / "state"))
-            registry = registered(tmp_path / "work", 2)
+            monkeypatch.setenv("MOWORLD_REGISTRY_DATABASE", store)
+            for number in (1, 2):
+                register_version(tmp_path / "work", number)
+            registry = ModelRegistry()
             assert not registry.local
             keys = [entry["Key"] for entry in boto.list_objects_v2(Bucket="moworld")["Contents"]]
             assert any(key.endswith("model/transformer/weights.safetensors") for key in keys) and any(
                 key.endswith("evidence.sig") for key in keys
             )
-            registry.promote(NAME, "1", "ada", [])
-            registry.promote(NAME, "2", "ada", [])
+            promote(registry, "1")
+            monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "bob"))
+            with pytest.raises(InputError, match="does not trust"):
+                promote(registry, "2")
+            monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "work" / "state"))
+            releases.trust(registry, tmp_path / "bob" / "keys" / "signing.pub", "bob")
+            monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "bob"))
+            registry = ModelRegistry()
+            promote(registry, "2")
             assert verify_release(registry, registry.find(f"{NAME}@champion")) == 2
             fetched = fetch(f"{NAME}@champion", tmp_path / "pod")
             assert sha256_tree(fetched) == registry.find(f"{NAME}@2").tags["model_sha256"]
-            registry.rollback(NAME, "bob", "walls flicker")
-            assert ModelRegistry().champion(NAME).version == "1"
+            releases.rollback(registry, NAME, reason="walls flicker")
+            assert ModelRegistry().champion(NAME).version == "1" and registry.entries(NAME)[-1]["by"] == "bob"
             # someone with the bucket's keys changes a weight
             (key,) = [k for k in keys if registry.find(f"{NAME}@1").run_id in k and k.endswith("weights.safetensors")]
             boto.put_object(Bucket="moworld", Key=key, Body=b"other weights")
-            with pytest.raises(InputError, match="not what was signed"):
+            with pytest.raises(IntegrityError, match="not what was signed"):
                 fetch(f"{NAME}@champion", tmp_path / "pod")
             assert sha256_tree(tmp_path / "pod" / "current") == registry.find(f"{NAME}@2").tags["model_sha256"]  # no partial copy
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL 15 is not installed (Debian's package)")
+def test_two_state_directories_share_one_registry_in_postgresql(tmp_path, monkeypatch):
+    """8 processes on two state directories with 125 moves each (MOWORLD_MOVES): one linear ledger, whose end equals the alias."""
+    ada, bob = tmp_path / "ada", tmp_path / "bob"
+    for folder in ("postgres", "mlflow", "artifacts", "work"):
+        (tmp_path / folder).mkdir()
+    moves = int(os.environ.get("MOWORLD_MOVES", "125"))
+    with (
+        postgres(tmp_path / "postgres") as store,
+        mlflow_server(tmp_path / "mlflow", store, str(tmp_path / "artifacts"), "") as tracking,
+    ):
+        environment = {"MLFLOW_TRACKING_URI": tracking, "MOWORLD_REGISTRY_DATABASE": store}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MOWORLD_HOME", str(bob))
+        public = keys.signing_key()[0].with_suffix(".pub")
+        monkeypatch.setenv("MOWORLD_HOME", str(ada))
+        for number in (1, 2, 3):
+            register_version(tmp_path / "work", number)
+        registry = ModelRegistry()
+        promote(registry, "1")
+        releases.trust(registry, public, "bob")
+        manage_in_processes(*((str(home), seed, moves, environment) for seed in range(4) for home in (ada, bob)))
+        entries, standing = registry.entries(NAME), list[str]()
+        for entry in entries:
+            assert entry["previous"] == (standing[-1] if standing else None)
+            standing = standing[:-1] if entry["action"] == "rollback" else [*standing, entry["version"]]
+            assert entry["version"] == standing[-1]
+        assert len({entry["by"] for entry in entries}) == 2 and [entry["index"] for entry in registry.ledger.entries()] == [*range(len(entries) + 2)]
+        champion = registry.champion(NAME)
+        assert champion.version == standing[-1] and verify_release(registry, champion) == len(entries)
+        monkeypatch.setenv("MOWORLD_HOME", str(bob))
+        assert verify_release(ModelRegistry(), champion) == len(entries)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from moworld.errors import InputError
-from moworld_ops.components.platform import signing
+from moworld.errors import InputError, IntegrityError
+from moworld_ops.components.platform import keys, signing
 
 
 @pytest.fixture
@@ -34,13 +34,16 @@ def test_a_signature_by_another_key_and_a_missing_one_are_refused(model, tmp_pat
     with pytest.raises(InputError, match="no signature"):
         signing.verify(model, tmp_path / "absent.sig")
     monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "other"))
-    with pytest.raises(InputError, match="not what was signed"):
+    with pytest.raises(InputError, match="no public key"):
+        signing.verify(model, tmp_path / "model.sig")
+    keys.signing_key()
+    with pytest.raises(IntegrityError, match="not what was signed"):
         signing.verify(model, tmp_path / "model.sig")
 
 
 def test_the_private_key_is_readable_only_by_its_owner_and_kept(model, tmp_path):
-    private, public = signing.key_pair()
+    private = keys.signing_key()[0]
     assert private.stat().st_mode & 0o777 == 0o600
     before = private.read_bytes()
     signing.sign(model, tmp_path / "again.sig")
-    assert private.read_bytes() == before and public.is_file()
+    assert private.read_bytes() == before and private.with_suffix(".pub").is_file()

@@ -9,33 +9,16 @@ import sqlite3
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from moworld.errors import InputError
-from moworld_ops.components.platform import ledger
+from moworld.errors import InputError, IntegrityError
+from moworld_ops.components.platform import ledger, releases
+from moworld_ops.components.platform.ledger import TABLE, Row
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry
 from moworld_ops.components.platform.verification import verify_release
-from moworld_ops.components.register.step import register
-
-NAME = "moworld-trust"
-
-
-def registered(home: Path, versions: int) -> ModelRegistry:
-    """Returns a registry in MOWORLD_HOME with `versions` versions of a small model, each with weights, metrics and a video."""
-    features = home / "features"
-    features.mkdir(parents=True)
-    (features / "revision.json").write_text(json.dumps({"revision": "abc", "contract_version": "1.0.0"}))
-    for number in range(1, 1 + versions):
-        model, metrics = home / f"model-{number}", home / f"metrics-{number}"
-        (model / "transformer").mkdir(parents=True)
-        (metrics / "samples").mkdir(parents=True)
-        (model / "model_index.json").write_text(json.dumps({"number": number}))
-        (model / "transformer" / "weights.safetensors").write_bytes(random.Random(number).randbytes(500))
-        (metrics / "metrics.json").write_text(json.dumps({"frames_per_second": 20.0 + number, "drift": 1.5}))
-        (metrics / "samples" / "00-generated.mp4").write_bytes(b"video")
-        register(str(model), str(metrics), str(features), str(home / f"out-{number}"), {"name": NAME}, f"run-{number}")
-    return ModelRegistry()
+from tests.moworld_ops.components.platform.registries import NAME, promote, register_version
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +27,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verification")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOWORLD_HOME", str(folder / "state"))
-        registered(folder, 3)
+        for number in (1, 2, 3):
+            register_version(folder, number)
         shutil.copytree(folder / "state", folder / "new")
         yield folder
 
@@ -63,28 +47,39 @@ def flip_byte(path: Path, chance: random.Random) -> None:
     path.write_bytes(bytes(data))
 
 
-def edit_lines(path: Path, chance: random.Random) -> None:
+def edited(rows: list[Row], chance: random.Random) -> list[Row]:
     """Changes, drops, moves, duplicates or invents lines of the ledger; some kinds recompute every hash."""
-    lines = path.read_text().splitlines()
-    place = chance.randrange(len(lines))
+    rows = list(rows)
+    place = chance.randrange(len(rows))
     kind = chance.choice(["change", "drop", "move", "double", "rewrite", "invent"])
+    text, signature = rows[place]
     if kind in ("change", "rewrite"):
-        entry = json.loads(lines[place])
-        key = chance.choice(sorted(entry.keys() - {"hash", "before", "index"}))
-        lines[place] = json.dumps({**entry, key: "other"}, sort_keys=True)
+        entry = json.loads(text)
+        rows[place] = (ledger.encode({**entry, chance.choice(sorted(entry.keys() - {"hash", "before", "index"})): "other"}), signature)
     elif kind == "drop":
-        del lines[chance.choice([place, -1]) :]
+        del rows[chance.choice([place, -1]) :]
     elif kind == "move":
-        lines.insert((place + 1) % len(lines), lines.pop(place))
+        rows.insert((place + 1) % len(rows), rows.pop(place))
     else:
-        lines.append(json.dumps({**json.loads(lines[place]), **({} if kind == "double" else {"version": "2"})}, sort_keys=True))
-    if kind in ("rewrite", "invent"):
-        before = ledger.START
-        for number, line in enumerate(lines):
-            entry = {**json.loads(line), "before": before, "index": number}
-            entry["hash"] = before = ledger.entry_hash(entry)
-            lines[number] = json.dumps(entry, sort_keys=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
+        rows.append((ledger.encode({**json.loads(text), **({} if kind == "double" else {"version": "2"})}), signature))
+    return rehashed(rows) if kind in ("rewrite", "invent") else rows
+
+
+def rehashed(rows: list[Row]) -> list[Row]:
+    """Recomputes every hash, as one does who rewrites a ledger."""
+    before, found = ledger.START, []
+    for number, (text, signature) in enumerate(rows):
+        entry = {**json.loads(text), "before": before, "index": number}
+        entry["hash"] = before = ledger.entry_hash(entry)
+        found.append((ledger.encode(entry), signature))
+    return found
+
+
+def write_rows(database: Path, rows: list[Row]) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute(f"DELETE FROM {TABLE}")
+        connection.executemany(f"INSERT INTO {TABLE} VALUES (?, ?, ?)", [(number, *row) for number, row in enumerate(rows)])
+    connection.close()
 
 
 def tamper(registry: ModelRegistry, kind: str, chance: random.Random) -> None:
@@ -105,12 +100,11 @@ def tamper(registry: ModelRegistry, kind: str, chance: random.Random) -> None:
     elif kind == "alias":
         registry.client.set_registered_model_alias(NAME, "champion", chance.choice(["1", "2"]))
     else:
-        edit_lines(registry.ledger, chance)
+        write_rows(registry.folder / "mlflow.db", edited(registry.ledger.rows(), chance))
 
 
 def restore(sound: Path, state: Path) -> None:
     """Restores the state folder. The open database keeps its file; its content is replaced."""
-    (state / "ledger.jsonl").unlink(missing_ok=True)
     database = Path("mlflow/mlflow.db")
     with sqlite3.connect(sound / database) as source, sqlite3.connect(state / database) as target:
         source.backup(target)
@@ -125,13 +119,13 @@ KINDS = ("weight", "metric", "evidence", "logged metric", "tag", "head", "alias"
 def test_every_tampering_is_found(home, registry, rounds):
     """25 rounds of 8 kinds: 200 tampers."""
     for version in "123":
-        registry.promote(NAME, version, "test", [])
+        promote(registry, version)
     assert verify_release(registry, registry.find(NAME)) == 3
     shutil.copytree(home / "state", home / f"promoted-{rounds}")
     chance, found = random.Random(0), Counter()
     for kind in KINDS * rounds:
         tamper(registry, kind, chance)
-        with pytest.raises(InputError):
+        with pytest.raises(IntegrityError):
             verify_release(registry, registry.version(NAME, "3"))  # by number: the alias may point elsewhere
         found[kind] += 1
         restore(home / f"promoted-{rounds}", home / "state")
@@ -139,16 +133,16 @@ def test_every_tampering_is_found(home, registry, rounds):
     assert found == dict.fromkeys(KINDS, rounds)
 
 
-def manage(home: str, seed: int, moves: int) -> None:
+def manage(home: str, seed: int, moves: int, environment: dict[str, str] | None = None) -> None:
     """Promotes and rolls back at random."""
-    os.environ["MOWORLD_HOME"] = home
+    os.environ.update({**(environment or {}), "MOWORLD_HOME": home})
     registry, chance = ModelRegistry(), random.Random(seed)
     for _ in range(moves):
         try:
             if chance.random() < 0.6:
-                registry.promote(NAME, chance.choice("123"), f"manager {seed}", [])
+                promote(registry, chance.choice([version.version for version in registry.versions(NAME)]), run=f"manager {seed}")
             else:
-                registry.rollback(NAME, f"manager {seed}", "test")
+                releases.rollback(registry, NAME, reason="test")
         except InputError as refused:
             assert "no earlier champion" in str(refused)
 
@@ -158,7 +152,7 @@ def manage_in_threads(*work: tuple[str, int, int]) -> None:
         list(pool.map(lambda one: manage(*one), work))
 
 
-def manage_in_processes(*work: tuple[str, int, int]) -> None:
+def manage_in_processes(*work: tuple[Any, ...]) -> None:
     context = multiprocessing.get_context("forkserver")  # imports once, then forks
     context.set_forkserver_preload([__name__, "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"])
     processes = [context.Process(target=manage, args=one) for one in work]
@@ -175,12 +169,12 @@ def manage_in_processes(*work: tuple[str, int, int]) -> None:
 def test_concurrent_managers_leave_one_history(home, registry, run, managers, moves):
     """8 processes with 125 moves each: 1,000 promotions and rollbacks."""
     run(*((str(home / "state"), seed, moves) for seed in range(managers)))
-    entries, standing = ledger.verify(registry.ledger), list[str]()
+    entries, standing = registry.entries(NAME), list[str]()
     for entry in entries:  # each line continues from the previous one: none was lost or inserted
         assert entry["previous"] == (standing[-1] if standing else None)
         standing = standing[:-1] if entry["action"] == "rollback" else [*standing, entry["version"]]
         assert entry["version"] == standing[-1]
-    assert len({entry["by"] for entry in entries}) > 1
+    assert len({entry.get("run") for entry in entries}) > 1
     champion = registry.champion(NAME)
     assert champion.version == standing[-1]
     assert verify_release(registry, champion) == len(entries)

@@ -1,0 +1,272 @@
+"""Moves of alias `champion`: promote, roll back, adopt, and the removal of versions that no rule keeps.
+
+Every move verifies the version first and is decided again under the registry's lock, so that two managers cannot overtake each other.
+The ledger's line is written before the alias moves; a command that finds a line whose alias did not move completes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moworld.errors import InputError, IntegrityError
+from moworld.evaluation.gate_policy import UNGUARDED, incomplete, weakened
+from moworld.evaluation.gates import Gate, failures, verdict
+from moworld.evaluation.metrics import METRICS
+from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.ledger import REVOKE, TRUST, trusted_keys
+from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version
+from moworld_ops.components.platform.steps import Refused
+from moworld_ops.components.platform.verification import Verified, gate_facts, verify_evidence, verify_version
+
+MOVES = ("promote", "rollback", "adopt")
+KEEP = 3  # newest versions, and earlier champions, that `collect` keeps
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A version and its gates: `champion` is the version that it was compared with, `rows` are as in `gates.verdict`."""
+
+    version: Version
+    champion: str | None
+    rows: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if not row["passed"]]
+
+
+def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:
+    """Returns the champion by the ledger's lines of a model."""
+    return next((str(entry["version"]) for entry in reversed(entries) if entry["action"] in MOVES), None)
+
+
+def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the promoted versions in order, without those that were rolled back."""
+    stack: list[str] = []
+    for entry in entries:
+        version = str(entry.get("version"))
+        if entry["action"] == "rollback" and version in stack[:-1]:
+            stack = stack[: len(stack) - stack[:-1][::-1].index(version) - 1]
+        elif entry["action"] in MOVES:
+            stack.append(version)
+    return stack
+
+
+def recorded_gates(entries: Sequence[dict[str, Any]]) -> list[Gate]:
+    """Returns the gates that the ledger records for a model line; [] before its first promotion."""
+    return [Gate(**gate) for gate in next((entry["gates"] for entry in reversed(entries) if entry.get("gates")), [])]
+
+
+def decide(registry: ModelRegistry, version: Version, gates: Sequence[Gate], profile: str, verified: Verified | InputError) -> Decision:
+    """Judges a version by gates against the ledger's champion, and the gates by those that the ledger records.
+
+    profile:  name of the profile with the gates; signed evidence that names another counts in its place
+    verified: of `verify_version`, or its error
+    """
+    entries = registry.entries(version.name)
+    champion = champion_of(entries)
+    metrics = {} if isinstance(verified, InputError) else verified.metrics
+    rows: list[dict[str, Any]] = []
+    before = None
+    if champion and champion != version.version:
+        try:
+            before = _champion_metrics(registry, version.name, champion, entries)
+        except InputError as error:
+            facts = {"metric": "champion", "value": str(error), "threshold": "readable", "margin": None, "passed": False}
+            rows.append({"gate": f"metrics of champion version {champion}", **facts})
+    rows = [*verdict(metrics, before, gates, gate_facts(verified)), *rows]
+    if recorded := recorded_gates(entries):
+        rows += weakened(recorded, gates)
+    elif _profile(verified, profile) not in UNGUARDED:
+        rows += incomplete(gates)
+    return Decision(version, champion, rows)
+
+
+def promote(
+    registry: ModelRegistry,
+    version: Version,
+    gates: Sequence[Gate],
+    profile: str = "",
+    reason: str = "",
+    override: str = "",
+    run: str = "",
+) -> tuple[Version, Decision]:
+    """Promotes a verified version to champion and returns it with the decision. Promoting the champion again changes nothing.
+
+    reason, run: recorded in the ledger; override: why failed gates are accepted, recorded whether one failed or not
+    Raises IntegrityError for a version that was changed or an alias that was moved outside, Refused for failed gates without override.
+    """
+    verified = verify_version(registry, version)
+    with registry.ledger.locked():
+        entries = recover(registry, version.name)
+        chosen = registry.version(version.name, version.version)
+        if chosen.tags.get("model_sha256") != verified.model_sha256:
+            raise IntegrityError(f"model {version.name}", version.version, "another model than a moment ago", "the verified one", "try again")
+        decision = decide(registry, chosen, gates, profile, verified)
+        if decision.champion == chosen.version:
+            return chosen, decision
+        if decision.failed and not override.strip():
+            details = {"name": chosen.name, "version": chosen.version, "champion_before": decision.champion, "gates": decision.rows}
+            raise Refused(f"{chosen.name} version {chosen.version} was not promoted: {failures(decision.rows)}", {**details, "promoted": False})
+        facts: dict[str, Any] = {"reason": reason.strip() or override.strip(), "override": override.strip(), "run": run}
+        facts |= {"verdict": decision.rows, "profile": _profile(verified, profile), "data_revision": verified.evidence.get("data_revision", "")}
+        facts |= {"gates": [gate.model_dump(exclude_defaults=True) for gate in gates], "metrics": _known_metrics(verified.metrics)}
+        if not facts["gates"] and recorded_gates(entries):
+            del facts["gates"]  # an override does not remove the record
+        return _move(registry, chosen, decision.champion, "promote", facts), decision
+
+
+def rollback(registry: ModelRegistry, name: str, to: str = "", reason: str = "") -> Version:
+    """Makes an earlier champion champion again and returns it, after verifying it.
+
+    to: a version that was champion before; default: the previous champion, or the one before if that version was deleted
+    Raises InputError if there is none, IntegrityError for one that was changed; then nothing changes.
+    """
+    verified: dict[str, str] = {}
+    while True:
+        with registry.ledger.locked():
+            entries = recover(registry, name)
+            target = _target(registry, name, entries, to)
+            if verified.get(target.version) == target.tags.get("model_sha256"):
+                return _move(registry, target, champion_of(entries), "rollback", {"reason": reason.strip()})
+        verified[target.version] = verify_version(registry, target).model_sha256  # not under the lock: a model may be large
+
+
+def adopt(registry: ModelRegistry, name: str, reason: str) -> Version:
+    """Records the version to which alias `champion` was moved outside, after verifying it, and returns it.
+
+    Raises InputError if the alias is where the ledger says, or without a reason.
+    """
+    if not reason.strip():
+        raise InputError("release adopt", "--reason", "nothing", "why the alias was moved outside", "pass --reason REASON")
+    version = registry.version(name, "champion")
+    verified = verify_version(registry, version)
+    with registry.ledger.locked():
+        entries, chosen = registry.entries(name), registry.version(name, "champion")
+        if chosen.version == champion_of(entries):
+            found = f"version {chosen.version}, as in the ledger"
+            raise InputError(f"model {name}", "champion", found, "an alias that was moved outside", "nothing to record")
+        if chosen.version != version.version:
+            raise InputError(f"model {name}", "champion", "an alias that moves now", "one that stays", "try again")
+        facts = {"reason": reason.strip(), "metrics": _known_metrics(verified.metrics)}
+        return _move(registry, chosen, champion_of(entries), "adopt", facts)
+
+
+def collect(registry: ModelRegistry, name: str, keep: int = KEEP, reason: str = "", remove: bool = False) -> list[Version]:
+    """Returns the versions that no rule keeps, and deletes them if `remove`.
+
+    Kept are versions with an alias, the champion, the last `keep` earlier champions that a rollback can reach, and the newest `keep`.
+    """
+    if keep < 1:
+        raise InputError("release gc", "--keep", keep, "1 or more", "keep at least one earlier champion")
+    with registry.ledger.locked():
+        entries = recover(registry, name)
+        versions = registry.versions(name)
+        if not versions:
+            registry.version(name, "champion")  # raises: no such model
+        kept = {*champions(entries)[-keep - 1 :], *(version.version for version in versions[-keep:])}
+        chosen = [version for version in versions if version.version not in kept and not version.aliases]
+        if remove and chosen:
+            facts = {"action": "gc", "model": name, "version": champion_of(entries), "keep": keep, "reason": reason.strip()}
+            removed = {version.version: version.tags.get("model_sha256", "") for version in chosen}
+            line = registry.ledger.append({**facts, "removed": removed})
+            registry.client.set_registered_model_tag(name, HEAD, line["hash"])
+            for version in chosen:
+                registry.remove(version)
+    return chosen
+
+
+def trust(registry: ModelRegistry, path: Path, name: str) -> keys.PublicKey:
+    """Lists a public key as trusted and returns it. Raises InputError if it is listed, or a file that holds several."""
+    found = keys.read_public(path)
+    if len(found) != 1:
+        raise InputError(path, "", f"{len(found)} keys", "one public key", "pass one file per manager")
+    with registry.ledger.locked():
+        registry.ledger.ensure()
+        if found[0].fingerprint in trusted_keys(registry.ledger.entries()):
+            raise InputError(path, "", "a key that is trusted already", "a new key", "see 'moworld release keys'")
+        registry.ledger.append({"action": TRUST, "model": "", "public_key": found[0].pem, "name": name})
+    return found[0]
+
+
+def revoke(registry: ModelRegistry, fingerprint: str, reason: str, compromised: bool) -> str:
+    """Removes a key from the trusted ones and returns its fingerprint. compromised: its signatures of models do not count any more.
+
+    Raises InputError unless `fingerprint` begins exactly one key, and another trusted key remains.
+    """
+    with registry.ledger.locked():
+        listed = trusted_keys(registry.ledger.entries())
+        matches = [one for one in listed if fingerprint and one.startswith(fingerprint)]
+        if len(matches) != 1 or len(listed) == 1:
+            known = ", ".join(one[:12] for one in listed) or "none"
+            expected = f"one of {known}, and another that remains"
+            raise InputError("release revoke", fingerprint, f"{len(matches)} such keys", expected, "see 'moworld release keys'")
+        facts = {"fingerprint": matches[0], "compromised": compromised, "reason": reason.strip()}
+        registry.ledger.append({"action": REVOKE, "model": "", **facts})
+    return matches[0]
+
+
+def recover(registry: ModelRegistry, name: str) -> list[dict[str, Any]]:
+    """Returns a model's ledger lines, after applying the last one if its writer died before MLflow was updated. The caller holds the lock.
+
+    Raises IntegrityError if alias `champion` is elsewhere for another reason.
+    """
+    entries, model = registry.entries(name), registry.model(name)
+    alias, head = (model.aliases.get("champion"), model.tags.get(HEAD)) if model else (None, None)
+    champion = champion_of(entries)
+    if entries and head != entries[-1]["hash"]:
+        before = entries[:-1]
+        if head != (before[-1]["hash"] if before else None):
+            found, expected = f"the hash of an older line ({str(head)[:12]})", "that of the last line"
+            raise IntegrityError(f"model {name}", f"tag {HEAD}", found, expected, "restore the registry from a copy")
+        if alias in (champion, champion_of(before)):
+            registry.apply(name, {**entries[-1], "version": champion})
+            return entries
+    if alias != champion:
+        found, expected = f"version {alias}" if alias else "no alias", f"version {champion}, as in the ledger" if champion else "none"
+        fix = f"move the alias back, or record it: moworld release adopt {name} --reason REASON"
+        raise IntegrityError(f"model {name}", "alias champion", found, expected, fix)
+    return entries
+
+
+def _target(registry: ModelRegistry, name: str, entries: Sequence[dict[str, Any]], to: str) -> Version:
+    versions = {version.version: version for version in registry.versions(name)}
+    current, stack = champion_of(entries), champions(entries)
+    earlier = [version for version in stack[:-1] if version != current]
+    if to:
+        promoted = {str(entry["version"]) for entry in entries if entry["action"] in MOVES} - {current}
+        if to not in promoted or to not in versions:
+            known = ", ".join(sorted(promoted & versions.keys(), key=int)) or "none"
+            found = "a deleted version" if to in promoted else "the champion" if to == current else "a version that was never promoted"
+            raise InputError(f"model {name}", f"version {to}", found, f"an earlier champion: {known}", "see 'moworld release history'")
+        return versions[to]
+    for number in reversed(earlier):
+        if number in versions:
+            return versions[number]
+    found = f"no earlier champion{' that still exists' if earlier else ''}"
+    raise InputError(f"model {name}", "champion", found, "a version that was promoted before", "see 'moworld release history'")
+
+
+def _move(registry: ModelRegistry, chosen: Version, previous: str | None, action: str, facts: dict[str, Any]) -> Version:
+    entry = {"action": action, "model": chosen.name, "version": chosen.version, "previous": previous}
+    entry |= {"model_sha256": chosen.tags.get("model_sha256", ""), **facts}
+    registry.apply(chosen.name, registry.ledger.append(entry))
+    return registry.version(chosen.name, chosen.version)
+
+
+def _champion_metrics(registry: ModelRegistry, name: str, champion: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the champion's metrics: from its signed ledger line, else from its signed evidence."""
+    for entry in reversed(entries):
+        if entry.get("version") == champion and "metrics" in entry:
+            return dict(entry["metrics"])
+    return verify_evidence(registry, registry.version(name, champion)).metrics
+
+
+def _known_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name in METRICS and isinstance(value, int | float)}
+
+
+def _profile(verified: Verified | InputError, profile: str) -> str:
+    signed = "" if isinstance(verified, InputError) else str(verified.evidence.get("profile", ""))
+    return signed or profile
