@@ -33,7 +33,7 @@ class Decision:
 
     @property
     def failed(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if not row["passed"]]
+        return [row for row in self.rows if row["passed"] is False]
 
 
 def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:

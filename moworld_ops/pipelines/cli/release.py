@@ -72,7 +72,7 @@ def history(model: Name, profile: Where = "", json: Json = False) -> None:
     rows = []
     for entry in entries:
         why = entry.get("override") or entry.get("reason", "")
-        failed = [row["gate"] for row in entry.get("verdict", []) if not row["passed"]]
+        failed = [row["gate"] for row in entry.get("verdict", []) if row["passed"] is False]
         why += f" (despite: {'; '.join(failed)})" if failed else ""
         what = ", ".join(entry["removed"]) if "removed" in entry else entry["version"]
         rows.append((_moment(entry["time"]), entry["action"], what, entry.get("previous"), entry.get("by"), entry.get("account"), why))
@@ -133,6 +133,7 @@ def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False)
 
     Exit status 1 if a gate fails.
     """
+    from moworld.evaluation.gates import result_of
     from moworld_ops.components.platform.releases import decide
     from moworld_ops.components.platform.verification import verify_version
 
@@ -143,7 +144,7 @@ def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False)
         verified = error
     decision = decide(registry, version, settings.gates, settings.registry.profile, verified)
     found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": decision.rows}
-    shown = [("passed" if row["passed"] else "FAILED", row["gate"], row["value"], row["threshold"]) for row in decision.rows]
+    shown = [(result_of(row).replace("failed", "FAILED"), row["gate"], row["value"], row["threshold"]) for row in decision.rows]
     print_rows(json, found, f"gates for {version.name} version {version.version}", ("", "gate", "value", "threshold"), shown)
     if decision.failed:
         raise typer.Exit(1)

@@ -20,8 +20,13 @@ GATES = [
 ]
 
 
-def register_version(folder: Path, number: int, name: str = NAME, psnr: float = 20.0, fps: float = 20.0, size: int = 500, **settings: Any) -> Version:
-    """Registers version `number` of a model, whose files are made under `folder`, and returns it. size: bytes of its weights."""
+def register_version(
+    folder: Path, number: int, name: str = NAME, psnr: float = 20.0, fps: float = 20.0, size: int = 500, others: float = 0.0, **settings: Any
+) -> Version:
+    """Registers version `number` of a model, whose files are made under `folder`, and returns it.
+
+    size: bytes of its weights; others: share of the CPUs that other processes used while its speed was measured
+    """
     model, metrics, features = (folder / f"{part}-{name}-{number}" for part in ("model", "metrics", "features"))
     (model / "transformer").mkdir(parents=True)
     (metrics / "samples").mkdir(parents=True)
@@ -29,7 +34,7 @@ def register_version(folder: Path, number: int, name: str = NAME, psnr: float = 
     (features / "revision.json").write_text(json.dumps({"revision": "abc", "contract_version": "1.0.0"}))
     (model / "model_index.json").write_text(json.dumps({"number": number}))
     (model / "transformer" / "weights.safetensors").write_bytes(random.Random(number).randbytes(size))
-    values = {"student_next_chunk_psnr": psnr, "frames_per_second": fps, "drift": 1.5, "nested": {"number": number}}
+    values = {"student_next_chunk_psnr": psnr, "frames_per_second": fps, "drift": 1.5, "cpu_of_others": others, "nested": {"number": number}}
     (metrics / "metrics.json").write_text(json.dumps(values))
     (metrics / "samples" / "00-generated.mp4").write_bytes(b"video")
     parts = (str(model), str(metrics), str(features), str(folder / f"out-{name}-{number}"))

@@ -30,7 +30,6 @@ INCOMPLETE = {
     "memory for quality": [SIGNATURE, CONTRACT, Gate(metric="peak_bytes", at_most=1e9)],
     "size for quality": [SIGNATURE, CONTRACT, Gate(metric="model_bytes", at_most=1e9)],
     "a margin for quality": [SIGNATURE, CONTRACT, MARGIN_ONLY],
-    "an infinite bound": [SIGNATURE, CONTRACT, Gate(metric="drift", at_most=float("inf"))],
     "any signature": [Gate(fact="signature", among=["holds", "broken"]), CONTRACT, QUALITY],
     "any contract": [SIGNATURE, Gate(fact="contract", among=["passed", "unknown"]), QUALITY],
     "another contract": [SIGNATURE, Gate(fact="contract", among=["unknown"]), QUALITY],
@@ -177,3 +176,14 @@ def test_the_versions_that_no_rule_keeps_are_removed_with_their_files(home, tmp_
     assert verify_release(registry, registry.find(NAME)) == 5
     assert releases.rollback(registry, NAME).version == "3"
     assert releases.collect(registry, NAME, 1, remove=True) == []
+
+
+def test_a_speed_that_was_not_judged_does_not_refuse_and_is_not_called_passed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOWORLD_HOME", str(tmp_path))
+    version, slow = (register_version(tmp_path, number, fps=1.0, others=others) for number, others in ((1, 0.9), (2, 0.0)))
+    promoted = promote(ModelRegistry(), version.version)
+    (entry,) = ModelRegistry().entries(NAME)
+    assert promoted.aliases == ("champion",)
+    assert [row["passed"] for row in entry["verdict"] if row["metric"] == "frames_per_second"] == [None]
+    with pytest.raises(Refused, match="frames_per_second"):
+        promote(ModelRegistry(), slow.version)
