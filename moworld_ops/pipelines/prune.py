@@ -141,8 +141,6 @@ def _registered(old: list[Run], records: dict[str, Any]) -> dict[str, str]:
         try:
             registry = ModelRegistry(tracking)
             versions = [version for name in registry.names() for version in registry.versions(name)]
-        except InputError:
-            raise
         except Exception as error:  # MLflow raises any exception of its database or connection
             expected, fix = "a registry that says which runs its models come from", "make it reachable: without it no old run is deleted"
             raise InputError(tracking, "", " ".join(str(error).split())[:200], expected, fix) from None

@@ -37,7 +37,7 @@ def open_registry(profile: str = "") -> Any:
 
 @app.command("list")
 def list_(profile: Where = "", json: Json = False) -> None:
-    """List the registered versions with aliases, date, metrics, run and data revision.
+    """List the versions with aliases, date, metrics, run and data revision.
 
     Example: moworld release list
     """
@@ -60,7 +60,7 @@ def list_(profile: Where = "", json: Json = False) -> None:
 
 @app.command()
 def history(model: Name, profile: Where = "", json: Json = False) -> None:
-    """List who promoted, rolled back, adopted or removed versions of a model, when and why.
+    """List who changed the versions of a model, when and why.
 
     Example: moworld release history moworld-pocket
     """
@@ -127,7 +127,7 @@ def compare(
 
 @app.command()
 def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False) -> None:
-    """Check a version against the gates, and the gates against those that the ledger records for the model.
+    """Check a version against the gates, and these against the ledger's.
 
     Example: moworld release gates moworld-pocket@candidate --profile pocket
 

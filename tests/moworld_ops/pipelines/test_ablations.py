@@ -34,7 +34,7 @@ def made(tmp_path):
     writer.close()
     _, profile = profiles.load("test", [*OVERRIDES, f"model={json.dumps(SIZES)}"])
     run = Run(tmp_path / "run")
-    run.update(run="run", settings=profile.model_dump(mode="json"), artifacts={"distill": {}})
+    run.update(run="run", status="done", started=1.0, settings=profile.model_dump(mode="json"), artifacts={"distill": {}})
     return run, folders, profile
 
 
