@@ -200,7 +200,7 @@ def rollback(
 
 @app.command()
 def adopt(model: Name, reason: Reason = "", profile: Where = "", json: Json = False) -> None:
-    """Record in the ledger that alias champion was moved outside of these commands.
+    """Record in the ledger that alias champion was moved outside of it.
 
     Example: moworld release adopt moworld-pocket --reason "moved in MLflow while the ledger was unreachable"
 

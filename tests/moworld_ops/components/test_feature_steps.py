@@ -219,6 +219,6 @@ def test_new_clips_cost_their_own_encoding_and_a_changed_one_is_encoded_again(ma
     clips[0] = replace(clips[0], caption="another caption")
     assert encoded(clips) == 1
     assert encoded(clips, length=7) == 3  # other embeddings
-    for path in list((tmp_path / "encoded").rglob("*.safetensors"))[:1]:
+    for path in (tmp_path / "encoded").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
-    assert encoded(clips) + encoded(clips, length=7) == 1  # a damaged file is no file
+    assert [encoded(clips), encoded(clips, length=7)] == [3, 3]  # a damaged file is no file
