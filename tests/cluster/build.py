@@ -99,7 +99,8 @@ def _copy_manifests(name: str, folder: Path) -> None:
 
 @functools.cache
 def _module(name: str) -> dict[str, str]:
-    return json.loads(_go(name, "list", "-m", "-json", PROGRAMS[name][2]))
+    """Returns Version and Dir of a program's module, which is downloaded if it is not there."""
+    return json.loads(_go(name, "mod", "download", "-json", PROGRAMS[name][2]))
 
 
 def _go(name: str, *arguments: str) -> str:
