@@ -48,9 +48,14 @@ def test_it_is_imported_from_the_wheel(installed, tmp_path):
     assert str(ROOT) not in done.stdout and done.stdout.count("site-packages") == 2
 
 
-@pytest.mark.parametrize("command", ["doctor", "runs list", "release list", "plan --profile wan22-a14b", "bench --help", "evaluate --help"])
+@pytest.mark.parametrize("command", ["doctor", "runs list", "plan --profile wan22-a14b", "bench --help", "evaluate --help"])
 def test_commands_work_outside_a_clone(installed, command, tmp_path):
     call(installed / "moworld", *command.split(), cwd=tmp_path, MOWORLD_HOME=str(tmp_path / "state"))
+
+
+def test_releases_without_a_registry_are_refused_outside_a_clone(installed, tmp_path):
+    done = call(installed / "moworld", "release", "list", cwd=tmp_path, status=2, MOWORLD_HOME=str(tmp_path / "state"))
+    assert "no registry" in done.stderr and not (tmp_path / "state").exists()
 
 
 def test_pipelines_compile_outside_a_clone(installed, tmp_path):

@@ -126,7 +126,8 @@ def test_an_error_is_json_on_stdout_under_json_and_stays_a_line_on_stderr(tmp_pa
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_command_and_its_children_with_128_plus_its_number(tmp_path, number, status):
     code = f"""
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell ignores it
 from moworld_ops.pipelines.cli import doctor
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 def wait(*_, **__):

@@ -173,7 +173,7 @@ def test_lists_history_and_comparisons_have_dates_metrics_reasons_and_verdicts(h
     rows = json.loads(out)
     assert status == 0 and [row["version"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0]["created"][:2] == "20" and rows[3]["metrics"]["frames_per_second"] == 24
-    assert "student_next_chunk_psnr 19.8, frames_per_second 24" in moworld("list")[1]
+    assert "19.8" in (shown := moworld("list")[1]) and "frames_per_second" in shown
     status, out, _ = moworld("compare", f"{NAME}@4", "--json")
     found = {row["metric"]: (row["delta"], row["verdict"]) for row in json.loads(out)["metrics"]}
     assert found["frames_per_second"] == (1.0, "better") and found["student_next_chunk_psnr"][1] == "worse"
