@@ -50,7 +50,8 @@ def test_it_is_imported_from_the_wheel(installed, tmp_path):
 
 @pytest.mark.parametrize("command", ["doctor", "runs list", "plan --profile wan22-a14b", "bench --help", "evaluate --help"])
 def test_commands_work_outside_a_clone(installed, command, tmp_path):
-    call(installed / "moworld", *command.split(), cwd=tmp_path, MOWORLD_HOME=str(tmp_path / "state"))
+    done = call(installed / "moworld", *command.split(), cwd=tmp_path, MOWORLD_HOME=str(tmp_path / "state"))
+    assert done.stdout.strip() and "Traceback" not in done.stderr
 
 
 def test_releases_without_a_registry_are_refused_outside_a_clone(installed, tmp_path):
