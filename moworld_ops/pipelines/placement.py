@@ -15,12 +15,15 @@ from moworld_ops.components.platform.context import COMMIT, CONTEXT, NAMESPACE, 
 from moworld_ops.components.platform.image_settings import ImageSettings
 from moworld_ops.components.platform.images import image, unpinned, unpublished
 from moworld_ops.components.platform.pools import Job, Pool, Torchrun, TrainJob, text
+from moworld_ops.components.platform.registry import DATABASE
 from moworld_ops.components.platform.source import ROOT, code_revision
 from moworld_ops.pipelines.resources import Resources
 
 CODE = ("moworld", "moworld_ops/data_contracts", "moworld_ops/components")  # what steps import
 STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 SIGNING_KEYS = ("signing.pem", "signing.pub")
+DATABASE_KEY = "backend-store-uri"  # of the secret that MLflow reads, too
+USES_DATABASE = "moworld.io/uses-database"  # label of pods that a network policy lets reach the database
 SIGNING_MOUNT = "/var/run/moworld/signing"
 STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
 SIGNING_PUBLIC = "MOWORLD_SIGNING_PUBLIC"  # variable of preflight: with it the secret exists, and no account needs to read the key
@@ -161,6 +164,10 @@ class Cluster:
         if self.resources.signing_secret and name in ("register", "promote"):
             kubernetes.use_secret_as_volume(task, self.resources.signing_secret, mount_path=SIGNING_MOUNT)
             task.set_env_variable("MOWORLD_SIGNING_KEY", f"{SIGNING_MOUNT}/signing.pem")
+        if self.resources.registry_secret and name in ("preflight", "register", "promote"):
+            absent_is_reported = name == "preflight"  # without it the pod would not start, and nothing would say why
+            kubernetes.use_secret_as_env(task, self.resources.registry_secret, {DATABASE_KEY: DATABASE}, optional=absent_is_reported)
+            kubernetes.add_pod_label(task, USES_DATABASE, "true")
 
 
 def requirements_of(profile: Any) -> dict[str, Any]:
@@ -180,13 +187,14 @@ def requirements_of(profile: Any) -> dict[str, Any]:
         nodes |= {kind: max(count, nodes.get(kind, 0)) for kind, count in together.items()}
     read = [profile.data.videos, profile.registry.remote, profile.inputs.base, profile.inputs.base_low]  # by the steps
     imported = [getattr(profile.inputs, name) for name in ("features", "captioned", "teacher", "distilled", "vae")]  # by KFP
-    secrets = {name: list(keys) for name, keys in ((resources.store_secret, STORE_KEYS), (resources.signing_secret, SIGNING_KEYS)) if name}
+    store, signing, database = resources.store_secret, resources.signing_secret, resources.registry_secret
+    secrets = {name: list(keys) for name, keys in ((store, STORE_KEYS), (signing, SIGNING_KEYS), (database, (DATABASE_KEY,))) if name}
     return {
         "queues": sorted({pool.queue for pool in jobs if pool.queue}),
         "runtimes": sorted({pool.runtime for pool in jobs}),
         "claims": [resources.claim],
         "secrets": secrets,
-        "variables": {resources.signing_secret: SIGNING_PUBLIC} if resources.signing_secret else {},
+        "variables": {name: variable for name, variable in ((signing, SIGNING_PUBLIC), (database, DATABASE)) if name},
         "nodes": [
             {"selector": json.loads(selector), "resource": resource, "amount": amount, "count": count}
             for (selector, resource, amount), count in sorted(nodes.items())
@@ -194,6 +202,7 @@ def requirements_of(profile: Any) -> dict[str, Any]:
         "pods": _pods(resources),
         "uris": sorted({uri for uri in read if uri and "://" in uri}),
         "artifacts": sorted({uri for uri in imported if "://" in uri}),
+        "database": DATABASE if database else "",
         "services": [profile.registry.tracking] if profile.registry.tracking.startswith("http") else [],
         "images": {name: profile.images.reference(name, image(name)) for name in sorted(images)},
         "unpublished_images": [] if profile.images.own else sorted(images & set(unpublished())),

@@ -30,6 +30,9 @@ class Resources(Settings):
         default="", description="secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL; empty for none"
     )
     signing_secret: str = Field(default="", description="secret with signing.pem and signing.pub, for register and promote; empty for none")
+    registry_secret: str = Field(
+        default="", description="secret whose backend-store-uri is the URL of the database with the ledger, for register and promote; empty for none"
+    )
 
     def pool_names(self, step: str) -> list[str]:
         """Returns the names of a step's pools: one, one per expert, or none."""

@@ -55,10 +55,12 @@ def signed(cluster: ControlPlane) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_rank_never_gets_the_signing_key_and_a_task_that_mounts_it_does(cluster, signed, way):
+def test_a_rank_never_gets_the_signing_key_or_the_database_s_password_and_a_task_that_mounts_them_does(cluster, signed, way):
     refusal = admitted(cluster, signed, pod("rank", RANK | TASK, **WAYS[way]))
     assert "ValidatingAdmissionPolicy 'moworld-signing'" in refusal and "a rank may not" in refusal
     assert admitted(cluster, signed, pod("task", TASK, **WAYS[way])) == ""
+    database = json.loads(json.dumps(WAYS[way]).replace("moworld-signing", "moworld-mlflow"))
+    assert "a rank may not" in admitted(cluster, signed, pod("rank", RANK | TASK, **database))
 
 
 def test_a_rank_with_other_secrets_is_admitted(cluster, signed):
@@ -86,7 +88,7 @@ def test_no_account_of_ours_may_read_the_signing_key(cluster):
 
     for account in accounts:
         for verb in ("get", "list", "watch"):
-            assert not may(account, verb, "secrets/moworld-signing"), account
+            assert not may(account, verb, "secrets/moworld-signing") and not may(account, verb, "secrets/moworld-mlflow"), account
         assert not may(account, "create", "pods") and not may(account, "create", "pods/exec"), account
     assert may("moworld-launcher", "get", "secrets/moworld-object-store") and may("moworld-launcher", "list", "events")
     listed = cluster.kubectl("-n", space, "auth", "can-i", "--list", kubeconfig=cluster.account(space, "moworld-leftovers"))

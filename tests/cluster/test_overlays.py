@@ -107,7 +107,7 @@ def blocks(heading: str) -> list[str]:
 def secrets_again(block: str) -> list[str]:
     """Returns the commands that overlay single-user needs in kubeflow, too."""
     lines = [
-        line for line in block.splitlines() if "secret generic moworld-signing" in line or "secret generic moworld-object-store" in line
+        line for line in block.splitlines() if any(f"secret generic moworld-{name}" in line for name in ("signing", "object-store", "mlflow"))
     ]
     return [line.replace("-n moworld", "-n kubeflow") for line in lines]
 

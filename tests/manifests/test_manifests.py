@@ -16,7 +16,7 @@ from moworld_ops.components.platform.images import LOCK, image
 from moworld_ops.components.platform.preflight import Requirements, quantity, quota_usage
 from moworld_ops.components.platform.serving import write_patch
 from moworld_ops.pipelines import profile
-from moworld_ops.pipelines.placement import SIGNING_KEYS, STORE_KEYS, requirements_of
+from moworld_ops.pipelines.placement import DATABASE_KEY, SIGNING_KEYS, STORE_KEYS, requirements_of
 from tests.cluster import check_custom, strict
 from tests.manifests.network import Peer, matches
 from tests.manifests.rendering import ALL_OVERLAYS, KUBECTL, OVERLAYS, ROOT, of_kind, rendered
@@ -25,7 +25,7 @@ KUBERNETES = "1.32"
 CUSTOM = {"Queue", "ClusterTrainingRuntime"}
 REDUCED = {"ExternalSecret": "externalsecret.yaml", "Application": "application.yaml", "CiliumNetworkPolicy": "ciliumnetworkpolicy.yaml"}
 # labels of pods from elsewhere: KFP's run pods and its artifact server, JobSet's ranks, and a captioner that a team runs itself
-FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves", "app"}
+FOREIGN_LABELS = {"pipeline/runid", "jobset.sigs.k8s.io/jobset-name", "moworld.io/serves", "moworld.io/uses-database", "app"}
 
 
 def pod_templates(objects: list[dict]) -> list[tuple[str, dict]]:
@@ -235,7 +235,9 @@ def test_the_manifests_have_what_the_profile_requires():
         assert ("ClusterTrainingRuntime", runtime) in names
     for claim in wanted["claims"]:
         assert names["PersistentVolumeClaim", claim]["spec"]["accessModes"] == ["ReadWriteMany"]
-    for secret, keys in {"moworld-object-store": STORE_KEYS, "moworld-signing": SIGNING_KEYS}.items():
+    kept = {"moworld-object-store": STORE_KEYS, "moworld-signing": SIGNING_KEYS, "moworld-mlflow": [DATABASE_KEY]}
+    assert set(kept) == set(wanted["secrets"])
+    for secret, keys in kept.items():
         assert {entry["secretKey"] for entry in names["ExternalSecret", secret]["spec"]["data"]} == set(keys)
     (preflight,) = [names["Role", "moworld-preflight"]]
     readable = {name for rule in preflight["rules"] for name in rule.get("resourceNames", [])}
@@ -276,19 +278,22 @@ def test_permissions_are_minimal():
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_account_may_read_the_signing_key(overlay):
+@pytest.mark.parametrize("secret", ("moworld-signing", "moworld-mlflow"))
+def test_no_account_may_read_the_signing_key_and_the_database_s_password(overlay, secret):
     """The kubelet mounts it for two tasks (tests/moworld_ops/pipelines); TrainJobs, which a launcher writes, cannot mount it."""
     readers = [
         one["metadata"]["name"]
         for one in rendered(overlay)
         for rule in one.get("rules", [])
-        if "secrets" in rule["resources"] and "moworld-signing" in rule.get("resourceNames", ["moworld-signing"])
+        if "secrets" in rule["resources"] and secret in rule.get("resourceNames", [secret])
     ]
     assert readers == []
     (policy,), (binding,) = of_kind(overlay, "ValidatingAdmissionPolicy"), of_kind(overlay, "ValidatingAdmissionPolicyBinding")
     assert policy["spec"]["failurePolicy"] == "Fail" and binding["spec"]["validationActions"] == ["Deny"]
     assert binding["spec"]["policyName"] == policy["metadata"]["name"] and "matchResources" not in binding["spec"]
-    assert [len(one["expression"].split("'moworld-signing'")) for one in policy["spec"]["validations"]] == [3, 3]
+    (kept,) = [one for one in policy["spec"]["variables"] if one["name"] == "kept"]
+    assert kept["expression"] == "['moworld-signing', 'moworld-mlflow']"
+    assert [len(one["expression"].split("variables.kept")) for one in policy["spec"]["validations"]] == [3, 3]
 
 
 def test_the_reaper_may_do_what_it_does_and_nothing_else():

@@ -13,6 +13,7 @@ from tests.manifests.test_manifests import check, pod_templates
 
 HERE = "moworld"
 TASK, OTHER_TASK = pod(HERE, {"pipeline/runid": "r"}), pod("other", {"pipeline/runid": "r"})
+LEDGER = pod(HERE, {"pipeline/runid": "r", "moworld.io/uses-database": "true"})
 RANK = pod(HERE, {"jobset.sigs.k8s.io/jobset-name": "m-r-distill-0"})
 MLFLOW = pod(HERE, {"app.kubernetes.io/name": "mlflow"}, {"http": 5000})
 PLAYER = pod(HERE, {"app.kubernetes.io/name": "player"}, {"http": 8800})
@@ -61,6 +62,8 @@ FLOWS = {
     "a rank reads the cloud's metadata by 443": (RANK, METADATA_SERVICE, 443, "TCP", False),
     "MLflow reaches its database": (MLFLOW, DATABASE, 5432, "TCP", True),
     "a task reaches MLflow's database": (TASK, DATABASE, 5432, "TCP", False),
+    "a task that writes the ledger reaches its database": (LEDGER, DATABASE, 5432, "TCP", True),
+    "a task that writes the ledger reaches another port": (LEDGER, DATABASE, 22, "TCP", False),
     "a driver calls KFP's API": (TASK, KFP_API, 8887, "TCP", True),
     "a driver calls KFP's metadata store": (TASK, METADATA, 8080, "TCP", True),
     "the reaper calls KFP's API": (REAPER, KFP_API, 8888, "TCP", True),

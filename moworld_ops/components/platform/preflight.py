@@ -1,10 +1,12 @@
 """Checks of the cluster before a run: controllers, queues, runtimes, quota, nodes, claims, secrets, buckets, services, images, contracts."""
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -16,6 +18,7 @@ from moworld_ops.components.platform.image_checks import presence
 from moworld_ops.data_contracts.load import load_contract
 
 Row = dict[str, Any]
+POSTGRESQL = 5432  # its port
 BUILD = "build, push and lock it (images/README.md), or name your own (--images), then compile again"
 
 
@@ -43,7 +46,8 @@ class Requirements(Settings):
     runtimes: list[str] = Field(default=[])
     claims: list[str] = Field(default=[])
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
-    variables: dict[str, str] = Field(default={}, description="secret that no account may read, to a variable of this pod from its public part")
+    variables: dict[str, str] = Field(default={}, description="secret that no account may read, to a variable of this pod from it")
+    database: str = Field(default="", description="variable of this pod with the URL of the registry's database; empty for none")
     nodes: list[Nodes] = Field(default=[])
     pods: list[list[Pods]] = Field(default=[], description="the pods of each step that differs in them; steps run one after the other")
     uris: list[str] = Field(default=[])
@@ -71,6 +75,10 @@ def checks(required: Requirements) -> list[Row]:
     rows += [_claim(cluster, name) for name in required.claims]
     rows += [_secret(cluster, name, keys) for name, keys in required.secrets.items() if name not in required.variables]
     rows += [_variable(name, variable) for name, variable in required.variables.items()]
+    if url := os.environ.get(required.database):
+        address = urlsplit(url)
+        place = f"{address.hostname}:{address.port or POSTGRESQL}"  # never the URL: it has a password
+        rows.append(_reachable(f"database {place}", _connect, place, "a connection within 5 s"))
     rows += [_nodes(cluster, nodes) for nodes in required.nodes]
     rows += _quotas(cluster, required.pods)
     rows += [_reachable(f"bucket {uri}", _list, uri, "a folder that can be listed") for uri in required.uris]
@@ -165,7 +173,7 @@ def _secret(cluster: _Cluster, name: str, keys: list[str]) -> Row:
 
 def _variable(name: str, variable: str) -> Row:
     passed = bool(os.environ.get(variable))
-    return _row(f"secret {name}", "there" if passed else "nothing", "its public part", passed, "fill the store that the ExternalSecret reads")
+    return _row(f"secret {name}", "there" if passed else "nothing", "a value", passed, "fill the store that the ExternalSecret reads")
 
 
 def _nodes(cluster: _Cluster, required: Nodes) -> Row:
@@ -252,6 +260,12 @@ def _list(uri: str, options: dict[str, Any] | None = None) -> str:
 
 def _list_artifact(cluster: _Cluster, uri: str) -> str:
     return _list(*location(uri, lambda path: cluster.get(f"/api/v1/namespaces/{cluster.space}/{path}")))
+
+
+def _connect(place: str) -> str:
+    host, _, port = place.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5):
+        return "it accepts connections"
 
 
 def _health(url: str) -> str:

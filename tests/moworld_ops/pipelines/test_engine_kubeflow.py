@@ -206,6 +206,17 @@ def test_a_launcher_and_preflight_request_what_the_profile_says(compiled):
             assert asked == ["100m", "512Mi", "2", "8Gi"], name
 
 
+def test_only_register_and_promote_write_the_ledger_of_the_registry_s_database_and_preflight_tries_it(compiled):
+    """Each in a pod with the label that a network policy lets reach the database."""
+    found = {}
+    for name, _, _, settings in tasks_and_executors(compiled[0], "lifecycle"):
+        for secret in settings.get("secretAsEnv", []):
+            if "moworld-mlflow" in json.dumps(secret):
+                assert secret["keyToEnv"] == [{"envVar": "MOWORLD_REGISTRY_DATABASE", "secretKey": "backend-store-uri"}]
+                found[name] = secret.get("optional", False), settings["podMetadata"]["labels"].get("moworld.io/uses-database")
+    assert found == {"preflight": (True, "true"), "register": (False, "true"), "promote": (False, "true")}
+
+
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_no_task_is_cached_without_the_revision_of_its_data(compiled, pipeline):
     for name, task, _, _ in tasks_and_executors(compiled[0], pipeline):
@@ -220,7 +231,7 @@ def test_every_task_waits_for_the_preflight_which_checks_what_the_profile_names(
         assert name == "preflight" or "preflight" in task["dependentTasks"], name
     wanted = Requirements(**json.loads(found["preflight"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"]))
     assert wanted.queues == ["high-noise", "low-noise"] and wanted.runtimes == ["moworld-single-npu", "moworld-train-npu"]
-    assert set(wanted.secrets) == {"moworld-object-store", "moworld-signing"} and wanted.contracts["clips"]
+    assert set(wanted.secrets) == {"moworld-object-store", "moworld-signing", "moworld-mlflow"} and wanted.contracts["clips"]
     assert {(node.amount, node.count) for node in wanted.nodes} == {(8, 8), (1, 1)}  # both experts train at the same time
     assert "s3://moworld/footage" in wanted.uris
 

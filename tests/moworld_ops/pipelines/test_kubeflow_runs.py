@@ -161,6 +161,7 @@ def test_a_run_is_refused_before_anything_is_sent_if_its_pods_could_not_be_creat
             f"{space}/persistentvolumeclaims/moworld-work": {"metadata": {"name": "moworld-work"}},
             f"{space}/secrets/moworld-object-store": {"data": dict.fromkeys(STORE_KEYS, "")},
             f"{space}/secrets/moworld-signing": {"data": {"signing.pem": "", "signing.pub": ""}},
+            f"{space}/secrets/moworld-mlflow": {"data": {"backend-store-uri": ""}},
         }
         cluster.put(space, objects[space])
         for path in list(objects)[1:]:

@@ -1,6 +1,7 @@
 """The preflight checks against an API server."""
 
 import json
+import socket
 
 import pytest
 
@@ -91,6 +92,20 @@ def test_a_secret_that_no_account_may_read_is_checked_by_the_pod_s_own_variable(
     rows = {row["name"]: row for row in checks(Requirements(**required))}
     assert rows["secret signing"]["passed"] and "-----" not in str(rows)
     assert not [path for _, path in cluster.requests if path.endswith("/secrets/signing")]
+
+
+def test_the_registry_s_database_is_tried_and_its_password_is_not_shown(cluster, tmp_path, monkeypatch):
+    required = furnished(cluster, tmp_path / "bucket") | {"variables": {"mlflow": "DATABASE_URL"}, "database": "DATABASE_URL"}
+    required["secrets"] = {**required["secrets"], "mlflow": ["backend-store-uri"]}
+    rows = {row["name"]: row for row in checks(Requirements(**required))}
+    assert not rows["secret mlflow"]["passed"] and not [name for name in rows if name.startswith("database")]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("DATABASE_URL", f"postgresql+psycopg2://me:s3cret@127.0.0.1:{port}/mlflow")
+        rows = {row["name"]: row for row in checks(Requirements(**required))}
+        assert all(row["passed"] for row in rows.values()) and f"database 127.0.0.1:{port}" in rows
+    closed = {row["name"]: row for row in checks(Requirements(**required))}[f"database 127.0.0.1:{port}"]
+    assert not closed["passed"] and "network policy" in closed["mend"] and "s3cret" not in str(rows | closed)
 
 
 def test_a_full_quota_of_pods_that_runs_do_not_have_is_ignored(cluster, tmp_path):

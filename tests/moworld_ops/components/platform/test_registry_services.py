@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -24,16 +26,22 @@ ROOT = Path(__file__).parents[4]
 services = pytest.mark.skipif(not (has_swift() and has_postgres()), reason="Swift or PostgreSQL 15 is not installed (Debian's packages)")
 
 
+def bucket(s3: str) -> Any:
+    """Returns a client of a store, with an empty bucket `moworld`."""
+    boto = boto3.client(
+        "s3", endpoint_url=s3, aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"], aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"]
+    )
+    boto.create_bucket(Bucket="moworld")
+    return boto
+
+
 @pytest.mark.slow
 @services
 def test_releases_on_postgresql_and_s3_are_registered_promoted_verified_fetched_and_rolled_back(tmp_path, monkeypatch):
     for folder in ("swift", "postgres", "mlflow", "work"):
         (tmp_path / folder).mkdir()
     with swift(tmp_path / "swift") as s3, postgres(tmp_path / "postgres") as store:
-        boto = boto3.client(
-            "s3", endpoint_url=s3, aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"], aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"]
-        )
-        boto.create_bucket(Bucket="moworld")
+        boto = bucket(s3)
         with mlflow_server(tmp_path / "mlflow", store, "s3://moworld/mlflow", s3) as tracking:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
             monkeypatch.setenv("MOWORLD_HOME", str(tmp_path / "work" / "state"))
@@ -70,17 +78,17 @@ def test_releases_on_postgresql_and_s3_are_registered_promoted_verified_fetched_
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL 15 is not installed (Debian's package)")
-def test_two_state_directories_share_one_registry_in_postgresql(tmp_path, monkeypatch):
-    """8 processes on two state directories with 15 moves each (MOWORLD_MOVES; 125 take eight minutes): one linear ledger, whose end equals the alias."""
+@services
+def test_two_state_directories_share_one_registry_in_postgresql_and_s3(tmp_path, monkeypatch):
+    """8 processes on two state directories with 6 moves each (MOWORLD_MOVES; 125 take half an hour): one linear ledger, whose end equals the alias."""
     ada, bob = tmp_path / "ada", tmp_path / "bob"
-    for folder in ("postgres", "mlflow", "artifacts", "work"):
+    for folder in ("postgres", "mlflow", "swift", "work"):
         (tmp_path / folder).mkdir()
-    moves = int(os.environ.get("MOWORLD_MOVES", "15"))
-    with (
-        postgres(tmp_path / "postgres") as store,
-        mlflow_server(tmp_path / "mlflow", store, str(tmp_path / "artifacts"), "") as tracking,
-    ):
+    moves = int(os.environ.get("MOWORLD_MOVES", "6"))
+    with ExitStack() as running:
+        s3, store = running.enter_context(swift(tmp_path / "swift")), running.enter_context(postgres(tmp_path / "postgres"))
+        bucket(s3)
+        tracking = running.enter_context(mlflow_server(tmp_path / "mlflow", store, "s3://moworld/mlflow", s3))
         environment = {"MLFLOW_TRACKING_URI": tracking, "MOWORLD_REGISTRY_DATABASE": store}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
