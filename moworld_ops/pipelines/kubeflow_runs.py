@@ -21,8 +21,9 @@ from moworld_ops.pipelines import profile as profiles
 from moworld_ops.pipelines.catalog import arguments
 from moworld_ops.pipelines.cron import check_cron
 from moworld_ops.pipelines.kubeflow_api import STATES, Kubeflow, account, run_namespace
-from moworld_ops.pipelines.kubeflow_outputs import resolved
+from moworld_ops.pipelines.kubeflow_outputs import outputs_of, resolved
 from moworld_ops.pipelines.kubeflow_tasks import failures, seconds_of, steps_of
+from moworld_ops.pipelines.openlineage import announce, cluster_events
 from moworld_ops.pipelines.runs import Run, all_runs
 
 POLL_SECONDS = 10.0
@@ -125,7 +126,10 @@ def refresh(run: Run, api: Kubeflow) -> dict[str, Any]:
     if status == "running":
         return run.update(**facts, seconds=max(0.0, time.time() - before["started"]))
     ended = seconds_of(seen.finished_at) or time.time()
-    return run.update(**facts, seconds=max(0.0, ended - before["started"]), exit=0 if status == "done" else 1)
+    record = run.update(**facts, seconds=max(0.0, ended - before["started"]), exit=0 if status == "done" else 1)
+    if before["status"] == "running" and os.environ.get("OPENLINEAGE_URL"):
+        announce(cluster_events(record, outputs_of(api.workflow(record["kubeflow"]["id"]))))
+    return record
 
 
 def _cancelled_at(seen: Any) -> float | None:

@@ -55,6 +55,27 @@ def end_events(run: Run) -> list[Event]:
     return [*events, _event(ENDS.get(record["status"], "FAIL"), end, _run_id(record), _job(record), _failure(record), [], features)]
 
 
+def cluster_events(record: dict[str, Any], outputs: dict[str, dict[str, str]]) -> list[Event]:
+    """Returns START and end of a run on the cluster that has ended, and of each of its steps. They are equal on every machine that asks KFP.
+
+    outputs: URIs of the artifacts that each step wrote (`kubeflow_outputs.outputs_of`)
+    """
+    whole = uuid.uuid5(uuid.NAMESPACE_URL, f"{REPOSITORY}/kubeflow/{record['kubeflow']['id']}")
+    parent = {"parent": {"run": {"runId": str(whole)}, "job": _job(record)}}
+    events, written = [_event("START", record["started"], str(whole), _job(record), {})], list[Event]()
+    for name, step in ordered(record):
+        if step.get("started") is None or step["status"] in ("waiting", "running"):
+            continue
+        made = [_artifact(uri) for uri in outputs.get(name, {}).values()]
+        identity, job, facets = str(uuid.uuid5(whole, name)), _job(record, name), {**parent, **_failure(step)}
+        events.append(_event("START", step["started"], identity, job, parent))
+        end = step["started"] + step["seconds"]
+        events.append(_event(ENDS.get(step["status"], "FAIL"), end, identity, job, facets, [], made))
+        written += made
+    end = record["started"] + record["seconds"]
+    return [*events, _event(ENDS.get(record["status"], "FAIL"), end, str(whole), _job(record), _failure(record), [], written)]
+
+
 def send(events: list[Event]) -> str:
     """Posts events to OPENLINEAGE_URL, in order; returns the problem of the first that was not accepted, "" if all were or there is no URL."""
     endpoint = os.environ.get("OPENLINEAGE_URL", "").rstrip("/")
@@ -118,6 +139,12 @@ def _outputs(record: dict[str, Any], step: dict[str, Any]) -> list[dict[str, Any
             namespace, name, version = "dvc", f"{registry['data'] or home() / 'registry'}/features", revision
         found.append({"namespace": namespace, "name": name, "facets": _facets({"version": {"datasetVersion": version}})})
     return found
+
+
+def _artifact(uri: str) -> dict[str, Any]:
+    scheme, _, path = uri.partition("://")
+    bucket, _, key = path.partition("/")
+    return {"namespace": f"{scheme}://{bucket}", "name": key, "facets": {}}
 
 
 def _failure(facts: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,14 @@ def test_a_run_is_listed_by_steps_not_by_the_nodes_of_kfp(moworld, api):
     assert found["run"] in out  # in one line
 
 
+def test_the_lineage_of_a_run_is_sent_once_by_the_command_that_sees_its_end(moworld, api):
+    """The endpoint refuses it here, which is one line and not the run's failure."""
+    status, _, err = moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, OPENLINEAGE_URL=api.url)
+    assert status == 0 and err.count("this run's lineage is incomplete there") == 1, err
+    _, _, err = moworld("runs", "show", OPENLINEAGE_URL=api.url)
+    assert "lineage" not in err
+
+
 def test_a_running_run_has_taken_the_time_since_its_start(moworld, api):
     moworld("run", "pretrain", "--engine", "kubeflow", *SMALL, "--detach")
     run = Run.existing("latest")
