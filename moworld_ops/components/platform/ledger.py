@@ -31,6 +31,7 @@ LOCK_SECONDS = 120
 CLOCK_SKEW = timedelta(minutes=2)  # between managers' machines
 RESTORE = "restore the ledger from a copy of the database"
 TRUST, REVOKE, IMPORT = "trust", "revoke", "import"
+MOVES = ("promote", "rollback", "adopt")  # actions after which a version is champion
 
 Row = tuple[str, str]  # a line's JSON, and its signature in base64; "" for a line of the former file
 
@@ -239,6 +240,23 @@ def accepted_keys(entries: Sequence[dict[str, Any]]) -> list[PublicKey]:
     found = {entry["public_key"]: PublicKey(entry["public_key"]) for entry in entries if "public_key" in entry and "key" in entry}
     bad = {entry["fingerprint"] for entry in entries if entry["action"] == REVOKE and entry.get("compromised")}
     return [key for key in found.values() if key.fingerprint not in bad]
+
+
+def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:
+    """Returns the champion by the ledger's lines of a model."""
+    return next((str(entry["version"]) for entry in reversed(entries) if entry["action"] in MOVES), None)
+
+
+def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the promoted versions in order, without those that were rolled back."""
+    stack: list[str] = []
+    for entry in entries:
+        version = str(entry.get("version"))
+        if entry["action"] == "rollback" and version in stack[:-1]:
+            stack = stack[: len(stack) - stack[:-1][::-1].index(version) - 1]
+        elif entry["action"] in MOVES:
+            stack.append(version)
+    return stack
 
 
 def entry_hash(entry: dict[str, Any]) -> str:

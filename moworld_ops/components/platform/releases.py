@@ -14,12 +14,11 @@ from moworld.evaluation.gate_policy import UNGUARDED, incomplete, weakened
 from moworld.evaluation.gates import Gate, failures, verdict
 from moworld.evaluation.metrics import METRICS
 from moworld_ops.components.platform import keys
-from moworld_ops.components.platform.ledger import REVOKE, TRUST, trusted_keys
+from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, champion_of, champions, trusted_keys
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import Verified, gate_facts, verify_evidence, verify_version
 
-MOVES = ("promote", "rollback", "adopt")
 KEEP = 3  # newest versions, and earlier champions, that `collect` keeps
 
 
@@ -34,23 +33,6 @@ class Decision:
     @property
     def failed(self) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["passed"] is False]
-
-
-def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:
-    """Returns the champion by the ledger's lines of a model."""
-    return next((str(entry["version"]) for entry in reversed(entries) if entry["action"] in MOVES), None)
-
-
-def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the promoted versions in order, without those that were rolled back."""
-    stack: list[str] = []
-    for entry in entries:
-        version = str(entry.get("version"))
-        if entry["action"] == "rollback" and version in stack[:-1]:
-            stack = stack[: len(stack) - stack[:-1][::-1].index(version) - 1]
-        elif entry["action"] in MOVES:
-            stack.append(version)
-    return stack
 
 
 def recorded_gates(entries: Sequence[dict[str, Any]]) -> list[Gate]:

@@ -12,7 +12,7 @@ from moworld.files import atomic_folder, atomic_write
 from moworld_ops.components.platform.artifacts import LocalArtifacts, download
 from moworld_ops.components.platform.registry import ModelRegistry, Version, model_folder
 from moworld_ops.components.platform.steps import explain
-from moworld_ops.components.platform.verification import verify_version
+from moworld_ops.components.platform.verification import released, verify_version
 
 DEPLOYMENT, CONTAINER = "player", "fetch"
 
@@ -43,7 +43,7 @@ def fetch(reference: str, folder: Path) -> Path:
     with atomic_folder(folder / "current") as target:
         if reference and "/" not in reference:
             registry = ModelRegistry(create=False)
-            version = registry.find(reference)
+            version = released(registry, reference)
             download(registry.artifacts(version).at("model"), target)
             verify_version(registry, version, LocalArtifacts(target))  # the copy that is served; nothing is downloaded twice
         else:

@@ -12,7 +12,7 @@ from moworld.files import sha256_of_hashes
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
 from moworld_ops.components.platform.keys import PublicKey
-from moworld_ops.components.platform.ledger import accepted_keys, with_former_evidence
+from moworld_ops.components.platform.ledger import accepted_keys, champion_of, with_former_evidence
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version, model_folder
 
 UNTAGGED = ("model", "version", "images")  # facts of the signed evidence that MLflow has in another form
@@ -60,13 +60,27 @@ def verified_folder(reference: str) -> Path:
     if reference and "/" not in reference and not Path(reference).exists() and ModelRegistry().exists:
         registry = ModelRegistry()
         if reference.partition("@")[0] in registry.names():
-            version = registry.find(reference)
+            version = released(registry, reference)
             folder = registry.folder_of(version)  # a remote model is downloaded once, and its copy verified
             verify_version(registry, version, LocalArtifacts(folder))
             return folder
     folder = model_folder(reference).resolve()
     signing.verify(folder, folder.parent / f"{folder.name}.sig")
     return folder
+
+
+def released(registry: ModelRegistry, reference: str) -> Version:
+    """Returns a version as `ModelRegistry.find`, for something that serves or measures it.
+
+    Raises IntegrityError if it is named by alias `champion` and the ledger has another champion. A machine that cannot read the registry's
+    ledger has no lines to compare with; there a version's number is the safe name.
+    """
+    version = registry.find(reference)
+    lines = [entry for entry in registry.ledger.entries() if entry["model"] == version.name]
+    if reference.partition("@")[2] in ("", "champion") and (champion := champion_of(lines)):
+        fix = f"move the alias back, or record it: moworld release adopt {version.name} --reason REASON"
+        _require_equal(f"model {version.name}", "alias champion", version.version, champion, "the ledger", fix)
+    return version
 
 
 def verify_evidence(registry: ModelRegistry, version: Version) -> Verified:

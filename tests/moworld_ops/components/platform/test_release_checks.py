@@ -15,8 +15,9 @@ from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_tree
 from moworld_ops.components.platform import keys, ledger, releases, signing
 from moworld_ops.components.platform.registry import ModelRegistry
+from moworld_ops.components.platform.serving import fetch
 from moworld_ops.components.platform.steps import Refused
-from moworld_ops.components.platform.verification import verify_release, verify_version
+from moworld_ops.components.platform.verification import verified_folder, verify_release, verify_version
 from tests.moworld_ops.components.platform.registries import GATES, NAME, promote, register_version, run_folder, sql, state
 from tests.moworld_ops.components.platform.test_verification import flip_byte, rehashed, write_rows
 
@@ -259,6 +260,18 @@ def test_an_alias_moved_outside_is_found_and_blocks(home, moved, command):
             verify_release(registry, registry.version(NAME, "3"))
     assert state(home) == before
     assert releases.decide(registry, registry.version(NAME, "4"), GATES, "", verify_version(registry, registry.version(NAME, "4"))).champion == "3"
+
+
+@pytest.mark.parametrize("reference", [NAME, f"{NAME}@champion"])
+def test_what_is_served_under_a_champion_s_name_is_the_ledger_s(home, tmp_path, reference):
+    sql(home, "UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'")
+    for serve in (lambda: fetch(reference, tmp_path), lambda: verified_folder(reference)):
+        with pytest.raises(IntegrityError, match=r"alias champion.*found 1, expected 3, as in the ledger.*release adopt"):
+            serve()
+    assert not (tmp_path / "current").exists()
+    assert fetch(f"{NAME}@1", tmp_path).is_dir() and verified_folder(f"{NAME}@1").is_dir()
+    sql(home, "UPDATE registered_model_aliases SET version = 3 WHERE alias = 'champion'")
+    assert fetch(reference, tmp_path).is_dir() and verified_folder(reference).is_dir()
 
 
 @pytest.mark.parametrize("changed", [False, True])
