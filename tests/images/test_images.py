@@ -140,7 +140,7 @@ def test_npu_images_hold_no_kfp_and_one_torch():
 
 # Entry points of each image, by module; for the launcher the modules that its components import.
 STARTS = {
-    "launcher": ["moworld_ops.components.platform.launch", "moworld_ops.components.platform.leftovers", "moworld_ops.components.platform.context", "moworld_ops.components.platform.steps", "moworld_ops.components.preflight.step"],
+    "launcher": ["moworld_ops.components.platform.launch", "moworld_ops.components.platform.leftovers", "moworld_ops.components.platform.context", "moworld_ops.components.platform.steps", "moworld_ops.components.platform.store", "moworld_ops.components.preflight.step"],
     "train-cpu": ["moworld_ops.components.platform.launch", *(f"moworld_ops.components.{step}.step" for step in CPU_STEPS)],
     "train-npu": ["moworld_ops.components.platform.launch", *(f"moworld_ops.components.{step}.step" for step in NPU_STEPS)],
     "serve-npu": ["moworld.inference.player.__main__"],

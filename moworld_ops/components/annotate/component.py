@@ -39,8 +39,9 @@ def annotate(
     from moworld_ops.components.annotate.step import annotate as step
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     journal = str(home() / "annotations.jsonl")
     with recorded(captioned, may_be_empty=(quarantine,)) as record:
-        paths = {"clips": clips.path, "out": captioned.path, "quarantine": quarantine.path, "journal": journal}
+        paths = {"clips": input_path(clips), "out": output_path(captioned), "quarantine": quarantine.path, "journal": journal}
         record(step(**paths, settings=loads(settings), required_splits=loads(required_splits)))

@@ -42,8 +42,9 @@ def benchmark(
 
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(metrics) as record:
-        models = {"model": model.path, "teacher": teacher.path, "unquantized": unquantized.path}
-        paths = {"features": features.path, "clips": clips.path, "out": metrics.path}
+        models = {"model": input_path(model), "teacher": input_path(teacher), "unquantized": input_path(unquantized)}
+        paths = {"features": input_path(features), "clips": input_path(clips), "out": output_path(metrics)}
         record(run_step("benchmark", {**models, **paths, "settings": loads(settings), "seed": int(seed)}, pool))

@@ -46,9 +46,10 @@ def cache_features(
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(features) as record:
-        paths = {"clips": clips.path, "codec": codec.path, "out": features.path, "cache": str(home() / "encoded")}
+        paths = {"clips": input_path(clips), "codec": input_path(codec), "out": output_path(features), "cache": str(home() / "encoded")}
         options = {"data_settings": loads(data), "text_settings": loads(text)}
         summary = run_step("cache_features", paths | options, pool)
-        record(summary | put_under_dvc(features.path, registry or str(home() / "registry"), remote))
+        record(summary | put_under_dvc(paths["out"], registry or str(home() / "registry"), remote))

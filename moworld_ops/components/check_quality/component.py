@@ -31,6 +31,7 @@ def check_quality(
     """
     from moworld_ops.components.check_quality.step import check_quality as step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(accepted, report, may_be_empty=(quarantine,)) as record:
-        record(step(clips=clips.path, out=accepted.path, quarantine=quarantine.path, report=report.path))
+        record(step(clips=input_path(clips), out=output_path(accepted), quarantine=quarantine.path, report=report.path))

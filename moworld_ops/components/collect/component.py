@@ -33,6 +33,7 @@ def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_s
 
     from moworld_ops.components.collect.step import collect as step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import output_path
 
     with recorded(clips) as record:
-        record(step(out=clips.path, settings=loads(settings), seed=int(seed), required_splits=loads(required_splits)))
+        record(step(out=output_path(clips), settings=loads(settings), seed=int(seed), required_splits=loads(required_splits)))

@@ -33,6 +33,7 @@ def complete_geometry(
 
     from moworld_ops.components.complete_geometry.step import complete_geometry as step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(clips, may_be_empty=(quarantine,)) as record:
-        record(step(clips=raw.path, out=clips.path, quarantine=quarantine.path, settings=loads(settings)))
+        record(step(clips=input_path(raw), out=output_path(clips), quarantine=quarantine.path, settings=loads(settings)))

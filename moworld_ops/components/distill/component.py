@@ -40,8 +40,9 @@ def distill(
     from moworld_ops.components.platform.context import context
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(distilled) as record:
-        paths = {"features": features.path, "teacher": teacher.path, "student": student.path, "out": distilled.path}
+        paths = {"features": input_path(features), "teacher": input_path(teacher), "student": input_path(student), "out": output_path(distilled)}
         options = {"checkpoints": context().checkpoints, "settings": loads(settings), "seed": int(seed)}
         record(run_step("distill", paths | options, pool))

@@ -1,8 +1,9 @@
-"""Removes what runs that are gone left on the shared volume: exchange folders with inputs and checkpoints, and counts of attempts.
+"""Removes what runs that are gone left on the shared volume: exchange folders with checkpoints, entries of the store, counts of attempts.
 
-`python -m moworld_ops.components.platform.leftovers VOLUME DAYS` removes the exchange folders whose run has no Workflow that still works, and
-that nobody has written to for that long: until then the run may be resumed from its checkpoints. Counts are removed as soon as
-their run is over, because a resumed run counts from the start.
+`python -m moworld_ops.components.platform.leftovers VOLUME DAYS STORE_DAYS` removes the exchange folders whose run has no Workflow that
+still works, and that nobody has written to for DAYS: until then the run may be resumed from its checkpoints. An entry of the store
+(store.py) goes when all runs that wrote or read it are over and none did so for STORE_DAYS. What was put under DVC or registered as a
+model is a copy elsewhere. Counts are removed as soon as their run is over, because a resumed run counts from the start.
 """
 
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from moworld_ops.components.platform import store
 from moworld_ops.components.platform.attempts import FOLDER
 from moworld_ops.components.platform.cluster import connect, namespace
 from moworld_ops.components.platform.workflows import run_is_over
@@ -48,6 +50,23 @@ def remove_counts(volume: Path, is_over: Callable[[str], bool]) -> list[str]:
     return removed
 
 
+def remove_stored(volume: Path, is_over: Callable[[str], bool], keep_seconds: float) -> list[str]:
+    """Removes the entries of the stores in the state folders on a volume that no run has used for `keep_seconds`; returns their hashes.
+
+    Outputs of steps that were killed are removed as late: those of a working step are younger.
+    """
+    now, removed = time.time(), []
+    for root in volume.glob(f"*/{store.FOLDER}"):
+        for users in sorted((root / store.RUNS).glob("*")):
+            if now - _changed(users) >= keep_seconds and all(is_over(path.name) for path in users.iterdir()):
+                store.remove(root, users.name)
+                removed.append(users.name)
+        for folder in (root / store.INCOMING).glob("*"):
+            if now - _changed(folder) >= keep_seconds:
+                shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
 def _changed(folder: Path) -> float:
     """Returns when a folder or anything in it was last written."""
     return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
@@ -55,7 +74,7 @@ def _changed(folder: Path) -> float:
 
 def main(argv: list[str]) -> int:
     """Removes what is left on a volume; prints the names."""
-    volume, days = argv
+    volume, days, store_days = argv
     api, space = connect(), namespace()
 
     def is_over(run: str) -> bool:
@@ -63,6 +82,8 @@ def main(argv: list[str]) -> int:
 
     for name in remove_leftovers(Path(volume), is_over, float(days) * 86400):
         print(f"removed {volume}/{name}: its run is over", flush=True)
+    for digest in remove_stored(Path(volume), is_over, float(store_days) * 86400):
+        print(f"removed {digest} of the store: no run has used it for {store_days} days", flush=True)
     for run in remove_counts(Path(volume), is_over):
         print(f"removed the counts of attempts of run {run}: it is over", flush=True)
     return 0

@@ -21,7 +21,7 @@ from moworld.disk import full_directory, is_disk_full
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
-from moworld_ops.components.platform import attempts
+from moworld_ops.components.platform import attempts, store
 from moworld_ops.components.platform.context import StepContext, context
 
 log = logging.getLogger("moworld.steps")
@@ -60,13 +60,14 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
         yield summary.update
         for output in may_be_empty:
             Path(output.path).mkdir(parents=True, exist_ok=True)
-        hashes = {o.name: {"path": o.path, "sha256": _output_hash(name, o.path, o in may_be_empty)} for o in outputs}
+        hashes = {o.name: {"path": o.path, "sha256": store.keep(o.path) or _output_hash(name, o.path, o in may_be_empty)} for o in outputs}
     except BaseException as error:  # torch's CheckpointException is no Exception
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise
         written = [str(Path(output.path).parent) for output in outputs]
         exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
         for output in outputs:
+            store.discard(output.path)
             shutil.rmtree(output.path, ignore_errors=True)
             Path(output.path).unlink(missing_ok=True)
         refused = isinstance(error, Refused)

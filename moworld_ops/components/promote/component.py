@@ -35,8 +35,9 @@ def promote(
 
     from moworld_ops.components.platform.context import context
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path
     from moworld_ops.components.promote.step import promote as step
 
     with recorded(verdict) as record:
-        paths = {"registration": registration.path, "metrics": metrics.path, "out": verdict.path}
+        paths = {"registration": input_path(registration), "metrics": input_path(metrics), "out": verdict.path}
         record(step(**paths, gates=loads(gates), run=run or context().run_id))

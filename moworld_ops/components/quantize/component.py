@@ -25,6 +25,7 @@ def quantize(model: dsl.Input[dsl.Model], quantized: dsl.Output[dsl.Model], sett
 
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(quantized) as record:
-        record(run_step("quantize", {"model": model.path, "out": quantized.path, "settings": loads(settings)}, pool))
+        record(run_step("quantize", {"model": input_path(model), "out": output_path(quantized), "settings": loads(settings)}, pool))

@@ -36,8 +36,9 @@ def register(
 
     from moworld_ops.components.platform.context import context
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path
     from moworld_ops.components.register.step import register as step
 
     with recorded(registration) as record:
-        paths = {"model": model.path, "metrics": metrics.path, "features": features.path, "out": registration.path}
+        paths = {"model": input_path(model), "metrics": input_path(metrics), "features": input_path(features), "out": registration.path}
         record(step(**paths, settings=loads(settings), run=run or context().run_id))

@@ -37,8 +37,9 @@ def train_autoregressive(
     from moworld_ops.components.platform.context import context
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(student) as record:
-        paths = {"features": features.path, "teacher": teacher.path, "out": student.path, "checkpoints": context().checkpoints}
+        paths = {"features": input_path(features), "teacher": input_path(teacher), "out": output_path(student), "checkpoints": context().checkpoints}
         options = {"settings": loads(settings), "model": loads(model), "seed": int(seed)}
         record(run_step("train_autoregressive", paths | options, pool))

@@ -30,9 +30,10 @@ def train_codec(
     from json import loads
 
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
     from moworld_ops.components.train_codec.step import train_codec as step
 
     with recorded(codec) as record:
         size_hw = (loads(data)["height"], loads(data)["width"])
         options = {"settings": loads(settings), "size_hw": size_hw, "seed": int(seed), "base": loads(base)}
-        record(step(clips=clips.path, out=codec.path, **options))
+        record(step(clips=input_path(clips), out=output_path(codec), **options))

@@ -44,8 +44,9 @@ def train_curriculum(
     from moworld_ops.components.platform.context import context
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
+    from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(model) as record:
-        paths = {"features": features.path, "previous": previous.path if previous else None, "out": model.path}
+        paths = {"features": input_path(features), "previous": input_path(previous) if previous else None, "out": output_path(model)}
         options = {"checkpoints": context().checkpoints, "stage": loads(stage), "model": loads(settings), "seed": int(seed)}
         record(run_step("train_curriculum", {**paths, **options, "base": loads(base)}, pool))

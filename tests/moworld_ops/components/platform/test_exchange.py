@@ -44,16 +44,16 @@ def test_the_cache_of_encoded_clips_is_on_the_volume_and_outlives_the_jobs_folde
 
 
 def test_complete_inputs_are_not_written_again_while_ranks_read_them(tmp_path):
-    (tmp_path / "features").mkdir()
-    (tmp_path / "features" / "a").write_text("a")
-    arguments = {"features": str(tmp_path / "features"), "out": "/elsewhere", "seed": 1}
-    stage_in(tmp_path / "x", arguments)
-    inode = (tmp_path / "x" / "in" / "features" / "a").stat()
-    (tmp_path / "features" / "a").write_text("changed meanwhile")
-    stage_in(tmp_path / "x", arguments)
-    assert (tmp_path / "x" / "in" / "features" / "a").stat() == inode
-    stage_in(tmp_path / "x", {**arguments, "seed": 2})
-    assert (tmp_path / "x" / "in" / "features" / "a").read_text() == "changed meanwhile"
+    (tmp_path / "pod" / "features").mkdir(parents=True)
+    (tmp_path / "pod" / "features" / "a").write_text("a")
+    arguments = {"features": str(tmp_path / "pod" / "features"), "out": "/elsewhere", "seed": 1}
+    stage_in(tmp_path / "volume" / "x", arguments)
+    inode = (tmp_path / "volume" / "x" / "in" / "features" / "a").stat()
+    (tmp_path / "pod" / "features" / "a").write_text("changed meanwhile")
+    stage_in(tmp_path / "volume" / "x", arguments)
+    assert (tmp_path / "volume" / "x" / "in" / "features" / "a").stat() == inode
+    stage_in(tmp_path / "volume" / "x", {**arguments, "seed": 2})
+    assert (tmp_path / "volume" / "x" / "in" / "features" / "a").read_text() == "changed meanwhile"
 
 
 def test_the_error_of_a_rank_is_found_until_the_inputs_are_staged_again(tmp_path):

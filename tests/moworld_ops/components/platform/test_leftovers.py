@@ -78,7 +78,7 @@ def test_the_command_says_what_it_removed(cluster, tmp_path, capsys):
     for run in "ab":
         (volume / "home" / "attempts" / run).mkdir(parents=True)
     put_workflow(cluster, "b", "Running")
-    assert main([str(volume), "7"]) == 0
+    assert main([str(volume), "7", "30"]) == 0
     said = (f"removed {volume}/m-1: its run is over", "removed the counts of attempts of run a: it is over")
     assert capsys.readouterr().out.splitlines() == list(said)
     assert sorted(path.name for path in volume.iterdir()) == ["home", "m-2"]
