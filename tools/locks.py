@@ -2,8 +2,9 @@
 
     requirements.torch.lock  torch and what torch itself requires
     requirements.base.lock   the rest of the base install; a subset of requirements.lock
+    requirements.cluster.lock  the rest of all extras; a subset of requirements.lock, for images
     requirements.lock        the rest of everything (all extras and the development tools)
-    images/mlflow/requirements.lock  the registry's server, with the same versions where the other locks have them
+    images/*/requirements.lock  images with packages of their own, with the same versions where the other locks have them
 
 Each is universal (environment markers for Linux and macOS, Python 3.11 to 3.13) and hashed; pip and uv install them.
 """
@@ -18,13 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = "requirements.torch.lock"
 BASE = "requirements.base.lock"
+CLUSTER = "requirements.cluster.lock"
 ALL = "requirements.lock"
-SERVER = "images/mlflow/requirements.lock"
+IMAGES = ("launcher", "mlflow", "train-cpu")
 HEADERS = {
     TORCH: "# Written by 'make lock': torch and what torch requires. TORCH_INDEX=... installs another build in its place.",
     BASE: "# Written by 'make lock': the base install without torch; a subset of requirements.lock.",
+    CLUSTER: "# Written by 'make lock': all extras without torch and the development tools; a subset of requirements.lock.",
     ALL: "# Written by 'make lock': all extras and the development tools, without torch and its CUDA libraries.",
-    SERVER: "# Written by 'make lock' from requirements.txt beside it.",
 }
 # What another build of torch brings in versions of its own. Everything else that torch requires is in the other locks, too.
 OF_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
@@ -55,10 +57,12 @@ def compile_(*arguments: str, keep: str = "") -> dict[str, str]:
         return pins(out.read_text())
 
 
-def write(name: str, blocks: dict[str, str]) -> None:
-    body = "".join(blocks[package] for package in sorted(blocks))
-    (ROOT / name).write_text(f"{HEADERS[name]}\n{body}")
-    print(f"{name}: {len(blocks)} packages")
+def write(name: str, blocks: dict[str, str], keep: tuple[str, ...] = ()) -> None:
+    """Writes a lock, without torch and its CUDA libraries except those in `keep`."""
+    kept = [package for package in sorted(blocks) if name == TORCH or package in keep or not OF_TORCH.fullmatch(package)]
+    header = HEADERS.get(name, "# Written by 'make lock' from requirements.txt beside it.")
+    (ROOT / name).write_text(f"{header}\n{''.join(blocks[package] for package in kept)}")
+    print(f"{name}: {len(kept)} packages")
 
 
 def main(upgrade: bool) -> None:
@@ -69,11 +73,14 @@ def main(upgrade: bool) -> None:
         torch.write(re.match(r"torch==\S+", everything["torch"])[0])  # type: ignore[index]
         torch.flush()
         write(TORCH, compile_(torch.name, keep=pinned))
-    base = compile_("pyproject.toml", keep=pinned)
-    write(BASE, {name: block for name, block in base.items() if not OF_TORCH.fullmatch(name)})
-    server = (ROOT / SERVER).read_text() if (ROOT / SERVER).exists() and not upgrade else ""
-    write(SERVER, compile_(SERVER.replace(".lock", ".txt"), keep=pinned + server))
-    write(ALL, {name: block for name, block in everything.items() if name == "triton" or not OF_TORCH.fullmatch(name)})
+    write(BASE, compile_("pyproject.toml", keep=pinned))
+    write(CLUSTER, compile_("--extra", "cluster", "pyproject.toml", keep=pinned))
+    for image in IMAGES:
+        lock = ROOT / "images" / image / "requirements.lock"
+        former = lock.read_text() if lock.exists() and not upgrade else ""
+        wanted = f"images/{image}/requirements.txt"
+        write(str(lock.relative_to(ROOT)), compile_(wanted, keep=pinned + former))
+    write(ALL, everything, keep=("triton",))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from tests.images.contents import OURS, copy_of, imports, packages, providers, r
 FOLDER = ROOT / "images"
 CPU_STEPS = ("train_curriculum", "train_autoregressive", "distill")
 NPU_STEPS = (*CPU_STEPS, "cache_features", "quantize", "benchmark")
-LOCKS = ("requirements.torch.lock", "requirements.lock")
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/Dockerfile"))
 
 
@@ -95,7 +94,9 @@ def test_the_digest_of_an_image_follows_the_sources_that_it_copies(clone):
     assert changed("moworld/model/settings.py") == set(NAMES) - {"mlflow"}
     assert changed("moworld/training/loop.py") == {"data", "pocket", "train-cpu", "train-npu"}
     assert changed("moworld_ops/pipelines/plan.py") == {"data", "pocket"}
-    assert changed("requirements.lock") == {"data", "launcher", "pocket", "train-cpu"}
+    assert changed("requirements.cluster.lock") == {"data", "pocket"}
+    assert changed("requirements.torch.lock") == {"data", "pocket", "train-cpu"}
+    assert changed("images/launcher/requirements.lock") == {"launcher", "pocket"}
     assert changed("images/mlflow/requirements.txt") == {"mlflow", "pocket"}
     assert changed(str(LOCK.relative_to(ROOT))) == changed(str(KUSTOMIZE.relative_to(ROOT))) == set()
 
@@ -187,8 +188,9 @@ def test_an_image_contains_every_import_of_its_entry_points(name, tmp_path):
 
 
 def requirements_of(name: str) -> Path:
-    """Returns the requirements file of an image."""
-    return ROOT / re.findall(r"(images/\S+/requirements\.txt)", (FOLDER / name / "Dockerfile").read_text())[0]
+    """Returns the requirements file of an image; the lock that it may install is made from it."""
+    (folder,) = set(re.findall(r"(images/\S+)/requirements\.\w+", (FOLDER / name / "Dockerfile").read_text()))
+    return ROOT / folder / "requirements.txt"
 
 
 def test_an_image_contains_no_heavy_package_that_it_does_not_need():
@@ -210,42 +212,31 @@ def test_every_step_starts_on_an_image_that_was_checked():
         assert {module for module in imported if module.startswith(OURS)} <= set(STARTS["launcher"]), step
 
 
-@pytest.mark.parametrize("name", ["launcher", "train-cpu"])
-def test_packages_of_an_image_are_pinned_by_the_constraints_that_its_dockerfile_derives(name, tmp_path):
-    """Runs the Dockerfile's own sed on the locks: pip could install any version of a package that the result lacks."""
-    text = (FOLDER / name / "Dockerfile").read_text()
-    (command,) = re.findall(r"^RUN (sed .* > constraints\.txt)", text, re.MULTILINE)
-    for lock in LOCKS:
-        (tmp_path / lock).symlink_to(ROOT / lock)
-    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
-    pins = [Requirement(line) for line in (tmp_path / "constraints.txt").read_text().splitlines()]
-    assert all(not pin.extras and re.fullmatch(r"==[^,*]+", str(pin.specifier)) for pin in pins), "pip refuses extras in constraints"
-    assert len(pins) == sum(len(re.findall(r"^[^\s#]", (ROOT / lock).read_text(), re.MULTILINE)) for lock in LOCKS)
-    assert packages(requirements_of(name)) <= {canonicalize_name(pin.name) for pin in pins}
-    assert "--constraint constraints.txt -r requirements.txt" in text
-
-
 def pinned(lock: str) -> dict[str, str]:
     """Returns the pins of a lock: name to version."""
     found = re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / lock).read_text(), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in found}
 
 
-@pytest.mark.parametrize("name", ["data", "pocket"])
-def test_an_image_with_everything_installs_both_locks_with_hashes_or_torch_from_an_index_of_its_own(name, tmp_path):
+OWN = {"data": "requirements.cluster.lock", "pocket": "requirements.cluster.lock", "train-cpu": "images/train-cpu/requirements.lock"}
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_an_image_with_torch_installs_locks_with_hashes_or_torch_from_an_index_of_its_own(name, tmp_path):
     """Runs the Dockerfile's own shell with a pip that writes down its arguments."""
     text = (FOLDER / name / "Dockerfile").read_text().replace("\\\n", "")
+    assert f"COPY requirements.torch.lock {OWN[name]} ./" in text
     (command,) = re.findall(r"^RUN (python -m venv /opt/venv .*)$", text, re.MULTILINE)
-    (tmp_path / "pip").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n')
+    (tmp_path / "pip").write_text(f'#!/bin/sh\n[ "$1" = check ] || echo "$@" >> {tmp_path}/log\n')
     (tmp_path / "pip").chmod(0o755)
     command = command.replace("python -m venv /opt/venv", "true").replace("/opt/venv/bin/pip", str(tmp_path / "pip"))
     for index in ("", "https://torch.test/cpu"):
         subprocess.run(["sh", "-ec", command], cwd=ROOT, env={**os.environ, "TORCH_INDEX": index}, check=True)
-    torch = f"torch=={pinned('requirements.torch.lock')['torch']}"
-    assert (tmp_path / "log").read_text().splitlines() == [
-        "install --no-cache-dir -r requirements.torch.lock -r requirements.lock",
+    torch, own = f"torch=={pinned('requirements.torch.lock')['torch']}", Path(OWN[name]).name
+    assert (tmp_path / "log").read_text().replace("--require-hashes ", "").splitlines() == [
+        f"install --no-cache-dir -r requirements.torch.lock -r {own}",
         f"install --no-cache-dir --index-url https://torch.test/cpu {torch}",
-        "install --no-cache-dir -r requirements.lock",
+        f"install --no-cache-dir -r {own}",
     ]
 
 
@@ -266,16 +257,19 @@ def test_the_bake_file_builds_every_image_on_its_base_labelled_and_with_an_sbom(
             assert f"{argument} = {argument}" in targets[parent] and given[argument]["default"] == base
 
 
-def test_the_registry_s_image_installs_a_lock_with_hashes():
-    folder = FOLDER / "mlflow"
+@pytest.mark.parametrize("name", ["launcher", "mlflow", "train-cpu"])
+def test_an_image_with_packages_of_its_own_installs_a_lock_with_hashes(name):
+    folder, everything = FOLDER / name, pinned("requirements.lock")
     blocks = re.split(r"^(?=[A-Za-z0-9])", (folder / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
     assert all(re.match(r"[\w.-]+(\[[^]]*\])?==\S+.*\\\n +--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
-    locked = {canonicalize_name(name): version for name, version in pinned("images/mlflow/requirements.lock").items()}
+    locked = pinned(f"images/{name}/requirements.lock")
     for line in (folder / "requirements.txt").read_text().splitlines():
-        name, version = line.split("==")
-        assert locked[canonicalize_name(name)] == version, f"{line}: make lock"
-    assert packages(folder / "requirements.txt") <= set(locked)
-    assert "pip install --no-cache-dir --require-hashes -r requirements.lock" in (folder / "Dockerfile").read_text()
+        package, _, version = line.partition("==")
+        assert package == "torch" or locked[canonicalize_name(package)] == (version or everything[package]), f"{line}: make lock"
+    of_torch = set(pinned("requirements.torch.lock")) if name == "train-cpu" else set()
+    assert packages(folder / "requirements.txt") <= set(locked) | of_torch
+    assert {package: version for package, version in locked.items() if everything.get(package, version) != version} == {}
+    assert "pip install --no-cache-dir --require-hashes" in (folder / "Dockerfile").read_text()
 
 
 def test_pinned_packages_of_the_registry_s_image_are_those_of_the_tests():

@@ -10,6 +10,7 @@ import pytest
 from tests.installation.environments import ROOT, UV
 
 LOCKS = ("requirements.torch.lock", "requirements.base.lock", "requirements.lock")
+IMAGES = ("requirements.cluster.lock", *(f"images/{name}/requirements.lock" for name in ("launcher", "mlflow", "train-cpu")))
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin")
 PYTHONS = ("3.11", "3.12", "3.13")
 # Packages that the index has as source only. Each is pure Python, so that it builds everywhere.
@@ -27,14 +28,14 @@ def blocks(lock: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, *IMAGES])
 def test_every_requirement_is_pinned_and_hashed(lock):
     for package, pins in blocks(lock).items():
         for pin in pins:
             assert "==" in pin.splitlines()[0] and "--hash=sha256:" in pin, package
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, *IMAGES])
 def test_a_package_with_extras_is_pinned_without_them_too(lock):
     """pip in its hash mode accepts a requirement without extras only from a pin without extras."""
     for package, pins in blocks(lock).items():
@@ -44,6 +45,7 @@ def test_a_package_with_extras_is_pinned_without_them_too(lock):
 
 def test_the_base_lock_is_a_subset_of_the_whole_one_and_torch_is_apart():
     torch, base, everything = map(blocks, LOCKS)
+    base |= blocks(IMAGES[0])
     version = re.compile(r"==(\S+)")
     for package, pins in base.items():
         assert {version.search(pin)[1] for pin in pins} == {version.search(pin)[1] for pin in everything[package]}, package
@@ -51,6 +53,10 @@ def test_the_base_lock_is_a_subset_of_the_whole_one_and_torch_is_apart():
     assert "torch" in of_torch and not of_torch & {*base, *everything}
     for package in torch.keys() - of_torch - {"triton"}:  # another build of torch leaves these to the other locks
         assert package in base, package
+
+
+def test_the_lock_of_images_holds_no_development_tool():
+    assert not {"pytest", "mypy", "ruff", "playwright", "kubernetes-validate", "triton", "uv"} & blocks(IMAGES[0]).keys()
 
 
 def test_the_base_lock_holds_nothing_of_the_extras():
@@ -73,6 +79,18 @@ def test_the_locks_resolve_completely(platform, python, tmp_path):
     assert "torch==2.13.0" in done.stderr and "kfp==" in done.stderr
     assert ("pycolmap" in done.stderr) == (platform != "aarch64-manylinux_2_28")
     assert ("nvidia-cudnn" in done.stderr) == ("linux" in platform)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locks", [(LOCKS[0], IMAGES[0]), (IMAGES[1],), (IMAGES[2],), (LOCKS[0], IMAGES[3])])
+def test_the_locks_of_images_resolve_completely(locks, tmp_path):
+    sources = [f"--no-binary={package}" for package in SOURCE_ONLY]
+    command = [UV, "pip", "install", "--dry-run", "--require-hashes", "--only-binary=:all:", *sources]
+    command += [*(option for lock in locks for option in ("-r", lock)), "--target", tmp_path / "none"]
+    command += ["--python-platform", PLATFORMS[0], "--python-version", "3.11"]
+    environment = {**os.environ, "UV_FIND_LINKS": ""}
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
