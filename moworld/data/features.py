@@ -19,7 +19,7 @@ from torch import Tensor
 from moworld.data.clips import REMOVED, Clip
 from moworld.data.splits import empty_split
 from moworld.errors import InputError
-from moworld.files import HASHES, Pathlike, atomic_write, open_uri, read_parquet, sha256_file, write_json
+from moworld.files import HASHES, Pathlike, atomic_write, link_or_copy, open_uri, read_json_object, read_parquet, sha256_file, write_json
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.tensors import FADVISE, Shard
 
@@ -120,6 +120,34 @@ class EncodedClips:
         """Writes a clip's tensors atomically."""
         with atomic_write(self.path(clip)) as stream:
             stream.write(save({name: tensors[name].to(dtype).contiguous() for name, dtype in DTYPES.items()}))
+
+
+def write_without(store: "FeatureStore", target: Pathlike, clips: set[str]) -> list[str]:
+    """Writes a local feature folder again without some clips, by clip_id; returns the names of the shards that were rewritten or dropped.
+
+    Other files are hard links. Raises InputError for a folder whose shards have no recorded hashes.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    source, folder = Path(store.path), Path(target)
+    touched = sorted({row.shard for row in store.clips if row.clip_id in clips})
+    kept = [row for row in store.clips if row.clip_id not in clips]
+    hashes = read_json_object(source / HASHES)
+    for path in (path for path in source.rglob("*") if path.is_file()):
+        if path.name not in (*touched, "index.parquet", HASHES):
+            link_or_copy(path, folder / path.relative_to(source))
+    for name in touched:
+        del hashes[name]
+        own = {row.clip_id for row in kept if row.shard == name}
+        tensors = load_file(source / name)
+        if rest := {key: tensor for key, tensor in tensors.items() if key.rpartition("/")[0] in own}:
+            save_file(rest, folder / name)
+            hashes[name] = sha256_file(folder / name)
+    write_json(folder / HASHES, hashes)
+    with atomic_write(folder / "index.parquet") as stream:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(row) for row in kept]), stream)
+    return touched
 
 
 class FeatureStore:

@@ -30,7 +30,7 @@ LOCK_KEY = int.from_bytes(hashlib.sha256(TABLE.encode()).digest()[:7], "big")  #
 LOCK_SECONDS = 120
 CLOCK_SKEW = timedelta(minutes=2)  # between managers' machines
 RESTORE = "restore the ledger from a copy of the database"
-TRUST, REVOKE, IMPORT = "trust", "revoke", "import"
+TRUST, REVOKE, IMPORT, WITHDRAW = "trust", "revoke", "import", "withdraw"
 MOVES = ("promote", "rollback", "adopt")  # actions after which a version is champion
 
 Row = tuple[str, str]  # a line's JSON, and its signature in base64; "" for a line of the former file
@@ -257,6 +257,12 @@ def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
         elif entry["action"] in MOVES:
             stack.append(version)
     return stack
+
+
+def withdrawals(entries: Sequence[dict[str, Any]], version: str, data_revision: str) -> list[dict[str, Any]]:
+    """Returns the withdrawals of footage that a version learned from. version: NAME@NUMBER; data_revision: of its signed evidence"""
+    lines = [entry for entry in entries if entry["action"] == WITHDRAW]
+    return [entry for entry in lines if version in entry["versions"] or (data_revision and data_revision in entry["revisions"])]
 
 
 def entry_hash(entry: dict[str, Any]) -> str:

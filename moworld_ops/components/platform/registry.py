@@ -23,7 +23,7 @@ from moworld.extras import require
 from moworld.settings import Settings
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts, artifacts_at, download
 from moworld_ops.components.platform.home import home
-from moworld_ops.components.platform.ledger import REVOKE, Ledger
+from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger
 from moworld_ops.components.platform.source import REPOSITORY, ROOT
 from moworld_ops.components.platform.tracking import Model, Store, Version, store_at
 
@@ -187,7 +187,7 @@ class ModelRegistry:
     def entries(self, name: str, all_entries: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
         """Returns the ledger's lines of a model. Raises IntegrityError if the chain is broken, or lines at its end are missing."""
         found = self.ledger.entries() if all_entries is None else all_entries
-        entries = [entry for entry in found if entry["model"] == name and entry["action"] not in ("trust", REVOKE)]
+        entries = [entry for entry in found if entry["model"] == name and entry["action"] not in (TRUST, REVOKE, WITHDRAW)]
         model = self.model(name)
         head = model.tags.get(HEAD) if model else None
         if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):

@@ -14,7 +14,7 @@ from moworld.evaluation.gate_policy import UNGUARDED, incomplete, weakened
 from moworld.evaluation.gates import Gate, failures, verdict
 from moworld.evaluation.metrics import METRICS
 from moworld_ops.components.platform import keys
-from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, champion_of, champions, trusted_keys
+from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, champion_of, champions, trusted_keys, withdrawals
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import Verified, gate_facts, verify_evidence, verify_version
@@ -57,7 +57,7 @@ def decide(registry: ModelRegistry, version: Version, gates: Sequence[Gate], pro
         except InputError as error:
             facts = {"metric": "champion", "value": str(error), "threshold": "readable", "margin": None, "passed": False}
             rows.append({"gate": f"metrics of champion version {champion}", **facts})
-    rows = [*verdict(metrics, before, gates, gate_facts(verified)), *rows]
+    rows = [*verdict(metrics, before, gates, gate_facts(verified)), *_withdrawn(registry, version, verified), *rows]
     if recorded := recorded_gates(entries):
         rows += weakened(recorded, gates)
     elif _profile(verified, profile) not in UNGUARDED:
@@ -243,6 +243,14 @@ def _champion_metrics(registry: ModelRegistry, name: str, champion: str, entries
         if entry.get("version") == champion and "metrics" in entry:
             return dict(entry["metrics"])
     return verify_evidence(registry, registry.version(name, champion)).metrics
+
+
+def _withdrawn(registry: ModelRegistry, version: Version, verified: Verified | InputError) -> list[dict[str, Any]]:
+    """Returns a failed row for each withdrawal of footage that a version learned from."""
+    revision = version.tags.get("data_revision", "") if isinstance(verified, InputError) else str(verified.evidence.get("data_revision", ""))
+    found = withdrawals(registry.ledger.entries(), f"{version.name}@{version.version}", revision)
+    facts = {"metric": "withdrawn", "threshold": "none", "margin": None, "passed": False}
+    return [{"gate": "no withdrawn footage", "value": f"{entry['source']} ({entry['reason']})", **facts} for entry in found]
 
 
 def _known_metrics(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ one manifest, never one file per clip. DVC reads remotes from the requested revi
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import subprocess
@@ -67,10 +68,37 @@ def newest_revision(registry: str) -> str:
     return _head(root) if (root / f"{TRACKED}.dvc").is_file() else ""
 
 
+def indexed_revisions(registry: str) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of the feature index of every data revision, newest first; {} for a registry without data."""
+    root = Path(registry).absolute()
+    if not newest_revision(registry):
+        return {}
+    return {revision: read_index(registry, revision) for revision in _git(root, "log", "--format=%H", "--", f"{TRACKED}.dvc").split()}
+
+
 def read_index(registry: str, revision: str) -> list[dict[str, Any]]:
     """Returns the rows of the feature index at a revision; shards are not fetched. Raises InputError for an unknown revision."""
     with _file_system(registry, revision) as files, files.open(f"{TRACKED}/index.parquet", "rb") as stream:
         return list(read_parquet(stream).to_pylist())
+
+
+def stored_shards(registry: str, revision: str, names: list[str], delete: bool = False) -> list[str]:
+    """Returns where DVC's cache and remote have shards of a revision; with `delete`, deletes them there and in the newest revision's folder."""
+    root, found = Path(registry).absolute(), []
+    with _exclusive(root):
+        from dvc.api import DVCFileSystem
+        from dvc.repo import Repo
+
+        files = DVCFileSystem(str(root), rev=revision)
+        hashes = [files.info(f"{TRACKED}/{name}")["dvc_info"]["md5"] for name in names]
+        with Repo(str(root)) as repo:
+            for store in (repo.cache.local, repo.cloud.get_remote_odb("store")):
+                places = [store.oid_to_path(value) for value in hashes]
+                there = [path for path in places if store.fs.exists(path)]
+                found += [store.fs.unstrip_protocol(path) for path in there]
+                if delete:
+                    store.fs.remove(there)
+    return found
 
 
 @contextmanager
@@ -129,6 +157,7 @@ def _git(root: Path, *arguments: str, check: bool = True) -> str:
 def _exclusive(root: Path) -> Iterator[None]:
     """Locks the registry against other processes; DVC runs without analytics and keeps its own state next to the registry."""
     require("dvc", "registry")
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # it prints hints for a user of its own command line
     root.mkdir(parents=True, exist_ok=True)
     with open(root.with_name(root.name + ".lock"), "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -35,7 +35,7 @@ class Root(LazyGroup):
         "runs": Entry(f"{CLI}.runs:app", "Workflow", "List, inspect, cancel and prune runs."),
         "plan": Entry(f"{CLI}.plan:plan", "Workflow", "Estimate devices, memory, time and cost of training or serving."),
         "compile": Entry(f"{CLI}.run:compile_", "Workflow", "Compile pipelines to KFP IR YAML and validate it."),
-        "data": Entry(f"{CLI}.data:app", "Data and models", "Collect, import, check and trace training data."),
+        "data": Entry(f"{CLI}.data_set:app", "Data and models", "Collect, import, check, trace and withdraw training data."),
         "model": Entry(f"{CLI}.model:app", "Data and models", "Import, export and inspect checkpoints."),
         "release": Entry(f"{CLI}.release:app", "Data and models", "Compare, promote, roll back and verify registered models."),
         "play": Entry(f"{CLI}.world:play", "Worlds", "Walk through a world in the browser."),

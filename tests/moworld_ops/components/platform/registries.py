@@ -21,17 +21,18 @@ GATES = [
 
 
 def register_version(
-    folder: Path, number: int, name: str = NAME, psnr: float = 20.0, fps: float = 20.0, size: int = 500, others: float = 0.0, **settings: Any
+    folder: Path, number: int, name: str = NAME, psnr: float = 20.0, fps: float = 20.0, size: int = 500, others: float = 0.0, revision: str = "abc", **settings: Any
 ) -> Version:
     """Registers version `number` of a model, whose files are made under `folder`, and returns it.
 
     size: bytes of its weights; others: share of the CPUs that other processes used while its speed was measured
+    revision: of its data
     """
     model, metrics, features = (folder / f"{part}-{name}-{number}" for part in ("model", "metrics", "features"))
     (model / "transformer").mkdir(parents=True)
     (metrics / "samples").mkdir(parents=True)
     features.mkdir(parents=True)
-    (features / "revision.json").write_text(json.dumps({"revision": "abc", "contract_version": "1.0.0"}))
+    (features / "revision.json").write_text(json.dumps({"revision": revision, "contract_version": "1.0.0"}))
     (model / "model_index.json").write_text(json.dumps({"number": number}))
     (model / "transformer" / "weights.safetensors").write_bytes(random.Random(number).randbytes(size))
     values = {"student_next_chunk_psnr": psnr, "frames_per_second": fps, "drift": 1.5, "cpu_of_others": others, "nested": {"number": number}}
