@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from numpy.typing import NDArray
 
 from moworld.camera.cameras import resize_to_cover
 from moworld.camera.controls import Walk

@@ -289,7 +289,7 @@ def test_environments_of_a_folder_share_one_engine_which_the_last_one_closes(fol
 def steps_of(vector: gymnasium.vector.VectorEnv) -> list[np.ndarray]:
     frames = [vector.reset(seed=7)[0]]
     for _ in range(3):
-        frame, rewards, terminated, truncated, info = vector.step(np.array([AHEAD, TURN, [1, 0, 1, 0]]))
+        frame, _, terminated, _, info = vector.step(np.array([AHEAD, TURN, [1, 0, 1, 0]]))
         frames.append(frame)
     assert info["frames"].shape == (3, 12, 16, 32, 3) and info["c2w"].shape == (3, 4, 4) and not np.any(terminated)
     return frames
