@@ -9,6 +9,7 @@ from pathlib import Path
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_of_hashes, sha256_tree
 from moworld.inference.provenance import ModelIdentity, Record, Sidecar, Signature, Signer, read_sidecar, sidecar_path
+from moworld.video import SUFFIXES
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.registry import ModelRegistry, Version
 from moworld_ops.components.platform.verification import accepted_signers, verify_evidence
@@ -76,7 +77,7 @@ def verify_video(path: Path, unsigned: bool = False, registry: ModelRegistry | N
 
 def is_file_reference(reference: str) -> bool:
     """Returns whether a reference is meant as a file: it exists, or has a suffix or directory that no model's name has."""
-    return bool(reference) and (Path(reference).is_file() or reference.lower().endswith((".mp4", ".webm", ".gif", ".json")))
+    return reference.lower().endswith((*SUFFIXES, ".json")) or (bool(reference) and Path(reference).is_file())
 
 
 def _both(path: Path) -> tuple[Path, Path]:
