@@ -68,7 +68,7 @@ class Controls(Settings):
     seed: int = Field(ge=-(2**63), lt=2**64)
     picture: Base64
     picture_sha256: Digest
-    chunk_latents: int = Field(ge=1, le=1024)
+    chunk_latents: int = Field(ge=1, le=64)
     backend: Literal["torch", "openvino"] = "torch"
     quantized_while_loading: bool = False
 
