@@ -126,6 +126,9 @@ def _writable(path: Pathlike) -> Path:
     return target
 
 
+SHIPPED_MODEL = Path(__file__).parent.parent / "models" / "pocket-long"  # in a clone; the wheel has no model
+
+
 def shipped_path(path: str) -> str:
     """Returns a relative path that does not exist here as the one beside the package, if a clone or an image has it there."""
     beside = Path(__file__).parent.parent / path

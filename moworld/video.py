@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     import av
 
 Frames = NDArray[np.uint8]
+ENCODERS = {  # suffix -> encoder of FFmpeg, and its options
+    ".mp4": ("libx264", {"preset": "ultrafast"}),
+    ".webm": ("libvpx-vp9", {"b": "0", "deadline": "realtime", "cpu-used": "6"}),
+}
+SUFFIXES = (*ENCODERS, ".gif")
 
 
 @dataclass(frozen=True)
@@ -79,30 +86,68 @@ def _opened(path: Pathlike) -> "Iterator[tuple[av.container.InputContainer, av.V
         yield container, container.streams.video[0]
 
 
-def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int = 18) -> int:
-    """Writes H.264 (yuv420p) from (H, W, 3) uint8 RGB frames with even sizes, atomically; returns their number.
+def video_suffix(path: Pathlike, field: str = "--out") -> str:
+    """Returns the suffix of a video to write, one of SUFFIXES. Raises InputError for another one."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(field, path, f"suffix {suffix!r}", f"one of {' '.join(SUFFIXES)}", "name the file so")
+    return suffix
 
+
+def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int = 18) -> int:
+    """Writes (H, W, 3) uint8 RGB frames as the suffix says, atomically; returns their number.
+
+    .mp4 is H.264 and .webm is VP9, both yuv420p, for even sizes; .gif has the palette of each frame and a mean frame rate of `fps`.
     Equal frames give equal bytes: one encoder thread, no timestamps of the clock.
-    Raises InputError for no frame, frames of different sizes and odd sizes.
+    Raises InputError for another suffix, no frame, frames of different sizes, and odd sizes where they are not possible.
     """
+    suffix = video_suffix(path, str(path))
+    checked = _same_size(path, frames, even=suffix != ".gif")
+    with atomic_write(path) as file:
+        count = _write_gif(file, checked, fps) if suffix == ".gif" else _encode(file, checked, fps, suffix, crf)
+        if not count:
+            raise InputError(path, "", "no frame", "at least one frame", "pass at least one frame")
+    return count
+
+
+def _same_size(path: Pathlike, frames: Iterable[Frames], even: bool) -> Iterator[Frames]:
+    shape = None
+    for number, frame in enumerate(frames):
+        if shape is None:
+            shape = frame.shape
+            if even and (shape[0] % 2 or shape[1] % 2):
+                raise InputError(path, "frame size", f"{shape[1]}x{shape[0]}", "an even width and height", "resize the frames")
+        if frame.shape != (*shape[:2], 3):
+            raise InputError(path, f"frame {number}", f"shape {frame.shape}", f"({shape[0]}, {shape[1]}, 3)", "pass frames of one size")
+        yield np.ascontiguousarray(frame)
+
+
+def _encode(file: IO[bytes], frames: Iterable[Frames], fps: float, suffix: str, crf: int) -> int:
     import av
 
-    rate, count, stream = Fraction(fps).limit_denominator(1001), 0, None
-    with atomic_write(path) as file, av.open(file, "w", format="mp4") as container:
+    codec, options = ENCODERS[suffix]
+    count, stream = 0, None
+    with av.open(file, "w", format=suffix[1:], options={"fflags": "+bitexact"} if suffix == ".webm" else {}) as container:
         for frame in frames:
             if stream is None:
-                height, width = frame.shape[:2]
-                if height % 2 or width % 2:
-                    raise InputError(path, "frame size", f"{width}x{height}", "an even width and height", "resize the frames")
-                stream = container.add_stream("libx264", rate=rate)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+                stream.width, stream.height, stream.pix_fmt = frame.shape[1], frame.shape[0], "yuv420p"
                 stream.codec_context.thread_count = 1
-                stream.options = {"crf": str(crf), "preset": "ultrafast", "threads": "1"}
-            if frame.shape != (height, width, 3):
-                raise InputError(path, f"frame {count}", f"shape {frame.shape}", f"({height}, {width}, 3)", "pass frames of one size")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+                stream.options = {"crf": str(crf), "threads": "1", **options}
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             count += 1
-        if stream is None:
-            raise InputError(path, "", "no frame", "at least one frame", "pass at least one frame")
-        container.mux(stream.encode(None))
+        if stream is not None:
+            container.mux(stream.encode(None))
     return count
+
+
+def _write_gif(file: IO[bytes], frames: Iterable[Frames], fps: float) -> int:
+    """Writes a GIF whose frames last 10 ms or a multiple, alternating so that the mean is right."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    if images:
+        ends = [10 * round(100 * (number + 1) / fps) for number in range(len(images))]
+        durations = [max(10, end - start) for start, end in pairwise([0, *ends])]
+        images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    return len(images)

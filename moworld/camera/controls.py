@@ -92,7 +92,7 @@ def parse_controls(text: str) -> list[Keys]:
     for number, term in enumerate(terms, start=1):
         match = _TERM.fullmatch(term)
         if match is None:
-            raise _bad(f"term {number}", repr(term), 'keys and a count, such as "w*48"')
+            raise _bad(f"term {number}", repr(term), 'keys and a count of frames, such as "w*48"')
         name, count = match[1] or match[3], int(match[2] or 1)
         keys = _checked([] if name == "none" else name, f"term {number}")
         if not 0 < count <= MAX_FRAMES - len(actions):

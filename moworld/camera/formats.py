@@ -3,8 +3,13 @@
 All convert to and from `Cameras`; the rest of the code base uses only its conventions. Numpy files are read without pickles.
 """
 
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +21,9 @@ from moworld.files import Pathlike, atomic_write
 
 Array = NDArray[np.float64]
 ROTATION_TOLERANCE = 5e-3  # published poses are products of float32 matrices; real shears and scales are far larger
+MAX_CAMERAS = 1_000_000  # of a file: nine hours at 30 frames per second
+MAX_ARRAY_BYTES = MAX_CAMERAS * 16 * 8 + 65_536  # a pose is 16 float64
+MAX_TEXT_BYTES = 256 * 2**20
 SIZE_MULTIPLE = 8  # video sizes are multiples of 8; a principal point may be slightly off the centre
 
 
@@ -37,6 +45,8 @@ def read_cameras(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cam
         if not known:
             raise _error(path, "", "no camera file", "poses.npy, camera.npz or a COLMAP model in the folder")
         path = known[0]
+    if not path.is_file():
+        raise _error(path, "", "no regular file", "a camera file or folder")
     if path.suffix == ".txt":
         return read_realestate10k(path)
     if path.suffix == ".npz":
@@ -48,6 +58,8 @@ def read_cameras(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cam
 
 def read_realestate10k(path: Pathlike) -> Cameras:
     """Reads a line with a URL, then rows: timestamp, normalised fx fy cx cy, 0 0, and a row-major 3x4 world-to-camera matrix."""
+    if (size := Path(path).stat().st_size) > MAX_TEXT_BYTES:
+        raise _error(path, "", f"{size} bytes", f"at most {MAX_TEXT_BYTES}")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -102,11 +114,8 @@ def write_poses(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) -
 
 def read_npz(path: Pathlike, image_hw: tuple[int, int] | None = None) -> Cameras:
     """Reads an archive of extrinsics_c2w (T, 4, 4) and intrinsics (T, 4), in pixels or normalised."""
-    arrays = _load(path)
-    missing = {"extrinsics_c2w", "intrinsics"} - set(getattr(arrays, "files", ()))
-    if missing:
-        raise _error(path, sorted(missing)[0], "no such array", "arrays extrinsics_c2w and intrinsics")
-    return _from_arrays(path, arrays["extrinsics_c2w"], arrays["intrinsics"], image_hw)
+    poses, intrinsics = _load_archive(path, ("extrinsics_c2w", "intrinsics"))
+    return _from_arrays(path, poses, intrinsics, image_hw)
 
 
 def read_colmap(path: Pathlike) -> Cameras:
@@ -146,11 +155,54 @@ def write_colmap(folder: Pathlike, cameras: Cameras, image_hw: tuple[int, int]) 
             stream.write("".join(line + "\n" for line in lines))
 
 
-def _load(path: Pathlike) -> Any:
+def _load(path: Pathlike) -> Array:
+    """Returns the array of a .npy file, whose header is checked before anything is allocated."""
+    with _naming_damage(path), open(path, "rb") as file:
+        return _read_array(path, "", file, Path(path).stat().st_size)
+
+
+def _load_archive(path: Pathlike, names: tuple[str, ...]) -> list[Array]:
+    """Returns arrays of a .npz file. A member is never unpacked beyond the size that is allowed for an array."""
+    with _naming_damage(path), zipfile.ZipFile(path) as archive:
+        missing = sorted(set(names) - {name.removesuffix(".npy") for name in archive.namelist()})
+        if missing:
+            raise _error(path, missing[0], "no such array", f"arrays {' and '.join(names)}")
+        arrays = []
+        for name in names:
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as file:
+                arrays.append(_read_array(path, name, file, member.file_size))
+        return arrays
+
+
+def _read_array(path: Pathlike, name: str, file: IO[bytes], size: int) -> Array:
+    """Returns the array of a .npy stream of `size` bytes. Raises InputError if it is, or says that it is, larger than cameras can be."""
+    expected = f"numbers of at most {MAX_CAMERAS} cameras"
+    if size > MAX_ARRAY_BYTES:
+        raise _error(path, name, f"{size} bytes", expected)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise _error(path, name, f"format {version[0]}.{version[1]}", "a numpy file of format 1.0 or 2.0")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    told = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "iuf":
+        raise _error(path, name, f"dtype {dtype}"[:80], "numbers, without pickles")
+    if told > size:
+        raise _error(path, name, f"shape {shape} in {size} bytes", "as many numbers as its header says")
+    file.seek(0)
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+@contextmanager
+def _naming_damage(path: Pathlike) -> Iterator[None]:
+    """Converts what numpy and zipfile raise for a damaged file to an InputError."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _error(path, "", f"{type(error).__name__}: {error}", "a numpy file without pickles") from None
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise _error(path, "", f"{type(error).__name__}: {error}"[:200], "a numpy file without pickles") from None
 
 
 def _from_arrays(path: Pathlike, poses: ArrayLike, intrinsics: ArrayLike, image_hw: tuple[int, int] | None) -> Cameras:

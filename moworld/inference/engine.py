@@ -6,12 +6,16 @@ that request without pause get the same number of chunks.
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moworld.devices import use_device
 from moworld.errors import InputError
@@ -33,6 +37,8 @@ class Chunk:
 class Engine:
     """Shares a model's experts, codec and text encoder among sessions. Thread-safe; `close` stops the threads.
 
+    A process that was forked from the engine's has none of its threads, so requests there raise InputError.
+
     chunk_latents: see `WorldSession`
     text_encoder:  None loads the model's encoder at the first prompt
     """
@@ -42,7 +48,7 @@ class Engine:
     ) -> None:
         self.model, self.max_sessions, self.chunk_latents = model, max_sessions, chunk_latents
         self.codec, self.text_encoder = model.codec, text_encoder or LazyTextEncoder(model)
-        self._slots, self._lock = set["Slot"](), threading.Lock()
+        self._slots, self._lock, self._process = set["Slot"](), threading.Lock(), os.getpid()
         self._denoiser = ThreadPoolExecutor(1, "denoise", use_device, (model.device,))
         self._decoder = ThreadPoolExecutor(1, "decode", use_device, (model.device,))
 
@@ -53,6 +59,7 @@ class Engine:
 
     def admit(self) -> "Slot":
         """Returns a slot for one session, to be freed by `Slot.release`. Raises InputError if all are taken."""
+        self.require_own_process()
         with self._lock:
             if len(self._slots) >= self.max_sessions:
                 found = f"{len(self._slots)} sessions"
@@ -60,6 +67,12 @@ class Engine:
             slot = Slot(self)
             self._slots.add(slot)
             return slot
+
+    def require_own_process(self) -> None:
+        """Raises InputError in a process that was forked from the one that made the engine."""
+        if os.getpid() != self._process:
+            fix = "pass the model folder to environments in worker processes: they share one server"
+            raise InputError("engine", "process", f"a fork of process {self._process}", "the process that made the engine", fix)
 
     def close(self) -> None:
         """Cancels waiting chunks and stops both threads."""
@@ -74,6 +87,11 @@ class Slot:
         self.engine = engine
         self.session = WorldSession(engine.model, engine.text_encoder, engine.codec, engine.chunk_latents)
         self._pending: Future[Chunk] | None = None
+
+    @property
+    def c2w(self) -> NDArray[np.float64]:
+        """The camera's pose, (4, 4) camera to world, in the world of the first frame."""
+        return self.session.walk.c2w
 
     def open(self, first_frame: Frames, prompt: str = "", seed: int = 0) -> "Future[Chunk]":
         """Starts a new world: its first frame (see `WorldSession.open`)."""
@@ -96,6 +114,7 @@ class Slot:
             self.engine._slots.discard(self)
 
     def _request(self, first: Callable[[], Any], second: Callable[[Any], Frames]) -> "Future[Chunk]":
+        self.engine.require_own_process()
         if self._pending is not None and not self._pending.done():
             raise RuntimeError("a chunk of this session is in progress: wait for it")
         result: Future[Chunk] = Future()

@@ -49,7 +49,7 @@ class ModelSettings(Settings):
 
     num_layers: int = Field(ge=1, le=1024)
     num_attention_heads: int = Field(ge=1, le=1024)
-    attention_head_dim: int = Field(ge=1, le=1024)
+    attention_head_dim: int = Field(ge=6, le=1024, multiple_of=2)  # the positions of three axes, each in pairs
     ffn_dim: int = Field(ge=1, le=1_000_000)
     freq_dim: int = Field(default=256, ge=1, le=65536)
     text_dim: int = Field(ge=1, le=65536)
@@ -58,8 +58,8 @@ class ModelSettings(Settings):
     camera_gate: float = Field(default=0.0, ge=-100, le=100)
     boundary: Share = 0.9
     shift: PositiveFloat = 5.0
-    chunk_latents: int = Field(default=3, ge=1, le=1024)
-    student_steps: int = Field(default=4, ge=1, le=1000)
+    chunk_latents: int = Field(default=3, ge=1, le=64)
+    student_steps: int = Field(default=4, ge=1, le=100)
     student_shift: PositiveFloat | None = None
     sampler: Sampler = "stochastic"
     least_spread: NonNegativeFloat = 0.0
@@ -131,7 +131,7 @@ class TextSettings(Settings):
     """Text encoder, the number of tokens a prompt is cut or padded to, and for UMT5 the directory with weights and tokenizer."""
 
     kind: Literal["minilm", "umt5"]
-    length: int = Field(ge=0, le=65536)
+    length: int = Field(ge=1, le=65536)
     path: str = ""
 
 

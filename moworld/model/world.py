@@ -25,14 +25,14 @@ from moworld.model.rollout import Denoiser, ExpertsDenoiser
 from moworld.model.settings import ModelSettings, TextSettings
 from moworld.model.text import TextEncoder, make_text_encoder
 from moworld.model.weights import WEIGHTS, Weights, cast_parameters, check_keys, gathered, load_weights, write_shards
-from moworld.settings import PositiveFloat, Settings
+from moworld.settings import Settings
 from moworld.tensors import Entry
 
 if TYPE_CHECKING:  # Diffusers takes seconds to import, and processes without a model read settings, too
     from moworld.model.transformer import MoWorldTransformer3DModel
 
 EXPERT_FOLDERS = {"high": "transformer", "low": "transformer_2"}
-Intrinsic = Annotated[float, Field(gt=0, le=100)]  # as a fraction of width or height
+Intrinsic = Annotated[float, Field(ge=0.01, le=100)]  # as a fraction of width or height
 Placement = Callable[["MoWorldTransformer3DModel"], None]
 FIX = "check model and quantization in model_index.json"
 
@@ -44,12 +44,12 @@ class WorldConfig(Settings):
     text: TextSettings
     height: int = Field(ge=16, le=8192)
     width: int = Field(ge=16, le=8192)
-    fps: float = Field(gt=0, le=1000)
+    fps: float = Field(ge=0.1, le=1000)
     experts: tuple[Literal["high", "low"], ...] = Field(default=("high", "low"), min_length=1, max_length=2)  # "high" alone: one expert for every noise level
     kind: Literal["teacher", "student"] = "teacher"
     quantization: Literal["none", "w8a8"] = "none"
-    move_units: PositiveFloat = 1 / 54
-    yaw_degrees: float = Field(default=1.0, gt=0, le=180)
+    move_units: float = Field(default=1 / 54, ge=1e-6, le=1e6)
+    yaw_degrees: float = Field(default=1.0, ge=1e-3, le=180)
     intrinsics: tuple[Intrinsic, Intrinsic, Intrinsic, Intrinsic] = (0.532139961, 0.946026558, 0.5, 0.5)
     base: str = ""  # the published weights that training started from, and their licence
     base_licence: str = ""

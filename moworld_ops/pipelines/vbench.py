@@ -35,7 +35,7 @@ def generate(
     from moworld.model.text import make_text_encoder
     from moworld.model.world import WorldModel
     from moworld.video import write_video
-    from moworld_ops.pipelines.cli.world import read_picture
+    from moworld_ops.pipelines.cli.inputs import read_picture
 
     for entry in entries:
         if not entry.image or not (images / entry.image).is_file():

@@ -20,17 +20,17 @@ from pydantic import AfterValidator
 
 from moworld.errors import InputError, IntegrityError
 from moworld.extras import require
+from moworld.files import SHIPPED_MODEL as SHIPPED
 from moworld.settings import Settings
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts, artifacts_at, download
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger
-from moworld_ops.components.platform.source import REPOSITORY, ROOT
+from moworld_ops.components.platform.source import REPOSITORY
 from moworld_ops.components.platform.tracking import Model, Store, Version, store_at
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
 DATABASE = "MOWORLD_REGISTRY_DATABASE"
-SHIPPED = ROOT / "models" / "pocket-long"  # in a clone; the wheel has no model
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
 MAX_NAME_CHARACTERS = 256  # of a registered model, in MLflow's database
 SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded

@@ -34,7 +34,7 @@ def verify_version(registry: ModelRegistry, version: Version, model: Artifacts |
     model: where to read the model's files; default: where the registry has them. Each is read once.
     Raises IntegrityError for the first difference, InputError if there is no key to verify with.
     """
-    artifacts, accepted, subject = registry.artifacts(version), _accepted(registry), f"{version.name} version {version.version}"
+    artifacts, accepted, subject = registry.artifacts(version), accepted_signers(registry), f"{version.name} version {version.version}"
     hashes = {}
     for part, files in (("evidence", artifacts.at("evidence")), ("model", model or artifacts.at("model"))):
         expected = signing.signed_hashes(subject, _read(artifacts, f"{part}.sig"), accepted)
@@ -86,7 +86,7 @@ def released(registry: ModelRegistry, reference: str) -> Version:
 def verify_evidence(registry: ModelRegistry, version: Version) -> Verified:
     """Returns what the signed evidence of a version says, without reading its model. Raises as `verify_version`."""
     artifacts, subject = registry.artifacts(version), f"{version.name} version {version.version}"
-    expected = signing.signed_hashes(subject, _read(artifacts, "evidence.sig"), _accepted(registry))
+    expected = signing.signed_hashes(subject, _read(artifacts, "evidence.sig"), accepted_signers(registry))
     signing.compare(f"{subject}, evidence", artifacts.at("evidence"), expected)
     signed, metrics = (_json(subject, artifacts, f"evidence/{name}") for name in ("evidence.json", "metrics.json"))
     return Verified(signed, metrics, str(signed.get("model_sha256", "")))
@@ -133,7 +133,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, float]:
     return numbers
 
 
-def _accepted(registry: ModelRegistry) -> Sequence[PublicKey]:
+def accepted_signers(registry: ModelRegistry) -> Sequence[PublicKey]:
     """Returns the keys whose signatures count: those of the registry's ledger and of MOWORLD_SIGNING_PUBLIC_KEY, else this machine's."""
     listed = accepted_keys(registry.ledger.entries())
     return [*listed, *keys.pinned_keys()] if listed else keys.configured_keys()

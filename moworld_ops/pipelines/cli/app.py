@@ -39,7 +39,7 @@ class Root(LazyGroup):
         "model": Entry(f"{CLI}.model:app", "Data and models", "Import, export and inspect checkpoints."),
         "release": Entry(f"{CLI}.release:app", "Data and models", "Compare, promote, roll back and verify registered models."),
         "play": Entry(f"{CLI}.world:play", "Worlds", "Walk through a world in the browser."),
-        "rollout": Entry(f"{CLI}.world:rollout", "Worlds", "Generate a video from an image and controls."),
+        "rollout": Entry(f"{CLI}.rollout:rollout", "Worlds", "Generate a video from an image and controls."),
         "evaluate": Entry(f"{CLI}.evaluate:evaluate", "Worlds", "Evaluate models, videos, or the distillation of a run."),
         "bench": Entry(f"{CLI}.bench:bench", "Worlds", "Measure a hot path beside its peer on this machine."),
         "doctor": Entry(f"{CLI}.doctor:doctor", "Help", "Check this machine and say how to fix what is missing."),

@@ -25,6 +25,7 @@ class Case(StrEnum):
     kernels = "kernels"
     player = "player"
     backends = "backends"
+    environments = "environments"
 
 
 MAPS = ",".join(f"MAP{number:02d}" for number in range(1, 21))
@@ -57,6 +58,7 @@ def bench(
     game episodes beside the engine's, minutes per episode. rollout: a session beside Diffusers over a sliding window and beside a
     KV cache. kernels: each operator on an NVIDIA GPU. player: frames and key latency in a headless Chromium.
     backends: the default model by OpenVINO, INT8 and float32 on this CPU, alone and beside a busy process.
+    environments: chunks a second of Gymnasium environments that share the default model, beside one environment.
     """
     from moworld_ops.pipelines import profile as profiles
 
@@ -96,6 +98,11 @@ def _measure(
         from moworld_ops.components.platform.registry import model_folder
 
         return bench_player(model_folder(""))
+    if case is Case.environments:
+        from moworld_ops.benchmarks.environments import bench_environments
+        from moworld_ops.components.platform.registry import model_folder
+
+        return bench_environments(model_folder(""))
     if case is Case.backends:
         from moworld_ops.benchmarks.backends import bench_backends
         from moworld_ops.components.platform.home import home

@@ -1,5 +1,6 @@
 """How a command ends other than well: the line on stderr, the JSON of `--json`, the exit status, and what a signal does."""
 
+import errno
 import json
 import os
 import signal
@@ -52,7 +53,8 @@ def path_error(error: Exception) -> Exception | None:
     from moworld.errors import InputError
 
     expected = IsADirectoryError | NotADirectoryError | FileExistsError | PermissionError | FileNotFoundError
-    if not isinstance(error, expected) or not (path := error.filename2 or error.filename):  # filename2: where a file was moved
+    known = isinstance(error, expected) or getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP)
+    if not known or not isinstance(error, OSError) or not (path := error.filename2 or error.filename):  # filename2: where a file was moved
         return None
     fix = "check the path, its permissions, and that its parents are directories"
     return InputError(path, "", error.strerror, "a path that can be written or read", fix)

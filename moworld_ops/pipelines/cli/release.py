@@ -213,22 +213,51 @@ def adopt(model: Name, reason: Reason = "", profile: Where = "", json: Json = Fa
 
 
 @app.command()
-def verify(reference: Reference, profile: Where = "", json: Json = False) -> None:
-    """Verify signatures, MLflow record and ledger of a version.
+def verify(
+    reference: Annotated[str, typer.Argument(help="NAME@ALIAS, NAME@VERSION, or a video of 'rollout' with its record.")],
+    unsigned: Annotated[bool, option("Of a video: accept a record without a signature.", "--unsigned")] = False,
+    profile: Where = "",
+    json: Json = False,
+) -> None:
+    """Verify signatures, MLflow record and ledger of a version, or where a video comes from.
 
     Example: moworld release verify moworld-pocket@champion
 
-    Checked are the signatures of model and evidence, the metrics in MLflow, the signed lines of the ledger, and the champion alias. Nothing
-    is written, and no private key is needed. Exit status 1 if anything was changed.
+    Example: moworld release verify world.mp4
+
+    Of a version, checked are the signatures of model and evidence, the metrics in MLflow, the signed lines of the ledger, and the champion
+    alias. Of a video, checked are its SHA-256, the signature of its record (FILE.json), and, if the registry has the version that it names,
+    model and data revision. Nothing is written, and no private key is needed. Exit status 1 if anything was changed.
     """
+    from moworld_ops.components.platform.provenance import is_file_reference
     from moworld_ops.components.platform.verification import verify_release
 
+    if is_file_reference(reference):
+        _verify_file(Path(reference), unsigned, profile, json)
+        return
     registry = open_registry(profile)
     version = registry.find(reference)
     entries = verify_release(registry, version)
     found = {"model": version.name, "version": version.version, "signature": "valid", "ledger_entries": entries}
     text = f"{version.name} version {version.version}: signatures and metrics valid; ledger: {entries} entries, unbroken"
     print_result(json, found, text)
+
+
+def _verify_file(path: Path, unsigned: bool, profile: str, json: bool) -> None:
+    from moworld_ops.components.platform.provenance import verify_video
+
+    done = verify_video(path, unsigned, open_registry(profile) if profile else None)
+    model, frames = done.record.model, done.record.frames
+    name = f"{model.name} version {model.version}" if model.name else f"model {model.sha256[:12]}"
+    known = "as registered" if done.registered else "not in this registry"
+    who = f"signed by key {done.signer[:12]}" if done.signer else "UNSIGNED, anyone could have written this record"
+    data = f", data {model.data_revision[:12]}" if model.data_revision else ""
+    facts = {
+        "video": str(done.video), "sha256": done.record.sha256, "signer": done.signer or None, "model_registered": done.registered,
+        "model": model.model_dump(), "kind": done.record.kind, "created": done.record.created, "prompt": done.record.controls.prompt,
+        "seed": done.record.controls.seed, "actions": done.record.controls.actions, "frames": frames.count,
+    }  # fmt: skip
+    print_result(json, facts, f"{done.video}: unchanged, {who}; {frames.count} frames by {name} ({known}{data}), {done.record.created}")
 
 
 @app.command()

@@ -1,5 +1,9 @@
 """Camera files: published files are read, every format round-trips, and errors name file and row."""
 
+import io
+import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +136,50 @@ def test_other_files_are_rejected(tmp_path: Path):
     for missing in ("none.txt", "."):
         with pytest.raises(InputError):
             read_cameras(tmp_path / missing)
+
+
+def lying_header(shape: tuple[int, ...]) -> bytes:
+    """A .npy file whose header says `shape`, with 64 bytes after it."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("member", "found"),
+    [
+        (lying_header((10**9, 4, 4)), "numbers as its header says"),
+        (lying_header((10**30, 4, 4)), "numbers as its header says"),
+        (lying_header((2, 4, 4)), "numbers as its header says"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(64), "without pickles"),
+        (b"\x93NUMPY\x09\x00" + bytes(64), "format"),
+        (bytes(300_000_000), "at most 1000000 cameras"),
+    ],
+    ids=["a terabyte", "more than any", "shorter", "a long header", "a version", "compressed zeros"],
+)
+def test_arrays_that_say_or_hold_more_than_cameras_need_are_refused_before_they_are_read(tmp_path: Path, member: bytes, found: str):
+    for name in ("extrinsics_c2w", "intrinsics"):
+        others = {"extrinsics_c2w": np.eye(4)[None], "intrinsics": np.ones((1, 4))}
+        with zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            for other, array in others.items():
+                stream = io.BytesIO()
+                np.save(stream, array)
+                archive.writestr(f"{other}.npy", member if other == name else stream.getvalue())
+        tracemalloc.start()
+        with pytest.raises(InputError, match=found):
+            read_cameras(tmp_path / "c.npz")
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+        tracemalloc.stop()
+    (tmp_path / "poses.npy").write_bytes(member)
+    np.save(tmp_path / "intrinsics.npy", np.ones(4))
+    with pytest.raises(InputError, match=found):
+        read_cameras(tmp_path)
+
+
+def test_a_text_file_that_is_too_long_and_a_pipe_are_refused(tmp_path: Path):
+    with open(tmp_path / "long.txt", "wb") as file:
+        file.truncate(300 * 2**20)
+    os.mkfifo(tmp_path / "pipe.npy")
+    for name, found in (("long.txt", "at most"), ("pipe.npy", "no regular file")):
+        with pytest.raises(InputError, match=found):
+            read_cameras(tmp_path / name)

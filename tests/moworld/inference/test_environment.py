@@ -1,7 +1,10 @@
-"""The Gymnasium environment: Gymnasium's checker, frames of the session, seeds, options, vectors."""
+"""The Gymnasium environment: Gymnasium's checker, frames of the session, seeds, options, tasks, vectors and their processes, recording."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium
@@ -12,9 +15,14 @@ from gymnasium.vector import SyncVectorEnv
 
 from moworld.errors import InputError
 from moworld.inference.engine import Engine
-from moworld.inference.environment import WorldEnvironment, WorldVectorEnvironment, action_keys
+from moworld.inference.environment import DISCRETE, MAX_CHUNKS, WorldEnvironment, action_keys
+from moworld.inference.recording import RecordEpisodes
 from moworld.inference.session import WorldSession
-from tests.moworld.inference.worlds import Letters, picture, tiny_engine
+from moworld.inference.vector_environment import WorldVectorEnvironment
+from moworld.video import video_info
+from tests.moworld.inference.worlds import Letters, picture, served_world, tiny_engine
+
+NAME = "moworld.inference.environment:MoWorld-v0"
 
 SHIPPED = Path(__file__).parents[3] / "models" / "pocket-long"
 PICTURES = [picture(seed=0), picture(seed=1)]
@@ -53,10 +61,10 @@ def test_a_step_is_the_sessions_chunk_under_the_keys_of_its_action(world: WorldE
     alone = WorldSession(engine.model, Letters(), engine.codec)
     assert np.array_equal(seen[0], np.repeat(alone.open(PICTURES[1], "a hall", seed), 12, axis=0))
     assert all(np.array_equal(one, alone.step(controls)) for one, controls in zip(seen[1:], keys, strict=True))
-    assert np.allclose(world.slot.session.walk.c2w, alone.walk.c2w) and not np.allclose(alone.walk.c2w, np.eye(4))
+    assert np.allclose(world.step(REST)[4]["c2w"], alone.walk.c2w) and not np.allclose(alone.walk.c2w, np.eye(4))
 
 
-def test_the_observation_is_the_newest_frame_and_info_has_the_pose(world: WorldEnvironment):
+def test_the_observation_is_the_newest_frame_and_info_has_the_pose(world: WorldEnvironment, engine: Engine):
     frame, info = world.reset(seed=1)
     assert np.array_equal(frame, info["frames"][-1]) and np.array_equal(info["c2w"], np.eye(4)) and world.observation_space.contains(frame)
     for number in range(1, 4):
@@ -64,8 +72,8 @@ def test_the_observation_is_the_newest_frame_and_info_has_the_pose(world: WorldE
         assert (
             np.array_equal(frame, info["frames"][-1]) and np.array_equal(frame, world.render()) and info["frames"].shape == (12, 16, 32, 3)
         )
-        assert info["c2w"][2, 3] == pytest.approx(12 * number * world.engine.model.config.move_units)
-        assert (reward, terminated, truncated) == (0.0, False, number == 3)
+        assert info["c2w"][2, 3] == pytest.approx(12 * number * engine.model.config.move_units)
+        assert (terminated, truncated) == (False, number == 3) and reward == pytest.approx(1)
 
 
 def test_an_episode_is_a_function_of_its_seed(world: WorldEnvironment):
@@ -89,14 +97,99 @@ def test_reward_is_minus_the_distance_to_a_goal_or_a_given_function(world: World
     assert reward == pytest.approx(info["frames"].mean() + info["c2w"][2, 3])
 
 
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [({"frame": PICTURES[0]}, "options"), ({"first_frame": PICTURES[0][..., 0]}, "first_frame"), ({"goal": PICTURES[0] / 255}, "goal")],
-)
-def test_invalid_options_are_named(world: WorldEnvironment, options: dict[str, object], field: str):
-    with pytest.raises(InputError, match=field):
-        world.reset(options=options)
+def test_the_default_task_rewards_new_distance_and_ends_by_truncation(engine: Engine):
+    world = WorldEnvironment(engine, pictures=PICTURES, max_chunks=4)
+    world.reset(seed=1)
+    steps = [world.step(np.array(action)) for action in (AHEAD, [2, 0, 0, 0], AHEAD, AHEAD)]  # the third walks where it was
+    assert [step[1] for step in steps] == pytest.approx([1, 0, 0, 1]) and [step[2:4] for step in steps] == [(False, number == 3) for number in range(4)]
+    assert steps[-1][4]["distance"] == pytest.approx(24 * engine.model.config.move_units)
+    world.reset(seed=1)
+    assert world.step(np.array(AHEAD))[1] == pytest.approx(1)  # the distance starts anew
+    assert WorldEnvironment(engine, pictures=PICTURES).max_chunks == MAX_CHUNKS
+
+
+def test_a_goal_that_is_reached_terminates_an_episode(engine: Engine):
+    world = WorldEnvironment(engine, pictures=PICTURES, goal_tolerance=0.0)
+    world.reset(seed=1)
+    seen = world.step(np.array(AHEAD))[0]
+    world.reset(seed=1, options={"goal": seen})
+    _, reward, terminated, truncated, _ = world.step(np.array(AHEAD))
+    assert (reward, terminated, truncated) == (0.0, True, False)
+    world.reset(seed=1, options={"goal": seen})
+    assert world.step(np.array(TURN))[2:4] == (False, False)
+
+
+def test_discrete_actions_are_keys_of_a_list(engine: Engine):
+    runs = []
+    for actions, chosen in (("keys", [[1, 0, 1, 0], [0, 0, 2, 0]]), ("discrete", [DISCRETE.index("wl"), DISCRETE.index("j")]), (["j", "wl"], [1, 0])):
+        world = WorldEnvironment(engine, pictures=PICTURES, actions=actions)
+        assert world.action_space.contains(np.array(chosen[0]) if actions == "keys" else np.int64(chosen[0]))  # type: ignore[index]
+        world.reset(seed=3)
+        runs.append([world.step(action)[0] for action in chosen])
+        world.close()
+    assert all(np.array_equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+    check_env(WorldEnvironment(engine, pictures=PICTURES, actions="discrete"), skip_render_check=True)
+    world = WorldEnvironment(engine, pictures=PICTURES, actions="discrete")
+    world.reset(seed=0)
+    for action in (9, -1, 1.0, [1, 0], "w", None):
+        with pytest.raises(InputError, match="action"):
+            world.step(action)
+
+
+ODD_OPTIONS = {
+    "an unknown name": ({"frame": PICTURES[0]}, "options"),
+    "names that are no text": ({5: 1, "a": 2}, "options"),
+    "a list": ([1], "options"),
+    "text": ("prompt", "options"),
+    "a grey picture": ({"first_frame": PICTURES[0][..., 0]}, "first_frame"),
+    "fractions": ({"goal": PICTURES[0] / 255}, "goal"),
+    "no row": ({"first_frame": np.zeros((0, 10, 3), np.uint8)}, "first_frame"),
+    "no column": ({"goal": np.zeros((20, 0, 3), np.uint8)}, "goal"),
+    "one pixel": ({"first_frame": np.zeros((1, 1, 3), np.uint8)}, "first_frame"),
+    "a line": ({"first_frame": np.zeros((16, 9000, 3), np.uint8)}, "first_frame"),
+    "no picture": ({"first_frame": None}, "first_frame"),
+    "a ragged list": ({"goal": [[1, 2], [3]]}, "goal"),
+    "a file name": ({"first_frame": "first.png"}, "first_frame"),
+    "a number as prompt": ({"prompt": 5}, "prompt"),
+    "bytes as prompt": ({"prompt": b"a hall"}, "prompt"),
+    "no prompt": ({"prompt": None}, "prompt"),
+    "a book": ({"prompt": "a" * 10_000}, "prompt"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_OPTIONS)
+def test_invalid_options_are_named(world: WorldEnvironment, case: str):
+    options, field = ODD_OPTIONS[case]
+    with pytest.raises(InputError, match=f"environment: {field}: ") as raised:
+        world.reset(options=options)  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
     assert world.reset(seed=0)[0].shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_chunks", 0), ("max_chunks", -1), ("max_chunks", 1.5), ("max_chunks", True), ("max_chunks", "ten"), ("reward", 1.0), ("goal_tolerance", float("nan")),
+     ("goal_tolerance", 2), ("actions", "all"), ("actions", []), ("actions", [1, 2]), ("actions", 9), ("device", 5),
+     ("chunk_latents", 0), ("chunk_latents", 1.0), ("chunk_latents", "1"), ("render_mode", "human"), ("pictures", [np.zeros((0, 10, 3), np.uint8)])],
+)  # fmt: skip
+def test_invalid_settings_are_named(engine: Engine, field: str, value: object):
+    with pytest.raises(InputError, match=f"environment: {field}"):
+        WorldEnvironment(engine, **{"pictures": PICTURES, field: value})  # type: ignore[arg-type]
+    assert engine.sessions == 0
+
+
+def test_keys_of_a_list_that_do_not_exist_or_cancel_each_other_are_named(engine: Engine):
+    for actions in (["x"], ["ws"], ["w", "lj"]):
+        with pytest.raises(InputError, match="controls"):
+            WorldEnvironment(engine, pictures=PICTURES, actions=actions)
+
+
+def test_a_model_that_is_none_is_named(tmp_path: Path):
+    for model in (5, b"models", object(), tmp_path, tmp_path / "nowhere", ""):
+        with pytest.raises(InputError):
+            WorldEnvironment(model)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="num_envs"):
+        WorldVectorEnvironment(0)
 
 
 def test_invalid_actions_are_refused_and_the_world_continues(world: WorldEnvironment):
@@ -153,14 +246,121 @@ def test_a_vector_works_after_an_invalid_action_and_a_reset(engine: Engine):
     vector.close()
 
 
-def test_gymnasium_makes_an_environment_of_the_shipped_model():
-    name, settings = "moworld.inference.environment:MoWorld-v0", {"model": str(SHIPPED), "max_chunks": 2, "chunk_latents": 1}
-    made = gymnasium.make(name, render_mode="rgb_array", **settings)
+def test_gymnasium_makes_an_environment_of_the_model_that_comes_along():
+    settings = {"max_chunks": 2, "chunk_latents": 1}
+    made = gymnasium.make(NAME, render_mode="rgb_array", **settings)
     assert len(episode(made, [AHEAD, TURN], seed=0)) == 3
     check_env(made.unwrapped)  # this one has a spec, so it is made again for every render mode
-    vector = gymnasium.make_vec(name, num_envs=2, **settings)
+    vector = gymnasium.make_vec(NAME, num_envs=2, **settings, model=str(SHIPPED))
     assert vector.reset(seed=0)[0].shape == (2, 64, 96, 3)
     vector.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny model's folder, with pictures."""
+    from PIL import Image
+
+    served_world(tmp_path / "codec").save(tmp_path / "model")
+    (tmp_path / "model" / "pictures").mkdir()
+    for number, one in enumerate(PICTURES):
+        Image.fromarray(one).save(tmp_path / "model" / "pictures" / f"{number}.png")
+    return tmp_path / "model"
+
+
+def test_environments_of_a_folder_share_one_engine_which_the_last_one_closes(folder: Path):
+    worlds = [WorldEnvironment(folder) for _ in range(3)]
+    for one in worlds[:2]:
+        one.reset(seed=0)
+    engines = {id(one._seat.engine) for one in worlds[:2]}  # type: ignore[union-attr]
+    assert len(engines) == 1 and worlds[2]._seat is None  # a model is loaded by the first reset
+    engine = worlds[0]._seat.engine  # type: ignore[union-attr]
+    for one, left in zip(worlds, (1, 0, 0), strict=True):
+        one.close()
+        assert engine.sessions == left
+    with pytest.raises(RuntimeError):  # its threads have ended
+        engine.admit().step("w*12")
+    assert worlds[0].reset(seed=0)[0].shape == (16, 32, 3)
+    worlds[0].close()
+    with pytest.raises(InputError, match="reset"):
+        worlds[0].step(np.array(AHEAD))
+
+
+def steps_of(vector: gymnasium.vector.VectorEnv) -> list[np.ndarray]:
+    frames = [vector.reset(seed=7)[0]]
+    for _ in range(3):
+        frame, _, terminated, _, info = vector.step(np.array([AHEAD, TURN, [1, 0, 1, 0]]))
+        frames.append(frame)
+    assert info["frames"].shape == (3, 12, 16, 32, 3) and info["c2w"].shape == (3, 4, 4) and not np.any(terminated)
+    return frames
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_of_an_async_vector_are_clients_of_one_server(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, context: str, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path_factory.mktemp("s")  # short: a socket's path has at most 100 bytes
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(place))
+    here = gymnasium.make_vec(NAME, num_envs=3, model=folder)
+    expected = steps_of(here)
+    here.close()
+    vector = gymnasium.make_vec(NAME, num_envs=3, vectorization_mode="async", vector_kwargs={"context": context}, model=folder)
+    found = steps_of(vector)
+    sockets = list(place.rglob("*.sock"))
+    assert len(sockets) == 1 and sockets[0].parent.stat().st_mode & 0o077 == 0
+    assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
+    vector.close()
+    while list(place.rglob("*.sock")):  # the server ends when nobody is connected; the test's limit is the suite's
+        time.sleep(0.1)
+    assert not list(place.rglob("*.lock"))
+
+
+def invalid_worlds(folder: str, answers: object) -> None:
+    try:
+        WorldEnvironment(folder)
+        answers.put("made")  # type: ignore[attr-defined]
+    except InputError as error:
+        answers.put(str(error))  # type: ignore[attr-defined]
+
+
+def test_a_model_that_cannot_be_served_is_one_line_in_a_worker(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    worker = context.Process(target=invalid_worlds, args=(str(tmp_path), answers))
+    worker.start()
+    assert "model_index.json: found no such file" in answers.get()
+    worker.join()
+
+
+def test_an_engine_in_a_forked_process_is_refused_instead_of_waiting_for_ever(engine: Engine):
+    world = WorldEnvironment(engine, pictures=PICTURES)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for request in (world.reset, lambda: WorldEnvironment(engine)):
+            try:
+                request()
+            except InputError as error:
+                refused += "fork" in str(error)
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert world.reset(seed=0)[0].shape == (16, 32, 3)
+
+
+def test_episodes_are_recorded_with_all_frames(world: WorldEnvironment, tmp_path: Path):
+    recorded = RecordEpisodes(world, tmp_path / "videos", trigger=lambda episode: episode != 1)
+    for count in (3, 1, 2):  # the first one is truncated, the others are left
+        episode(recorded, [AHEAD] * count, seed=0)
+    recorded.close()
+    assert {path.name for path in (tmp_path / "videos").iterdir()} == {"episode-0.mp4", "episode-2.mp4"}
+    facts = [video_info(tmp_path / "videos" / f"episode-{number}.mp4") for number in (0, 2)]
+    assert [one.num_frames for one in facts] == [37, 25] and facts[0].fps == pytest.approx(world.metadata["frame_fps"], rel=1e-3)
+
+
+def test_gymnasiums_recorder_says_what_it_needs(world: WorldEnvironment, tmp_path: Path):
+    with pytest.raises(gymnasium.error.DependencyNotInstalled, match="pip install"):
+        gymnasium.wrappers.RecordVideo(world, str(tmp_path / "videos"))
 
 
 def test_importing_it_loads_no_pytorch():
