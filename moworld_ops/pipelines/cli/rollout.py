@@ -22,7 +22,7 @@ class Serving:
     memory: str
     quantize: bool
     device: str
-    backend: Literal["openvino", "torch"]
+    backend: str
     chunk_latents: int | None = None
 
 
