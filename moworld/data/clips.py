@@ -45,6 +45,7 @@ class Clip:
     camera: str | None = None
     camera_sha256: str | None = None
     camera_origin: str | None = None  # engine, file, sfm
+    camera_notes: str | None = None  # fields of the camera file that are not used, and how it was read
     translation_scale: float | None = None  # native units of the camera file per model unit
     depth: str | None = None
     actions: str | None = None

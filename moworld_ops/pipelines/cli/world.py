@@ -152,9 +152,10 @@ def pose_chunks(path: Path, chunk: int) -> list[Any]:
 
     A remainder shorter than a chunk is omitted. Raises InputError if there is no whole chunk.
     """
-    from moworld.camera import read_cameras, translation_scale
+    from moworld.camera import Cameras, read_camera_file, translation_scale
 
-    cameras = read_cameras(path).relative_to(0)
+    file = read_camera_file(path)  # the model's own lens is used, so a lens in pixels needs no image size here
+    cameras = Cameras(file.intrinsics, file.w2c).relative_to(0)
     c2w = cameras.scaled(translation_scale(cameras.w2c)).c2w[1:]
     whole = len(c2w) // chunk * chunk
     if not whole:
