@@ -58,6 +58,13 @@ class Clip:
     points: str | None = None  # point cloud, .ply, native units of the camera file
     epipolar_error_px: float | None = None
     epipolar_inliers: float | None = None
+    window_error_px: float | None = None
+    verified_share: float | None = None
+    camera_faults: int | None = None  # 1 if the pictures contradict the cameras, which camera_mistake explains
+    camera_mistake: str | None = None
+    camera_undecided: str | None = None
+    lens_ratio: float | None = None  # best focal length over the given one
+    lens_origin: str | None = None  # given, measured, prior
     registered_share: float | None = None
     reprojection_error_px: float | None = None
     track_length: float | None = None

@@ -22,6 +22,7 @@ from moworld.data.clips import Clip, with_cameras
 from moworld.data.points import Colours, Points, with_points
 from moworld.data.settings import GeometrySettings
 from moworld.data.tracks import followed
+from moworld.data.verdict import judge_cameras
 from moworld.data.verification import camera_distances, loop_error, verify_cameras
 from moworld.files import read_json, sha256_file, write_json
 from moworld.video import iterate_frames, read_frames, write_video
@@ -71,12 +72,20 @@ def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: 
 
 def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySettings, cloud: Found | None) -> Clip:
     error, inliers = verify_cameras(clip, folder, cameras, settings)
+    verdict = judge_cameras(clip, folder, cameras)
     measures: dict[str, Any] = measure_trajectory(cameras)
     return replace(
         with_points(clip, folder, cloud),
         translation_scale=clip.translation_scale or translation_scale(cameras.w2c),
         epipolar_error_px=error,
         epipolar_inliers=inliers,
+        window_error_px=verdict.error_px,
+        verified_share=verdict.tested,
+        camera_faults=int(verdict.mistake is not None),
+        camera_mistake=verdict.mistake,
+        camera_undecided=verdict.undecided,
+        lens_ratio=verdict.lens,
+        lens_origin=clip.lens_origin or "given",
         loop_error_px=loop_error(clip, folder, cameras, settings),
         **measures,
     )
