@@ -74,6 +74,7 @@ class Clip:
     path_length: float | None = None
     parallax_degrees: float | None = None
     lens_error: float | None = None
+    motion_error: float | None = None
     followed_share: float | None = None
     followed_share_lowest: float | None = None
     loop_error_px: float | None = None

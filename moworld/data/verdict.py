@@ -26,6 +26,7 @@ LENS_TOLERANCE = 0.07  # of the focal length: smaller deviations are left to the
 LENS_UNDECIDED = 1.3  # ratio of the longest to the shortest lens that fits as well: above it the pictures do not determine the lens
 SAME_DEGREES, SAME_DIRECTION, SAME_LENGTH = 0.05, 0.02, 0.05  # within which relative motions of two readings are equal
 SCREENED, LENS_WINDOWS = 6, 12  # windows in which every reading, and every lens, is tried
+NOTHING = 5  # other readings that fit as well: the pictures hardly move
 SHOWN = 3  # readings that a finding names
 STANDING = 0.01  # of the median step: cameras with smaller steps stand still
 TURNING = 0.02  # degrees per frame: cameras with smaller turns do not turn
@@ -202,6 +203,8 @@ class _Trial:
             if len(inside) and errors.max() <= LARGEST_ERROR and errors.mean() <= AS_GOOD * self.given[inside].mean() + CLOSE:
                 equal.append(reading.name)
         open_questions = [f"fits as well: {name}" for name in equal]
+        if len(equal) >= NOTHING:
+            open_questions = [f"order and direction of motion: {len(equal)} other readings of the cameras fit as well"]
         if longest / shortest > LENS_UNDECIDED:
             open_questions.append(f"lens: {shortest:.2f} to {longest:.2f} times the focal length fit as well")
         return open_questions
