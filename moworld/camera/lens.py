@@ -88,7 +88,8 @@ def _smallest_zoom(camera: Any, k: Array, image_hw: tuple[int, int]) -> float:
         seen = _projected(camera, rays / zoom)
         if not np.isfinite(seen).all() or (seen < -0.5).any() or (seen > size + 0.5).any():
             continue
-        across, down = (np.gradient(seen.reshape(GRID, GRID, 2), axis=axis) for axis in (1, 0))
+        grid: Any = seen.reshape(GRID, GRID, 2)
+        across, down = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
         if (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0] > 0).all():
             return float(zoom)
     raise ValueError(f"no zoom up to {LARGEST_ZOOM:g} fills the picture without folding it")

@@ -45,7 +45,6 @@ class Clip:
     camera: str | None = None
     camera_sha256: str | None = None
     camera_origin: str | None = None  # engine, file, sfm
-    camera_notes: str | None = None  # fields of the camera file that are not used, and how it was read
     translation_scale: float | None = None  # native units of the camera file per model unit
     depth: str | None = None
     actions: str | None = None
@@ -60,6 +59,7 @@ class Clip:
     epipolar_inliers: float | None = None
     window_error_px: float | None = None
     verified_share: float | None = None
+    camera_notes: str | None = None  # fields of the camera file that are not used, and how it was read
     camera_faults: int | None = None  # 1 if the pictures contradict the cameras, which camera_mistake explains
     camera_mistake: str | None = None
     camera_undecided: str | None = None

@@ -142,7 +142,7 @@ def _normalised(intrinsics: Tensor, content: dict[str, Any], path: Path, frames:
     if len(values) != frames:
         raise InputError(path, "intrinsics", f"{len(values)} rows", f"{frames}, one a pose", FIX)
     if float(values.max()) > 8:  # normalised values are far below, pixels far above
-        size = [content.get(key) for key in ("ori_w", "ori_h")]
+        size: list[Any] = [content.get(key) for key in ("ori_w", "ori_h")]
         if not all(isinstance(side, int | float) and 0 < side < float("inf") for side in size):
             found = f"intrinsics in pixels, ori_w {size[0]}, ori_h {size[1]}"
             raise InputError(path, "intrinsics", found, "ori_w and ori_h, the size of the pictures", FIX)

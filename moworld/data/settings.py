@@ -115,7 +115,7 @@ class GeometrySettings(Settings):
     sfm_features: PositiveInt = 2000
     sfm_window: PositiveInt = 160
     sfm_overlap: NonNegativeInt = 20
-    prior_lens: float = Field(0.8, ge=0.2, le=5)
+    prior_lens: float = Field(default=0.8, ge=0.2, le=5)
 
 
 class VisionSettings(Settings):

@@ -5,6 +5,7 @@ The given cameras are compared with the pictures in every window of the trajecto
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -136,18 +137,21 @@ class _Trial:
         for reading in readings:
             inside, errors = self.of(reading)
             where = np.isin(inside, bad)
-            enough = where.sum() >= 0.8 * len(bad) and where.any()
-            if enough and errors[where].max() <= LARGEST_ERROR and np.mean(errors[where]) * CLEARLY_BETTER <= self.given[inside[where]].mean():
-                explaining.append((float(np.mean(np.minimum(errors, 10))), reading))
+            enough = where.sum() >= 0.8 * len(bad) and errors.max(initial=0) <= LARGEST_ERROR
+            if enough and np.mean(errors[where]) * CLEARLY_BETTER <= self.given[inside[where]].mean():
+                explaining.append((float(np.mean(errors)), reading))
         spans = _spans([(self.windows[i].frames[0], self.windows[i].frames[-1]) for i in bad])
         what = f"frames {spans}: the pictures contradict the cameras by {self.given[bad].max():.2f} pixels in {len(bad)} of {len(self.given)} windows"
-        return f"{what}; {_look_like(explaining) or self._other_causes(bad)}"
+        return f"{what}; {self._cause(explaining)}"
 
-    def _other_causes(self, bad: NDArray[np.int64]) -> str:
-        chosen = _spread(bad, LENS_WINDOWS)
-        lens = np.array([np.minimum(self._errors(with_lens(self.cameras, factor), chosen), 10).mean() for factor in LENSES])
-        if lens.min() <= min(LARGEST_ERROR, 0.5 * float(np.minimum(self.given[bad], 10).mean())):
-            return _wrong_lens(_vertex(lens, int(lens.argmin())))
+    def _cause(self, explaining: list[tuple[float, Reading]]) -> str:
+        """Returns the mistake whose correction has the smallest error: a reading, or another lens in all windows."""
+        _, best, _ = self.lens_range()
+        error = self.lens_error(best)
+        if error <= min(LARGEST_ERROR, self.lens_error(1.0) / CLEARLY_BETTER, *(AS_GOOD * other for other, _ in explaining)):
+            return _wrong_lens(best)
+        if explaining:
+            return _look_like(explaining)
         centres = self.cameras.c2w[:, :3, 3]
         if not np.ptp(centres, axis=0).any():
             return "all camera centres are equal, but the pictures show parallax"
@@ -181,9 +185,13 @@ class _Trial:
                 return f"frames {start} to {stop}: the cameras stand still while the pictures move by {moved:.2f} pixels per frame"
         return None
 
+    @cached_property
+    def _lens_errors(self) -> Array:
+        return np.array([self.lens_error(factor) for factor in LENSES])
+
     def lens_range(self) -> tuple[float, float, float]:
         """Returns factors of the focal length: the shortest lens that fits as well as the best one, the best, and the longest."""
-        errors = np.array([self.lens_error(factor) for factor in LENSES])
+        errors = self._lens_errors
         best = int(errors.argmin())
         good = np.flatnonzero(errors <= AS_GOOD * errors[best] + CLOSE)
         return float(LENSES[good[0]]), _vertex(errors, best), float(LENSES[good[-1]])

@@ -106,7 +106,7 @@ def corner_errors(window: Window, cameras: Cameras, size_hw: tuple[int, int]) ->
     The depth is positive and the point in front of every camera; a point at infinity is allowed. Where only the opposite direction of
     motion explains a corner, its error is therefore the parallax that it shows.
     """
-    rays, rotated, moved, focal, centre = _projection(window, cameras, size_hw)
+    rotated, moved, focal, centre = _projection(window, cameras, size_hw)
     observed = window.points[:, 1:]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         inverse_depth = _solved(rotated, moved, (observed - centre) / focal)
@@ -127,8 +127,8 @@ def window_error(window: Window, cameras: Cameras, size_hw: tuple[int, int]) -> 
     return float(np.median(corner_errors(window, cameras, size_hw)))
 
 
-def _projection(window: Window, cameras: Cameras, size_hw: tuple[int, int]) -> tuple[Array, Array, Array, Array, Array]:
-    """Returns rays (n, 3), rotated rays (n, K, 3), translations (K, 3) over their largest, focal lengths (K, 2) and centres (K, 2)."""
+def _projection(window: Window, cameras: Cameras, size_hw: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
+    """Returns of the later frames: rotated rays (n, K, 3), translations (K, 3) over their largest, focal lengths (K, 2), centres (K, 2)."""
     scale = np.array([size_hw[1], size_hw[0], size_hw[1], size_hw[0]])
     lens = cameras.intrinsics[list(window.frames)] * scale
     relative = cameras.w2c[list(window.frames[1:])] @ cameras.c2w[window.frames[0]]
@@ -137,7 +137,7 @@ def _projection(window: Window, cameras: Cameras, size_hw: tuple[int, int]) -> t
     moved = relative[:, :3, 3]
     largest = np.linalg.norm(moved, axis=1).max()
     moved = moved / largest if largest > 1e-12 else np.zeros_like(moved)
-    return rays, rotated, moved, lens[1:, :2], lens[1:, 2:]
+    return rotated, moved, lens[1:, :2], lens[1:, 2:]
 
 
 def _solved(rotated: Array, moved: Array, seen: Array) -> Array:

@@ -215,7 +215,7 @@ def test_rows_are_matched_to_frames_by_number_or_by_time(tmp_path: Path):
     assert "timestamps are 0.04167 s apart, the video's frames 0.08333 s" in note
     sparse = file.at_frames(5, 12.0).cameras()  # every second row's time
     np.testing.assert_allclose(sparse.w2c[:4], walk().w2c[:8:2], atol=1e-4)
-    with pytest.raises(InputError, match="rows: found 10 cameras, expected 40, .* or timestamps over 1.62 s instead of 0.38 s"):
+    with pytest.raises(InputError, match=r"rows: found 10 cameras, expected 40, .* or timestamps over 1\.62 s instead of 0\.38 s"):
         file.at_frames(40, 24.0)
     with pytest.raises(InputError, match="rows: found 10 cameras, expected 9"):
         read_camera_file(archive(tmp_path, PIXELS)).at_frames(9, 24.0)
