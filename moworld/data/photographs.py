@@ -44,7 +44,7 @@ def reconstruct(images: Path, names: list[str], scratch: Path, seed: int) -> lis
     """
     database, folder = scratch / "photographs.db", scratch / "photographs"
     folder.mkdir()
-    sizes = {np.shape(cv2.imread(str(images / name), cv2.IMREAD_REDUCED_GRAYSCALE_8)) for name in names}
+    sizes = {_grey(images / name).shape for name in names}
     mode = pycolmap.CameraMode.SINGLE if len(sizes) == 1 else pycolmap.CameraMode.AUTO
     pycolmap.extract_features(database, images, names, mode)
     verification = pycolmap.TwoViewGeometryOptions()

@@ -1,4 +1,4 @@
-"""Photographs: images that are no video are told from one, and their cameras are found whatever their order."""
+"""Photographs: images that are no video are recognised, and their cameras are found whatever their order."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def written(folder: Path, frames: np.ndarray) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def test_a_video_is_told_from_photographs(tmp_path: Path):
+def test_photographs_are_distinguished_from_a_video(tmp_path: Path):
     (tmp_path / "photographs").mkdir()
     assert not is_video(written(tmp_path / "photographs", photographs()[0]))
     (tmp_path / "video").mkdir()
