@@ -28,6 +28,11 @@ def combined(measured: float, error: float, prior: float) -> tuple[float, float]
     return float(np.exp(log)), float((own + other) ** -0.5)
 
 
+def plausible(measured: float, error: float, prior: float) -> bool:
+    """Returns whether a measured focal length is within three standard errors of typical ones: far outside, the reconstruction is wrong."""
+    return bool(abs(np.log(measured / prior)) <= 3 * np.hypot(error, PRIOR_ERROR))
+
+
 def with_focal(models: list[Any], focal: float) -> list[Any]:
     """Returns copies of COLMAP's models with a fixed focal length in pixels, poses and points adjusted to it."""
     adjusted = []

@@ -18,7 +18,7 @@ from moworld.camera.lens import Distortion
 from moworld.data.agreement import SHARP, SMALLEST, SURE, adjuster, agreement, known_points, places_of, poses_of, registered, trusted
 from moworld.data.photographs import is_video, reconstruct
 from moworld.data.prior_lens import SURE as SURE_LENS
-from moworld.data.prior_lens import combined, motion_error, with_focal
+from moworld.data.prior_lens import combined, motion_error, plausible, with_focal
 from moworld.data.similarity import join, transform_pose
 from moworld.data.tracks import Observations, follow
 from moworld.data.turns import extend_turns
@@ -111,9 +111,14 @@ def _video(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
 def _with_prior_lens(
     models: list[Any], measured: Structure, observations: dict[int, Observations], chosen: list[int], settings: GeometrySettings
 ) -> list[Structure]:
-    """Returns the structures of models whose lens is fixed at a mean of the measured and a typical one."""
+    """Returns the structures of models whose lens is fixed at a mean of the measured and a typical one.
+
+    A lens that is far from typical ones gets the largest error instead: such reconstructions were wrong.
+    """
     camera = next(iter(models[0].cameras.values()))
     typical = settings.prior_lens * max(camera.width, camera.height)
+    if not plausible(float(measured.intrinsics[0]), measured.lens_error, typical):
+        return [replace(measured, lens_error=1.0)]
     focal, error = combined(float(measured.intrinsics[0]), measured.lens_error, typical)
     dependence = motion_error(models, focal)
     found = _structures(with_focal(models, focal), observations, chosen, settings)

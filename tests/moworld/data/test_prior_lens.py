@@ -2,7 +2,7 @@
 
 import pytest
 
-from moworld.data.prior_lens import PRIOR_ERROR, combined
+from moworld.data.prior_lens import PRIOR_ERROR, combined, plausible
 
 
 def test_the_mean_goes_from_measured_to_typical_with_the_error():
@@ -11,3 +11,9 @@ def test_the_mean_goes_from_measured_to_typical_with_the_error():
     assert (focal, error) == (pytest.approx(250, rel=1e-3), pytest.approx(PRIOR_ERROR, rel=1e-3))
     focal, error = combined(500, PRIOR_ERROR, 250)
     assert (focal, error) == (pytest.approx((500 * 250) ** 0.5), pytest.approx(PRIOR_ERROR / 2**0.5))
+
+
+def test_a_lens_far_from_typical_ones_is_implausible_unless_its_error_is_large():
+    assert plausible(500, 0.02, 500) and plausible(1000, 0.02, 500)
+    assert not plausible(1400, 0.04, 500) and not plausible(150, 0.04, 500)
+    assert plausible(1400, 1.0, 500)
