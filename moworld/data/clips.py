@@ -57,6 +57,14 @@ class Clip:
     points: str | None = None  # point cloud, .ply, native units of the camera file
     epipolar_error_px: float | None = None
     epipolar_inliers: float | None = None
+    window_error_px: float | None = None
+    verified_share: float | None = None
+    camera_notes: str | None = None  # fields of the camera file that are not used, and how it was read
+    camera_faults: int | None = None  # 1 if the pictures contradict the cameras, which camera_mistake explains
+    camera_mistake: str | None = None
+    camera_undecided: str | None = None
+    lens_ratio: float | None = None  # best focal length over the given one
+    lens_origin: str | None = None  # given, measured, prior
     registered_share: float | None = None
     reprojection_error_px: float | None = None
     track_length: float | None = None
@@ -66,6 +74,7 @@ class Clip:
     path_length: float | None = None
     parallax_degrees: float | None = None
     lens_error: float | None = None
+    motion_error: float | None = None
     followed_share: float | None = None
     followed_share_lowest: float | None = None
     loop_error_px: float | None = None

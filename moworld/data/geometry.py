@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from moworld.camera.cameras import Cameras, translation_scale
 from moworld.camera.formats import read_cameras
+from moworld.camera.lens import Rectifier, rectified
 from moworld.camera.se3 import rotation_angle_degrees, rotation_steps_degrees
 from moworld.data.clips import Clip, with_cameras
 from moworld.data.points import Colours, Points, with_points
 from moworld.data.settings import GeometrySettings
 from moworld.data.tracks import followed
+from moworld.data.verdict import judge_cameras
 from moworld.data.verification import camera_distances, loop_error, verify_cameras
 from moworld.files import read_json, sha256_file, write_json
 from moworld.video import iterate_frames, read_frames, write_video
@@ -71,12 +73,20 @@ def complete_clip(clip: Clip, folder: Path, settings: GeometrySettings, limits: 
 
 def _measured(clip: Clip, folder: Path, cameras: Cameras, settings: GeometrySettings, cloud: Found | None) -> Clip:
     error, inliers = verify_cameras(clip, folder, cameras, settings)
+    verdict = judge_cameras(clip, folder, cameras)
     measures: dict[str, Any] = measure_trajectory(cameras)
     return replace(
         with_points(clip, folder, cloud),
         translation_scale=clip.translation_scale or translation_scale(cameras.w2c),
         epipolar_error_px=error,
         epipolar_inliers=inliers,
+        window_error_px=verdict.error_px,
+        verified_share=verdict.tested,
+        camera_faults=int(verdict.mistake is not None),
+        camera_mistake=verdict.mistake,
+        camera_undecided=verdict.undecided,
+        lens_ratio=verdict.lens,
+        lens_origin=clip.lens_origin or "given",
         loop_error_px=loop_error(clip, folder, cameras, settings),
         **measures,
     )
@@ -94,10 +104,13 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
     with tempfile.TemporaryDirectory() as scratch:
         _write_images(clip, folder, Path(scratch) / "images")
         structures = (backend or colmap)(Path(scratch) / "images", Path(scratch), settings)
+    tried = clip.num_frames
+    if structures and not structures[0].ordered and len(structures[0].poses) >= 3:
+        clip, structures = _photographs(clip, folder, structures[0])
     times = longest_run(sorted(structures[0].poses), 2 * settings.sfm_every) if structures else []
     if len(times) < 3:
         return replace(clip, registered_share=0.0), None
-    found, first, last, tried = structures[0], times[0], times[-1], clip.num_frames
+    found, first, last = structures[0], times[0], times[-1]
     dense = _dense(found, times, (clip.height, clip.width))
     if len(dense) < clip.num_frames:
         clip = _cut_video(clip, folder, first, last + 1, clip.video)
@@ -112,10 +125,26 @@ def recover_cameras(clip: Clip, folder: Path, settings: GeometrySettings, backen
         track_length=round(float(found.track_lengths.mean()), 4),
         parallax_degrees=round(float(np.median(found.parallax)), 4),
         lens_error=round(found.lens_error, 5),
+        lens_origin=found.lens_origin,
+        motion_error=round(found.motion_error, 5),
         followed_share=share,
         followed_share_lowest=lowest,
     )
     return recovered, (found.points, found.colours)
+
+
+def _photographs(clip: Clip, folder: Path, found: "Structure") -> tuple[Clip, list["Structure"]]:
+    """Returns a clip of the photographs whose cameras were found, without lens distortion, and the structure with their new numbers."""
+    numbers = sorted(found.poses)
+    frames = (frame for number, frame in enumerate(iterate_frames(folder / clip.video)) if number in found.poses)
+    write_video(folder / clip.video, list(rectified(frames, found.distortion)), clip.fps)
+    clip = replace(clip, num_frames=len(numbers), video_sha256=sha256_file(folder / clip.video))
+    intrinsics = found.intrinsics
+    if found.distortion is not None:
+        size_hw = clip.height, clip.width
+        intrinsics = Rectifier(found.distortion, size_hw).intrinsics * [clip.width, clip.height, clip.width, clip.height]
+    poses = {index: found.poses[number] for index, number in enumerate(numbers)}
+    return clip, [replace(found, poses=poses, intrinsics=intrinsics, distortion=None)]
 
 
 def _dense(found: "Structure", times: list[int], size_hw: tuple[int, int]) -> Cameras:

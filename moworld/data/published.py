@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from moworld.camera.camera_file import checked
 from moworld.camera.cameras import Cameras, translation_scale
 from moworld.data.features import FeatureWriter
 from moworld.data.settings import DataSettings
@@ -34,8 +35,8 @@ def import_features(
     codec:   folder of the autoencoder that made the latents
     split:   the split of all files, or settings that split them by source (see `assign_splits`)
     returns: {"clips", "frames"}
-    Raises InputError for a line that is not JSON, a missing file, a file without the tensors, inconsistent shapes, or an
-    unknown split.
+    Raises InputError for a line that is not JSON, a missing file, a file without the tensors, inconsistent shapes, latents or text that
+    are not finite in float16, poses that are not rigid, a pixel lens without ori_w and ori_h, or an unknown split.
     """
     listing, frames = Path(listing), 0
     if not Path(codec).is_dir():
@@ -46,6 +47,7 @@ def import_features(
         writer = FeatureWriter(target)
         for number, path in enumerate(tqdm(paths, desc="features", unit="clip")):
             latents, text, cameras = _read(path)
+            _require_latents(path, latents, text, world)
             if len(cameras) != (expected := CODEC_GRID.num_frames(latents.shape[1])):
                 found = f"{len(cameras)} poses for {latents.shape[1]} latent frames"
                 raise InputError(path, "cam_from_worlds", found, f"{expected} poses", FIX)
@@ -108,13 +110,30 @@ def _read(path: Path) -> tuple[Tensor, Tensor, Cameras]:
         if tensor.ndim < dims or tensor.numel() != tensor[(0,) * (tensor.ndim - dims)].numel():  # a batch of one is accepted
             raise InputError(path, name, f"shape {tuple(tensor.shape)}", f"{dims} dims, or more of size 1 before them", FIX)
     latents, text = latents.reshape(latents.shape[-4:]), text.reshape(text.shape[-2:])
-    w2c = np.tile(np.eye(4), (poses.shape[-3], 1, 1))
-    w2c[:, : poses.shape[-2]] = poses.reshape(poses.shape[-3:]).double().numpy()
-    return latents, text, Cameras(_normalised(intrinsics, content, path, len(w2c)), w2c)
+    if poses.shape[-2:] not in ((3, 4), (4, 4)) or not poses.shape[-3]:
+        raise InputError(path, "cam_from_worlds", f"shape {tuple(poses.shape)}", "(T, 3 or 4, 4) world to camera", FIX)
+    w2c = poses.reshape(poses.shape[-3:]).double().numpy()
+    return latents, text, checked(path, _normalised(intrinsics, content, path, len(w2c)), w2c).cameras()
+
+
+def _require_latents(path: Path, latents: Tensor, text: Tensor, world: dict[str, Any]) -> None:
+    """Raises InputError for latents of another picture size, and for values that are not finite as float16, which shards store."""
+    expected = world["height"] // CODEC_GRID.spatial, world["width"] // CODEC_GRID.spatial
+    if latents.shape[-2:] != expected:
+        found = f"latents of {latents.shape[-1]}x{latents.shape[-2]}"
+        wanted = f"{expected[1]}x{expected[0]} for pictures of {world['width']}x{world['height']}"
+        raise InputError(path, "input_latents", found, wanted, "set the size of the features, or choose other files")
+    for name, tensor in (("input_latents", latents), ("context", text)):
+        if not torch.isfinite(tensor.half()).all():
+            count = int((~torch.isfinite(tensor.half())).sum())
+            raise InputError(path, name, f"{count} values that are NaN or beyond float16", "finite numbers up to 65504", FIX)
 
 
 def _normalised(intrinsics: Tensor, content: dict[str, Any], path: Path, frames: int) -> np.ndarray:
-    """Returns fx, fy, cx, cy (T, 4) normalised by width and height, from (4,), (T, 4), (3, 3) or (T, 3, 3); values above 8 are pixels."""
+    """Returns fx, fy, cx, cy (T, 4) normalised by width and height, from (4,), (T, 4), (3, 3) or (T, 3, 3); values above 8 are pixels of ori_w, ori_h.
+
+    Raises InputError for another shape, and for pixels without a size.
+    """
     if intrinsics.shape[-2:] == (3, 3):
         intrinsics = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1], intrinsics[..., 0, 2], intrinsics[..., 1, 2]], dim=-1)
     if intrinsics.shape[-1] != 4:
@@ -123,6 +142,9 @@ def _normalised(intrinsics: Tensor, content: dict[str, Any], path: Path, frames:
     if len(values) != frames:
         raise InputError(path, "intrinsics", f"{len(values)} rows", f"{frames}, one a pose", FIX)
     if float(values.max()) > 8:  # normalised values are far below, pixels far above
-        size = torch.tensor([float(content["ori_w"]), float(content["ori_h"])] * 2)
-        values = values / size
+        size: list[Any] = [content.get(key) for key in ("ori_w", "ori_h")]
+        if not all(isinstance(side, int | float) and 0 < side < float("inf") for side in size):
+            found = f"intrinsics in pixels, ori_w {size[0]}, ori_h {size[1]}"
+            raise InputError(path, "intrinsics", found, "ori_w and ori_h, the size of the pictures", FIX)
+        values = values / torch.tensor([float(side) for side in size] * 2)
     return values.double().numpy()

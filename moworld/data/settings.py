@@ -105,6 +105,7 @@ class GeometrySettings(Settings):
     sfm_every:    SfM uses every n-th frame
     sfm_features: SIFT features per frame for SfM
     sfm_window, sfm_overlap: frames per SfM window, and how many of them the next window shares
+    prior_lens:   typical focal length over the longer side of the picture, for clips whose pictures do not determine the lens
     """
 
     pairs: PositiveInt = 8
@@ -114,6 +115,7 @@ class GeometrySettings(Settings):
     sfm_features: PositiveInt = 2000
     sfm_window: PositiveInt = 160
     sfm_overlap: NonNegativeInt = 20
+    prior_lens: float = Field(default=0.8, ge=0.2, le=5)
 
 
 class VisionSettings(Settings):

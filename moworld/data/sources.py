@@ -1,6 +1,6 @@
 """Imports videos from files, folders and URIs as clips (paper 2): cut into shots, scaled down, transcoded, with their cameras.
 
-A camera file has the video's stem (.txt, .npz) or is in a folder of that name (poses.npy). An invalid camera file is an error.
+`find_sidecar` finds a video's camera file; lens distortion that it states is removed from the frames. An invalid camera file is an error.
 An unreadable video is an error if it was named itself, and listed as rejected if it was found in a folder.
 """
 
@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from moworld.camera import Cameras, read_cameras, translation_scale
+from moworld.camera import CameraFile, Cameras, read_camera_file, translation_scale
+from moworld.camera.lens import rectified
+from moworld.camera.sidecar import find_sidecar
 from moworld.data.clips import Clip, with_cameras, write_manifest
 from moworld.data.game import record_game
 from moworld.data.isolation import run_isolated
@@ -109,14 +111,6 @@ def import_videos(
     return clips, rejected
 
 
-def find_camera(video: Path) -> Path | None:
-    """Returns the camera file or folder of a video: same stem, or a well-known name beside the only video of its folder."""
-    candidates = [video.with_suffix(".txt"), video.with_suffix(".npz"), video.with_suffix("") / "poses.npy"]
-    if sum(path.suffix.lower() in SUFFIXES for path in video.parent.iterdir()) == 1:
-        candidates += [video.parent / "poses.npy", video.parent / "camera.npz"]
-    return next((path for path in candidates if path.exists()), None)
-
-
 def _import_video(
     path: Path, name: str, split: str, folder: Path, settings: DataSettings, heartbeat: Callable[[], None]
 ) -> tuple[list[Clip], list[dict[str, str]]]:
@@ -125,7 +119,9 @@ def _import_video(
     caption = _sidecar_caption(path)
     clips, rejected, seen = list[tuple[int, Clip, Box, tuple[int, int]]](), list[dict[str, str]](), 0
     still = max(2, round(settings.still_seconds * info.fps))
-    for part in shots(_with_heartbeat(path, heartbeat), settings.cut_threshold, settings.max_frames, still):
+    cameras, notes = _camera_file(path)
+    frames = rectified(_with_heartbeat(path, heartbeat), cameras.distortion if cameras else None)
+    for part in shots(frames, settings.cut_threshold, settings.max_frames, still):
         if isinstance(part, Dropped):
             rejected.append({"video": path.name, "rule": part.rule, "value": f"frames {part.start} to {part.stop - 1}"})
             seen = part.stop
@@ -144,14 +140,20 @@ def _import_video(
         heartbeat()
     if seen == 0:
         raise InputError(path, "", "no frame", "a readable video", "replace the file")
-    camera_path = find_camera(path)
-    if camera_path is None:
-        return [clip for _, clip, _, _ in clips], rejected
-    cameras = read_cameras(camera_path)
-    if len(cameras) != seen:
-        expected = f"{seen}, one for each frame of the video"
-        raise InputError(camera_path, "rows", f"{len(cameras)} cameras", expected, "use the camera file of this video")
-    return [_with_cameras(clip, cameras.slice(first, first + clip.num_frames), box, hw, folder) for first, clip, box, hw in clips], rejected
+    if cameras is None:
+        return [replace(clip, camera_notes=notes) for _, clip, _, _ in clips], rejected
+    placed = cameras.at_frames(seen, info.fps)
+    notes = "; ".join([*([notes] if notes else []), *placed.notes]) or None
+    known = placed.cameras((info.height, info.width), rectified=True)
+    made = [_with_cameras(clip, known.slice(first, first + clip.num_frames), box, hw, folder) for first, clip, box, hw in clips]
+    return [replace(clip, camera_notes=notes) for clip in made], rejected
+
+
+def _camera_file(path: Path) -> tuple[CameraFile | None, str | None]:
+    """Returns what a video's camera file says, or None, and notes on files beside it that are not used."""
+    alone = sum(other.suffix.lower() in SUFFIXES for other in path.parent.iterdir()) == 1
+    sidecar = find_sidecar(path, alone)
+    return None if sidecar.path is None else read_camera_file(sidecar.path), "; ".join(sidecar.notes) or None
 
 
 def _check_header(path: Path) -> VideoInfo:
@@ -246,7 +248,7 @@ def _fetched(uri: str, scratch: Path) -> tuple[list[Path], bool]:
     place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
     place.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if Path(name).suffix.lower() not in (*SUFFIXES, ".txt", ".npz", ".npy"):
+        if Path(name).suffix.lower() not in (*SUFFIXES, ".txt", ".npz", ".npy", ".json", ".bin"):
             continue
         target = place / name[len(base) :].lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)

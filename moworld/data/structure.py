@@ -3,6 +3,7 @@
 A heavier backend (a feed-forward model such as VGGT) can implement `Backend`: images in, reconstructions out.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +14,18 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from moworld.camera.lens import Distortion
 from moworld.data.agreement import SHARP, SMALLEST, SURE, adjuster, agreement, known_points, places_of, poses_of, registered, trusted
+from moworld.data.photographs import is_video, reconstruct
+from moworld.data.prior_lens import SURE as SURE_LENS
+from moworld.data.prior_lens import combined, motion_error, plausible, with_focal
 from moworld.data.similarity import join, transform_pose
 from moworld.data.tracks import Observations, follow
 from moworld.data.turns import extend_turns
 from moworld.data.verification import MIN_MATCHES, GeometrySettings
 
 Array = NDArray[np.float64]
+SUFFIXES = (".png", ".jpg", ".jpeg")
 LENS = 1.2  # image widths: initial focal length
 REACHES = (1, 2, 3, 4, 6, 8, 12, 16)  # keyframe distances that are matched
 ATTEMPTS = 4  # random starts, while images are missing or doubtful
@@ -34,6 +40,10 @@ class Structure:
     points:     (N, 3) float32 with colours (N, 3) uint8; errors in pixels (N,), track_lengths (N,) images per point
     parallax:   (N,) degrees between the outermost rays to a point
     lens_error: standard error of the focal length, relative to it; includes the disagreement of joined models
+    distortion: the lens's distortion, or None for a pinhole lens
+    lens_origin: measured, or prior if the pictures do not determine the lens
+    motion_error: largest change of the path, over its extent, between 1 / 1.25 and 1.25 times a prior lens; 0 for a measured one
+    ordered:    whether the images are a video; if not, nothing is known between two of them
     """
 
     poses: dict[int, Array]
@@ -44,6 +54,10 @@ class Structure:
     track_lengths: Array
     parallax: Array
     lens_error: float
+    distortion: Distortion | None = None
+    lens_origin: str = "measured"
+    motion_error: float = 0.0
+    ordered: bool = True
 
 
 class Backend(Protocol):
@@ -53,14 +67,23 @@ class Backend(Protocol):
 
 
 def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]:
-    """Runs COLMAP over windows of every n-th image and joins them where they share images. One thread and fixed seeds: deterministic.
+    """Runs COLMAP on a video or on photographs, whichever the images are (`photographs.is_video`). One thread and fixed seeds: deterministic."""
+    pycolmap.logging.minloglevel = 3
+    pycolmap.set_random_seed(0)
+    files = sorted((path for path in images.iterdir() if path.suffix.lower() in SUFFIXES), key=lambda path: int(path.stem))
+    if is_video(files):
+        return _video(images, scratch, settings)
+    models = reconstruct(images, [path.name for path in files], scratch, seed=0)
+    return [_photographs(model) for model in models]
+
+
+def _video(images: Path, scratch: Path, settings: GeometrySettings) -> list[Structure]:
+    """Runs COLMAP over windows of every n-th image and joins them where they share images.
 
     Matches are points tracked through all images (`tracks`). Revisited places are not matched: in levels with repeating textures most
     matches between distant images joined two different places. Models are kept if the tracks agree with them or another attempt
     found the same (`agreement`). Of several attempts the one that places most images is returned.
     """
-    pycolmap.logging.minloglevel = 3
-    pycolmap.set_random_seed(0)
     numbers = sorted(int(path.stem) for path in images.glob("*.png"))
     chosen = sorted({*numbers[:: settings.sfm_every], *numbers[-1:]})
     pictures = ((number, cv2.cvtColor(cv2.imread(str(images / _name(number))), cv2.COLOR_BGR2RGB)) for number in numbers)
@@ -73,13 +96,33 @@ def colmap(images: Path, scratch: Path, settings: GeometrySettings) -> list[Stru
         attempts.append(_models(database, images, chosen, settings, seed))
         if {number for model in attempts[-1] for number, share in agreement(model, observations).items() if share >= SURE} >= set(chosen):
             break
-    best: list[Structure] = []
+    best, best_parts = list[Structure](), list[Any]()
     for models in attempts:
         others = [poses_of(model) for other in attempts if other is not models for model in other]
-        found = _structures([part for model in models for part in trusted(model, observations, others)], observations, chosen, settings)
+        parts = [part for model in models for part in trusted(model, observations, others)]
+        found = _structures(parts, observations, chosen, settings)
         if found and (not best or len(found[0].poses) > len(best[0].poses)):
-            best = found
+            best, best_parts = found, parts
+    if best and best[0].lens_error > SURE_LENS:
+        return _with_prior_lens(best_parts, best[0], observations, chosen, settings)
     return best
+
+
+def _with_prior_lens(
+    models: list[Any], measured: Structure, observations: dict[int, Observations], chosen: list[int], settings: GeometrySettings
+) -> list[Structure]:
+    """Returns the structures of models whose lens is fixed at a mean of the measured and a typical one.
+
+    A lens that is far from typical ones gets the largest error instead: such reconstructions were wrong.
+    """
+    camera = next(iter(models[0].cameras.values()))
+    typical = settings.prior_lens * max(camera.width, camera.height)
+    if not plausible(float(measured.intrinsics[0]), measured.lens_error, typical):
+        return [replace(measured, lens_error=1.0)]
+    focal, error = combined(float(measured.intrinsics[0]), measured.lens_error, typical)
+    dependence = motion_error(models, focal)
+    found = _structures(with_focal(models, focal), observations, chosen, settings)
+    return [replace(one, lens_error=error, lens_origin="prior", motion_error=dependence) for one in found]
 
 
 def _models(database: Path, images: Path, chosen: list[int], settings: GeometrySettings, seed: int) -> list[Any]:
@@ -172,6 +215,20 @@ def _structure(models: list[Any], all_poses: list[dict[int, Array]], group: dict
     lens_error = float(np.sqrt(np.average(own**2 + apart**2, weights=weights)) / k[0, 0])
     intrinsics = np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]])
     return Structure(poses, intrinsics, points.astype(np.float32), colours.astype(np.uint8), errors, lengths, parallax, lens_error)
+
+
+def _photographs(model: Any) -> Structure:
+    """Returns COLMAP's model of photographs. Of several lenses the one with most images counts."""
+    uses = Counter(image.camera_id for image in registered(model).values())
+    camera = model.cameras[uses.most_common(1)[0][0]]
+    k = camera.calibration_matrix()
+    params = tuple(float(value) for value in camera.params)
+    plain = camera.model.name == "SIMPLE_PINHOLE"
+    distortion = None if plain else Distortion(camera.model.name, params, (camera.height, camera.width))
+    points, colours, errors, lengths, parallax = _cloud(model, 1.0, np.eye(4))
+    intrinsics = np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]])
+    cloud = points.astype(np.float32), colours.astype(np.uint8)
+    return Structure(poses_of(model), intrinsics, *cloud, errors, lengths, parallax, _lens_error(model), distortion, ordered=False)
 
 
 def _lens_error(model: Any) -> float:

@@ -100,9 +100,15 @@ def followed(images: list[Frames]) -> tuple[Points, Points]:
     first = last = _corners(images[0], nowhere)
     for before, after in pairwise(images):
         if len(last):
-            there, found = _there_and_back(before, after, last, nowhere, nowhere)
+            there, found = tracked_step(before, after, last)
             first, last = first[found], there[found]
     return first, last
+
+
+def tracked_step(before: Frames, after: Frames, points: Points) -> tuple[Points, NDArray[np.bool_]]:
+    """Returns positions (N, 2) of points (N, 2) in the next greyscale image, and which of them (N,) lead back to their origin."""
+    nowhere = np.zeros((0, 2), np.float32)
+    return _there_and_back(before, after, points, nowhere, nowhere)
 
 
 def _there_and_back(before: Frames, after: Frames, points: Points, from_: Points, to: Points) -> tuple[Points, NDArray[np.bool_]]:

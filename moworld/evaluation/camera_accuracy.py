@@ -82,7 +82,8 @@ def _video_yaw(video: Path) -> tuple[Array, Array]:
     cameras_file = next((path for suffix in (".txt", ".npz", "") if (path := video.with_suffix(suffix)).exists()), None)
     if cameras_file is None:
         raise InputError(video, "", "no camera file of the same stem", "NAME.txt beside NAME.mp4", "write the cameras it should follow")
-    cameras, frames = read_cameras(cameras_file), read_frames(video)
+    frames = read_frames(video)
+    cameras = read_cameras(cameras_file, frames.shape[1:3])
     count = min(len(cameras), len(frames))
     if count < 2 or abs(len(cameras) - len(frames)) > 3:  # a codec with 4k + 1 frames may drop up to three
         raise InputError(video, "", f"{len(frames)} frames, {len(cameras)} cameras", "a camera for each frame", "give the cameras it has")

@@ -81,7 +81,7 @@ def _quarantine(rejected: list[Any], failures: list[dict[str, Any]], good: Path,
         for failure in failures:
             if failure["row"] == clip.clip_id:
                 reason = {key: failure[key] for key in ("contract", "rule", "value", "threshold")}
-                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason})
+                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason, "explanation": clip.camera_mistake})
     for path in {path for clip in rejected for path in clip.files()} - needed:
         (good / path).unlink()
     return reasons

@@ -147,7 +147,8 @@ STARTS = {
 }
 RANK = {
     ("moworld_ops.components.platform.launch", "moworld_ops.components.platform.trainjobs"),  # a rank launches no job
-    ("moworld.camera.formats", "pycolmap"),  # only imports of footage read COLMAP models
+    ("moworld.camera.colmap", "pycolmap"),  # only imports of footage read COLMAP models
+    ("moworld.camera.lens", "pycolmap"),
 }
 ELASTIC = ("torch.distributed.elastic.multiprocessing", "torch.distributed.elastic.multiprocessing.errors", "torch.distributed.launcher.api")
 NEVER = {
@@ -159,7 +160,7 @@ NEVER = {
         ("moworld_ops.components.cache_features.step", "moworld_ops.components.platform.revisions"),  # the launcher's pod records shards with DVC
         ("moworld_ops.components.cache_features.step", "moworld_ops.data_contracts.load"),
     },
-    "serve-npu": {("moworld.camera.formats", "pycolmap")},
+    "serve-npu": {("moworld.camera.colmap", "pycolmap"), ("moworld.camera.lens", "pycolmap")},
 }
 
 

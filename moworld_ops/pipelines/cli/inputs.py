@@ -42,9 +42,10 @@ def _isolated(work: Callable[..., Any], path: Path) -> Any:
 
 
 def _read_poses(path: Path, heartbeat: Callable[[], None]) -> Any:
-    from moworld.camera import read_cameras, translation_scale
+    from moworld.camera import Cameras, read_camera_file, translation_scale
 
-    cameras = read_cameras(path).relative_to(0)
+    file = read_camera_file(path)  # the model's own lens is used, so a lens in pixels needs no image size here
+    cameras = Cameras(file.intrinsics, file.w2c).relative_to(0)
     return cameras.scaled(translation_scale(cameras.w2c)).c2w[1:]
 
 

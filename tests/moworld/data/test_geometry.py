@@ -10,6 +10,7 @@ from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
 from moworld.data.clips import read_manifest
 from moworld.data.geometry import JumpLimits, complete_clip
+from moworld.data.prior_lens import SURE
 from moworld.data.settings import GeometrySettings
 from moworld.data.verification import verify_cameras
 from moworld_ops.data_contracts.load import load_contract
@@ -38,6 +39,8 @@ def test_the_engines_cameras_agree_with_its_pictures(recorded):
         (found,) = complete_clip(clip, folder, SETTINGS, LIMITS)
         assert found.epipolar_error_px is not None and found.epipolar_error_px < limit()
         assert found.epipolar_inliers is not None and found.epipolar_inliers > 0.8
+        assert found.camera_faults == 0 and found.verified_share > 0.9
+        assert found.window_error_px is not None and found.window_error_px < limit()
 
 
 @pytest.mark.parametrize("wrong", ["mirrored turns", "another lens", "another time"])
@@ -133,15 +136,25 @@ def test_cameras_are_recovered_from_pictures_alone(recovered):
     assert steps / steps.sum() == pytest.approx(true_steps / true_steps.sum(), abs=0.01)  # up to scale
 
 
-def test_the_focal_length_error_is_estimated_without_ground_truth(recovered, tmp_path):
-    """A slide along one wall fits every focal length: what is found there is no good, and its own error says so."""
+def test_the_focal_length_error_is_estimated_without_ground_truth(recovered):
     folder, found, _ = recovered
-    rule = next(rule for rule in load_contract("geometry").rules if rule.name == "lens-is-determined")
     off = abs(read_cameras(folder / found.camera).intrinsics[0, 0] / 0.8 - 1)
     assert off < 3 * found.lens_error
-    clip, _ = unposed(tmp_path, frames=22, turn=0, wall_alone=True)
+    assert (found.lens_origin, found.motion_error) == ("measured", 0.0) and found.lens_error < SURE
+
+
+def test_a_lens_that_pictures_do_not_determine_is_a_typical_one_and_the_motion_is_right(tmp_path):
+    """A slide without a turn fits every focal length: the path is found, the lens is the prior one, and its error says so."""
+    clip, c2w = unposed(tmp_path, frames=22, turn=0)
     (slid,) = complete_clip(clip, tmp_path, SETTINGS, LIMITS)
-    assert slid.lens_error > rule.maximum > found.lens_error
+    rules = {rule.column: rule.maximum for rule in load_contract("geometry").rules if rule.maximum is not None}
+    assert slid.lens_origin == "prior" and SURE < slid.lens_error <= rules["lens_error"]
+    assert slid.motion_error < rules["motion_error"] and slid.camera_faults == 0
+    assert "times the focal length fit as well" in slid.camera_undecided
+    cameras = read_cameras(tmp_path / slid.camera)
+    assert 0.6 < cameras.intrinsics[0, 0] < 1.1
+    steps, true_steps = (np.diff(poses[:, :3, 3], axis=0) for poses in (cameras.relative_to(0).c2w, c2w))
+    assert np.sum(steps * true_steps) / np.linalg.norm(steps) / np.linalg.norm(true_steps) > 0.99
 
 
 def test_a_clip_is_cut_to_the_frames_whose_cameras_were_found(tmp_path):

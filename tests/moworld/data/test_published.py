@@ -94,3 +94,24 @@ def test_a_list_that_is_wrong_is_named_by_its_line(tmp_path, line, words):
     (tmp_path / "list.jsonl").write_text(line)
     with pytest.raises(InputError, match=words):
         import_features(tmp_path / "list.jsonl", tmp_path / "out", WORLD, tmp_path / "vae")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cam_from_worlds": torch.eye(4).repeat(13, 1, 1).index_fill(0, torch.tensor([4]), float("nan"))}, "row 4: found NaN or infinity"),
+        ({"cam_from_worlds": torch.eye(4).repeat(13, 1, 1) * torch.tensor([2.0, 1, 1, 1])}, "row 0: found a matrix that is not a rotation"),
+        ({"cam_from_worlds": torch.eye(4).repeat(13, 1, 1) * torch.tensor([-1.0, 1, 1, 1])}, r"not a rotation \(determinant -1\)"),
+        ({"ori_w": None}, "intrinsics in pixels, ori_w None, ori_h 480"),
+        ({"intrinsics": torch.tensor([-0.8, 1.4, 0.5, 0.5])}, "row 0: found intrinsics"),
+        ({"input_latents": torch.full((16, 4, 2, 4), float("nan"))}, "input_latents: found 512 values that are NaN"),
+        ({"input_latents": torch.full((16, 4, 2, 4), 1e6)}, "input_latents: found 512 values that are NaN or beyond float16"),
+        ({"context": torch.full((4, 8), float("inf"))}, "context: found 32 values"),
+        ({"input_latents": torch.randn(16, 4, 4, 4)}, "found latents of 4x4, expected 4x2 for pictures of 32x16"),
+    ],
+)
+def test_values_that_would_harm_training_are_refused(tmp_path, changes, words):
+    write(tmp_path, **changes)
+    with pytest.raises(InputError, match=words):
+        import_features(tmp_path / "list.jsonl", tmp_path / "out", WORLD, tmp_path / "vae")
+    assert not (tmp_path / "out").exists()

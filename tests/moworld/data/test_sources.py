@@ -227,3 +227,42 @@ def test_real_footage_is_cut_where_it_goes_black_and_left_whole_where_it_does_no
     assert shapes == [1.8, *[2.4] * (len(clips) - 1)]  # one is a title that fades in on black: quality rejects it
     collect(DATA / "gsplat/viewer_garden_480p.mp4", tmp_path / "garden", min_frames=17)
     assert [clip.num_frames for clip in verified(tmp_path / "garden")] == [83]
+
+
+def test_a_distorted_colmap_model_beside_its_video_gives_undistorted_frames(tmp_path: Path):
+    """Straight lines of the scene are curved in the video and straight in the clip."""
+    pycolmap = pytest.importorskip("pycolmap")
+    from moworld.camera.colmap import write_colmap
+
+    size_hw, params = (180, 320), [256, 160, 90, -0.3]
+    lens = pycolmap.Camera(model="SIMPLE_RADIAL", width=320, height=180, params=params)
+    y, x = np.mgrid[:180, :320] + 0.5
+    rays = np.asarray(lens.cam_from_img(np.column_stack([x.ravel(), y.ravel()]))).reshape(180, 320, 2)
+    texture = np.random.default_rng(0).integers(0, 60, (180, 320))
+    line = np.where(np.abs(rays[..., 1] + 0.25) < 0.01, 255, texture)  # a straight line above the centre
+    frame = np.repeat(line.astype(np.uint8)[..., None], 3, axis=2)
+    write_video(tmp_path / "v.mp4", np.stack([np.roll(frame, shift, axis=2) for shift in range(9)]), fps=24)
+    cameras = Cameras.from_c2w([0.8, 1.4, 0.5, 0.5], controls_to_c2w("w*8"))
+    (tmp_path / "v").mkdir()
+    write_colmap(tmp_path / "v", cameras, size_hw)
+    (tmp_path / "v/cameras.txt").write_text("".join(f"{i + 1} SIMPLE_RADIAL 320 180 {' '.join(map(str, params))}\n" for i in range(9)))
+    collect(tmp_path / "v.mp4", tmp_path / "clips")
+    (clip,) = verified(tmp_path / "clips")
+    seen = read_frames(tmp_path / "clips" / clip.video)[0].mean(axis=2)
+    columns = np.arange(20, 300, 20)
+    rows, curved = ([np.flatnonzero(picture[:90, column] > 150).mean() for column in columns] for picture in (seen, line))
+    assert np.ptp(rows) <= 1 and np.ptp(curved) >= 3
+    _, fy, _, cy = read_cameras(tmp_path / "clips" / clip.camera).intrinsics[0]
+    assert np.median(rows) + 0.5 == pytest.approx((cy - 0.25 * fy) * 180, abs=1)
+    assert "points and observations of the COLMAP model" in (clip.camera_notes or "")
+
+
+def test_a_lens_in_pixels_is_divided_by_the_videos_size(tmp_path: Path):
+    cameras = Cameras.from_c2w([0.6, 0.9, 0.5, 0.5], controls_to_c2w("w*8"))
+    write_video(tmp_path / "v.mp4", shot(3, 9, 180, 320), fps=24)
+    np.savez(tmp_path / "v.npz", extrinsics_c2w=cameras.c2w, intrinsics=[0.6 * 320, 0.9 * 180, 159, 91], when=[1])
+    collect(tmp_path / "v.mp4", tmp_path / "clips")
+    (clip,) = verified(tmp_path / "clips")
+    found = read_cameras(tmp_path / "clips" / clip.camera)
+    np.testing.assert_allclose(found.intrinsics[0], [0.6, 0.9, 159 / 320, 91 / 180], atol=1e-6)
+    assert clip.camera_notes == "not used: when"

@@ -45,7 +45,7 @@ def test_a_shaking_hand_is_jitter_and_a_steady_turn_is_none():
 
 @needs_data
 def test_the_jump_of_the_real_trajectory_is_found_and_nowhere_else():
-    cameras = read_cameras(DATA / "matrix-game-3.5/suburban_street_6blocks/camera.npz")
+    cameras = read_cameras(DATA / "matrix-game-3.5/suburban_street_6blocks/camera.npz", (384, 688))
     found = measure_trajectory(cameras)
     assert found["max_rotation_step_degrees"] == pytest.approx(25.9, abs=0.1)
     assert stretches(cameras, 25.0, 1e9) == [(0, 342), (342, 505)]
