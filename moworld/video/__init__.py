@@ -1,0 +1,10 @@
+"""Video files: decoded once, correctly, and written frame by frame.
+
+Every picture that leaves this package is upright, has square pixels, is progressive and is SDR with BT.709 primaries.
+"""
+
+from moworld.video.container import Frames, VideoInfo, video_info
+from moworld.video.decoding import Decoder, Picture, iterate_frames, read_frames
+from moworld.video.writing import write_video
+
+__all__ = ["Decoder", "Frames", "Picture", "VideoInfo", "iterate_frames", "read_frames", "video_info", "write_video"]
