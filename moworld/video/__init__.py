@@ -5,6 +5,8 @@ Every picture that leaves this package is upright, has square pixels, is progres
 
 from moworld.video.container import Frames, VideoInfo, video_info
 from moworld.video.decoding import Decoder, Picture, iterate_frames, read_frames
+from moworld.video.normalise import Form
+from moworld.video.timing import Timeline, timeline
 from moworld.video.writing import write_video
 
-__all__ = ["Decoder", "Frames", "Picture", "VideoInfo", "iterate_frames", "read_frames", "video_info", "write_video"]
+__all__ = ["Decoder", "Form", "Frames", "Picture", "Timeline", "VideoInfo", "iterate_frames", "read_frames", "timeline", "video_info", "write_video"]

@@ -10,7 +10,7 @@ from moworld.camera import Cameras, controls_to_c2w, read_cameras, write_cameras
 from moworld.data.shots import content_box
 from moworld.data.sources import DataSettings, collect_clips
 from moworld.errors import InputError
-from moworld.files import read_json
+from moworld.files import read_json, sha256_file
 from moworld.video import read_frames, write_video
 from tests.moworld.data.folders import verified
 
@@ -38,7 +38,10 @@ def videos(tmp_path: Path) -> Path:
 def test_a_video_is_cut_at_its_shots_and_short_ones_are_listed(videos: Path, tmp_path: Path):
     summary = collect(videos, tmp_path / "clips")
     clips = verified(tmp_path / "clips")
-    assert [(clip.clip_id, clip.num_frames) for clip in clips] == [("two-shots-00", 20), ("two-shots-01", 20)]
+    content = sha256_file(videos / "two shots.mp4")
+    stamps = [(f"two-shots-{content[:8]}-{time:07d}", 20) for time in (0, 833)]
+    assert [(clip.clip_id, clip.num_frames) for clip in clips] == stamps
+    assert {(clip.source_file, clip.source_sha256) for clip in clips} == {("two shots.mp4", content)}
     assert [item["rule"] for item in summary["rejected"]] == ["min_frames"]
     difference = read_frames(tmp_path / "clips" / clips[1].video).astype(float) - shot(1)
     assert np.abs(difference).mean() < 12
