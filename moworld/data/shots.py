@@ -14,18 +14,21 @@ from moworld.video import Frames
 
 HEIGHT, WIDTH, BLOCK = 24, 32, (6, 8)  # of a thumbnail and its blocks
 BLUR, REACH = 0.8, 2  # cells: of thumbnails before they are compared, and how far a block may move
-FLOOR = 1.5  # grey levels added to a frame's contrast: in the dark, noise is not a change
-QUIET_SHARE = 40  # percentile of the blocks' changes: a picture in the picture covers fewer blocks
+FLOOR = 0.7  # grey levels added to a frame's contrast: in the dark, noise is not a change
+QUIET_SHARE = 50  # percentile of the blocks' changes: a picture in the picture covers fewer blocks
 REPEATED = 0.004  # change of a repeated frame
 NEAR = 4  # frames on each side with which a change is compared
 SPIKE = 2.2  # a cut changes this many times more than the frames around it; a fast turn does not
 JUMP, JUMP_SPIKE = 0.12, 5.0  # a jump cut changes little, but far more than the frames around it
 FLASH = 6  # longest flash, in frames
-RETURNED = 0.5  # of a change: a smaller one to an image before it means that the image is back
-LENGTHS = (6, 8, 12, 16, 20, 24, 32, 40, 48)  # of dissolves, in frames
-UNLIKE = 0.45  # change between the two ends of a dissolve
-MIXED = 0.55  # share of a frame's variance that the ends of a dissolve explain
-FADED = 0.88  # contrast in the middle of a dissolve, relative to its ends
+RETURNED = 0.4  # of a change: a smaller one to an image before it means that the image is back
+LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
+UNLIKE = 0.2  # change between the two ends of a part of a dissolve
+MIXED = 0.8  # share of the variance of a dissolve's middle that its ends explain
+BOTH = 0.06  # share that neither end explains alone: in a moving shot, either end does
+BETTER = 2.5  # times the variance that one end leaves, relative to what both leave
+OVERLAP = 0.4  # of the image that must be covered by both ends
+FADED = 0.95  # contrast in the middle of a dissolve, relative to its ends
 FLAT = 4.0  # grey levels between the 5th and the 95th percentile of a uniform frame
 DARK, BRIGHT = 20.0, 235.0  # mean of a black and of a white frame
 FADE_FRAMES, FADE_STEP = 48, 1.02  # longest fade, and its smallest growth of contrast per frame
@@ -79,16 +82,16 @@ class Looks:
 def change(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
     """Returns how much two thumbnails (H, W) or (H, W, C) differ: 0 for equal ones, about 1 for unrelated ones.
 
-    It is the difference without the mean, relative to the contrast, in the 40 % of the blocks that differ least. Each block may move
+    It is the difference without its median, a change of exposure, relative to the contrast, in the half of the blocks that differs least. Each block may move
     by `REACH` cells: what moves is not a change.
     """
     one, other = (cv2.GaussianBlur(np.atleast_3d(image).astype(np.float32), (0, 0), BLUR) for image in (before, after))
-    one, other = (np.atleast_3d(image - image.mean(axis=(0, 1))) for image in (one, other))
-    contrast = (one.std() + other.std()) / 2 + FLOOR
+    contrast = (one.std(axis=(0, 1)).mean() + other.std(axis=(0, 1)).mean()) / 2 + FLOOR
+    one, other = np.atleast_3d(one), np.atleast_3d(other)
+    other = other - np.median(other - one, axis=(0, 1))
     height, width = other.shape[:2]
     rows, columns = min(BLOCK[0], height), min(BLOCK[1], width)
-    around = cv2.copyMakeBorder(one, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
-    around = np.atleast_3d(around)
+    around = np.atleast_3d(cv2.copyMakeBorder(one, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE))
     least = np.full((height // rows, width // columns), np.inf)
     for y in range(2 * REACH + 1):
         for x in range(2 * REACH + 1):
@@ -196,14 +199,16 @@ def _is_flash(thumbnails: Thumbnails, index: int, changed: float) -> bool:
     """Returns whether the image before frame `index` comes back soon after it, or that of the frame was there shortly before."""
     back = [(index - 1, other) for other in range(index + 1, min(index + 1 + FLASH, len(thumbnails)))]
     ago = [(other, index) for other in range(max(0, index - 1 - FLASH), index - 1)]
-    return any(compensated_change(thumbnails[one].astype(np.float32), thumbnails[other].astype(np.float32)) < RETURNED * changed for one, other in back + ago)
+    grey = compensated_change(thumbnails[index - 1].astype(np.float32), thumbnails[index].astype(np.float32))
+    same = RETURNED * min(grey, changed)
+    return any(compensated_change(thumbnails[one].astype(np.float32), thumbnails[other].astype(np.float32)) < same for one, other in back + ago)
 
 
 def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_]) -> None:
     """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either."""
     contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)
     ended = np.cumsum(cuts | (rules != ""))  # equal at both ends of a window without a cut or a marked frame after its first
-    found: list[tuple[float, int, int]] = []
+    mixed = np.zeros(len(thumbnails), bool)
     for length in LENGTHS:
         count = len(thumbnails) - length
         if count <= 0:
@@ -211,48 +216,63 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
         first, last, middle = contrast[:count], contrast[length:], contrast[length // 2 : length // 2 + count]
         plausible = (middle < FADED * (first + last) / 2) & (ended[:count] == ended[length:]) & (rules[:count] == "")
         for start in np.flatnonzero(plausible).tolist():
-            if score := _mixture(thumbnails[start : start + length + 1]):
-                found.append((score, start, start + length))
-    for _, start, end in sorted(found, reverse=True):
-        if not (rules[start : end + 1] == "dissolve").any():
-            rules[start + 1 : end] = "dissolve"
+            if not mixed[start + 1 : start + length].all() and _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
+                mixed[start + 1 : start + length] = True
+    rules[mixed] = "dissolve"
 
 
-def _mixture(images: Thumbnails) -> float:
-    """Returns how clearly a window of frames (T, H, W) is a dissolve: 0 for no, about 1 for a clear one.
+def _is_mixture(images: NDArray[np.float32]) -> bool:
+    """Returns whether a window of frames (T, H, W) lies in a dissolve.
 
-    At a quarter, half and three quarters of it, least squares explain the frame by its two ends, moved as the camera moves, and the
-    share of the second one grows.
+    Least squares explain its middle by its two ends, aligned with it, and by neither alone; around the middle the last one's share grows.
     """
-    first, last = images[0].astype(np.float32), images[-1].astype(np.float32)
-    unlike = compensated_change(first, last)
-    if unlike < UNLIKE:
-        return 0.0
-    explained, shares, length = 1.0, [0.0], len(images) - 1
-    for offset in (length // 2, length // 4, length - length // 4):
-        middle = images[offset].astype(np.float32)
-        share, fit = _share(first, last, middle)
-        if fit < MIXED or not 0.05 < share < 0.95:
-            return 0.0
-        explained, shares = min(explained, fit), [*shares, share]
-    half, quarter, rest = shares[1:]
-    return explained * min(unlike, 1.0) * (rest - quarter) if quarter < half < rest and 0.2 < half < 0.8 else 0.0
+    length, first, last = len(images) - 1, images[0], images[-1]
+    if change(first, last) < UNLIKE or compensated_change(first, last) < UNLIKE:
+        return False
+    half, explained, alone = _share(first, last, images[length // 2])
+    if not 0.25 < half < 0.75 or explained < MIXED or explained - alone < BOTH or (1 - alone) < BETTER * (1 - explained):
+        return False
+    return _share(first, last, images[length // 4])[0] < half < _share(first, last, images[length - length // 4])[0]
 
 
-def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the share of the last image in a mixture of two, and how much of the middle's variance they explain."""
-    best = (0.0, 0.0)
-    for (x, y), (u, v) in (((0.0, 0.0), (0.0, 0.0)), (_shift(first, middle), _shift(last, middle))):
-        left, right, top, bottom = _overlap(x, y, u, v)
-        if right - left < WIDTH / 2 or bottom - top < HEIGHT / 2:
+def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Returns the last image's share in a mixture, and the parts of the middle's variance explained by both ends and by the better one."""
+    (one, seen), (other, visible) = _aligned(first, middle), _aligned(last, middle)
+    inside = seen & visible
+    if inside.sum() < OVERLAP * inside.size:
+        return 0.0, 0.0, 0.0
+    target = middle[inside]
+    system = np.stack([one[inside], other[inside], np.ones_like(target)], axis=1)
+    weights, explained = _fit(system, target)
+    alone = max(_fit(system[:, [0, 2]], target)[1], _fit(system[:, 1:], target)[1])
+    return float(weights[1] / (weights[0] + weights[1])) if min(weights[:2]) > 0 else 0.0, explained, alone
+
+
+def _aligned(image: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns an image after the affine motion that brings it onto the target, and where it covers it."""
+    x, y = _shift(image, target)
+    best, inside = image, np.ones_like(image, bool)
+    for motion in (np.float32([[1, 0, 0], [0, 1, 0]]), np.float32([[1, 0, -x], [0, 1, -y]])):
+        try:
+            _, motion = cv2.findTransformECC(target, image, motion, cv2.MOTION_AFFINE, (3, 12, 1e-3), None, 3)
+        except cv2.error:  # did not converge: the start is as good as it gets
             continue
-        ends = [_moved(image, *shift)[top:bottom, left:right].ravel() for image, shift in ((first, (x, y)), (last, (u, v)))]
-        system, target = np.stack([*ends, np.ones_like(ends[0])], axis=1), middle[top:bottom, left:right].ravel()
-        weights, *_ = np.linalg.lstsq(system, target, rcond=None)
-        fit = 1 - float(((system @ weights - target) ** 2).mean() / max(target.var(), FLOOR))
-        if fit > best[1] and min(weights[:2]) > 0:
-            best = float(weights[1] / (weights[0] + weights[1])), fit
-    return best
+        flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (WIDTH, HEIGHT)
+        moved, covered = cv2.warpAffine(image, motion, size, flags=flags), cv2.warpAffine(np.ones_like(image), motion, size, flags=flags) > 0.99
+        if covered.sum() >= OVERLAP * covered.size and _correlation(moved[covered], target[covered]) > _correlation(best[inside], target[inside]):
+            best, inside = moved, covered
+    return best, inside
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).mean() / (one.std() * other.std() + 1e-6))
+
+
+def _fit(system: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Returns the weights of least squares, and the share of the target's variance that they explain."""
+    weights, *_ = np.linalg.lstsq(system, target, rcond=None)
+    return weights, 1 - float(((system @ weights - target) ** 2).mean() / max(target.var(), FLOOR))
 
 
 def _mark_still(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_], still_frames: int) -> None:
