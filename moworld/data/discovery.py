@@ -76,7 +76,7 @@ def _folder(root: Path) -> Listing:
         name = printable(path.relative_to(root).as_posix())
         if path.is_symlink() and path.is_dir():
             listing.fates.append(Fate(name, "ignored", "a link to a folder"))
-        elif any(part.startswith(".") for part in path.relative_to(root).parts) and path.suffix.lower() not in SUFFIXES or path.name.startswith("._"):
+        elif (any(part.startswith(".") for part in path.relative_to(root).parts) and path.suffix.lower() not in SUFFIXES) or path.name.startswith("._"):
             listing.fates.append(Fate(name, "ignored", "a hidden file"))
         elif path.suffix.lower() in SUFFIXES:
             _judge(listing, path, name)

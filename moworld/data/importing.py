@@ -83,8 +83,7 @@ def import_video(source: Source, folder: Path, settings: DataSettings, heartbeat
     seen = analyse(source.path, heartbeat)
     line = timeline(source.path, np.array(seen.times), seen.rate, settings.fps)
     cameras = _cameras(source.path, line)
-    parts, rejected = _parts(source, seen, line, settings)
-    shots = [part for part in parts if isinstance(part, Shot)]
+    shots, rejected = _parts(source, seen, line, settings, heartbeat)
     boxes = [_box(seen, line.chosen[shot.start : shot.stop]) for shot in shots]
     limit = max((settings.max_height / (box[1] - box[0]) for box in boxes), default=settings.max_height)
     pictures = _indexed(Decoder(source.path, limit, seen.field_order), heartbeat)
@@ -113,7 +112,7 @@ def analyse(path: Path, heartbeat: Callable[[], None] = lambda: None, stop: int 
     for number, picture in enumerate(decoder):
         if number % 16 == 0:
             heartbeat()
-        if number == MAX_FRAMES or number == stop:
+        if number in (MAX_FRAMES, stop):
             break
         if number % PROFILE_EVERY == 0:
             seen.brightness[number] = profiles(picture.image)
@@ -128,7 +127,9 @@ def analyse(path: Path, heartbeat: Callable[[], None] = lambda: None, stop: int 
     return seen
 
 
-def _parts(source: Source, seen: Analysis, line: Timeline, settings: DataSettings) -> tuple[list[Shot | Dropped], list[Rejected]]:
+def _parts(
+    source: Source, seen: Analysis, line: Timeline, settings: DataSettings, heartbeat: Callable[[], None]
+) -> tuple[list[Shot], list[Rejected]]:
     """Returns shots long enough for a clip, in positions of the timeline, and what is rejected."""
     chosen = line.chosen
     name = source.path.name
@@ -136,8 +137,8 @@ def _parts(source: Source, seen: Analysis, line: Timeline, settings: DataSetting
     breaks = np.union1d(line.breaks, np.array(other_form, np.int64)).astype(np.int64)
     spoilt = np.array([bool(seen.damage[index]) for index in chosen])
     still = max(2, round(settings.still_seconds * line.fps))
-    found = find_shots(seen.looks.of(chosen), settings.cut_threshold, settings.max_frames, still, breaks, spoilt)
-    parts, rejected = list[Shot | Dropped](), list[Rejected]()
+    found = find_shots(seen.looks.of(chosen), settings.cut_threshold, settings.max_frames, still, breaks, spoilt, heartbeat)
+    parts, rejected = list[Shot](), list[Rejected]()
     for part in found:
         where = f"frames {chosen[part.start]} to {chosen[part.stop - 1]}"
         if isinstance(part, Dropped):

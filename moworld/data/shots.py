@@ -4,6 +4,7 @@ Cuts, jump cuts, dissolves, fades, black, white and frozen stretches end a shot.
 repeated frames do not. Letterbox bars are found for cropping.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -14,19 +15,20 @@ from moworld.video import Frames
 
 HEIGHT, WIDTH, BLOCK = 24, 32, (6, 8)  # of a thumbnail and its blocks
 BLUR, REACH = 0.8, 2  # cells: of thumbnails before they are compared, and how far a block may move
+FARTHEST = 0.4  # of the image: a larger shift between two frames leaves too little in common
 FLOOR = 0.7  # grey levels added to a frame's contrast: in the dark, noise is not a change
 QUIET_SHARE = 50  # percentile of the blocks' changes: a picture in the picture covers fewer blocks
 REPEATED = 0.004  # change of a repeated frame
 NEAR = 4  # frames on each side with which a change is compared
 SPIKE = 2.2  # a cut changes this many times more than the frames around it; a fast turn does not
-JUMP, JUMP_SPIKE = 0.12, 5.0  # a jump cut changes little, but far more than the frames around it
+JUMP, JUMP_SPIKE = 0.12, 3.0  # a jump cut changes little, but far more than the frames around it
 FLASH = 6  # longest flash, in frames
 RETURNED = 0.4  # of a change: a smaller one to an image before it means that the image is back
 LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
 UNLIKE = 0.2  # change between the two ends of a part of a dissolve
 MIXED = 0.8  # share of the variance of a dissolve's middle that its ends explain
 BOTH = 0.06  # share that neither end explains alone: in a moving shot, either end does
-BETTER = 2.5  # times the variance that one end leaves, relative to what both leave
+BETTER = 3.0  # times the variance that one end leaves, relative to what both leave
 OVERLAP = 0.4  # of the image that must be covered by both ends
 FADED = 0.95  # contrast in the middle of a dissolve, relative to its ends
 FLAT = 4.0  # grey levels between the 5th and the 95th percentile of a uniform frame
@@ -101,12 +103,12 @@ def change(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
 
 
 def compensated_change(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
-    """Returns the smaller of `change` and the change after the shift of the whole image is undone, for shifts of less than half of it."""
+    """Returns the smaller of `change` and the change after the shift of the whole image is undone, for shifts of less than two fifths."""
     plain = change(before, after)
     if plain < JUMP / 2:
         return plain
     (x, y) = _shift(before, after)
-    if abs(x) >= WIDTH / 2 or abs(y) >= HEIGHT / 2:
+    if abs(x) >= FARTHEST * WIDTH or abs(y) >= FARTHEST * HEIGHT:
         return plain
     left, right, top, bottom = _overlap(x, y)
     return min(plain, change(_moved(before, x, y)[top:bottom, left:right], after[top:bottom, left:right]))
@@ -136,6 +138,7 @@ def find_shots(
     still_frames: int,
     breaks: NDArray[np.int64] | None = None,
     spoilt: NDArray[np.bool_] | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> list[Shot | Dropped]:
     """Returns shots of at most `max_frames` frames, and the dropped frames between them, in the order of the video.
 
@@ -150,7 +153,7 @@ def find_shots(
     cuts = _hard_cuts(thumbnails, changes, threshold)
     if breaks is not None:
         cuts[breaks] = True
-    _mark_dissolves(thumbnails, cuts, rules)
+    _mark_dissolves(thumbnails, cuts, rules, heartbeat)
     _mark_still(thumbnails, cuts, rules, still_frames)
     if spoilt is not None:
         rules[spoilt] = "damaged"
@@ -199,12 +202,11 @@ def _is_flash(thumbnails: Thumbnails, index: int, changed: float) -> bool:
     """Returns whether the image before frame `index` comes back soon after it, or that of the frame was there shortly before."""
     back = [(index - 1, other) for other in range(index + 1, min(index + 1 + FLASH, len(thumbnails)))]
     ago = [(other, index) for other in range(max(0, index - 1 - FLASH), index - 1)]
-    grey = compensated_change(thumbnails[index - 1].astype(np.float32), thumbnails[index].astype(np.float32))
-    same = RETURNED * min(grey, changed)
-    return any(compensated_change(thumbnails[one].astype(np.float32), thumbnails[other].astype(np.float32)) < same for one, other in back + ago)
+    same = RETURNED * min(change(thumbnails[index - 1], thumbnails[index]), changed)
+    return any(change(thumbnails[one], thumbnails[other]) < same for one, other in back + ago)
 
 
-def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_]) -> None:
+def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_], heartbeat: Callable[[], None]) -> None:
     """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either."""
     contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)
     ended = np.cumsum(cuts | (rules != ""))  # equal at both ends of a window without a cut or a marked frame after its first
@@ -215,7 +217,9 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
             break
         first, last, middle = contrast[:count], contrast[length:], contrast[length // 2 : length // 2 + count]
         plausible = (middle < FADED * (first + last) / 2) & (ended[:count] == ended[length:]) & (rules[:count] == "")
-        for start in np.flatnonzero(plausible).tolist():
+        stride = max(1, length // 6)
+        for start in (stride * np.flatnonzero(plausible[::stride])).tolist():
+            heartbeat()
             if not mixed[start + 1 : start + length].all() and _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
                 mixed[start + 1 : start + length] = True
     rules[mixed] = "dissolve"

@@ -14,7 +14,6 @@ from moworld.errors import InputError
 from moworld.files import Pathlike
 
 if TYPE_CHECKING:
-    import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
 

@@ -12,7 +12,7 @@ import numpy as np
 from moworld.errors import InputError
 from moworld.files import Pathlike
 from moworld.video.container import Frames, Opened, header_rate, opened, promised_frames, promised_seconds
-from moworld.video.normalise import Form, Normaliser, form_of
+from moworld.video.normalise import Form, Normaliser, form_of, turn_of
 
 if TYPE_CHECKING:
     import av
@@ -54,6 +54,7 @@ class Decoder:
         self._damage, self._since = "", -math.inf  # reason, and the time of the packet that showed it
         self._normaliser: Normaliser | None = None
         self._waiting: deque[tuple[float, str]] = deque()  # time and damage of the frames inside the filters
+        self._rotation, self._turn = 0, (False, False, False)
         self._packets = 0
 
     def __iter__(self) -> Iterator[Picture]:
@@ -75,7 +76,9 @@ class Decoder:
         interlaced = self._field_order or ("auto" if frame.interlaced_frame else "")
         if not interlaced and self._normaliser is not None:
             interlaced = self._normaliser.form.field_order  # bwdif leaves progressive frames as they are
-        form = form_of(self.path, frame, stream.sample_aspect_ratio, interlaced)
+        if self._normaliser is None or frame.rotation != self._rotation:
+            self._rotation, self._turn = frame.rotation, turn_of(self.path, frame)
+        form = form_of(frame, stream.sample_aspect_ratio, interlaced, self._turn, self.path)
         if self._normaliser is None or self._normaliser.form != form:
             if self._normaliser is not None:
                 yield from self._ready(self._normaliser.flush())

@@ -81,8 +81,8 @@ class Form:
         return done
 
 
-def form_of(path: Pathlike, frame: "av.VideoFrame", aspect: Fraction | None, field_order: str) -> Form:
-    """Returns the form of a decoded frame. Raises InputError for a pixel aspect or display matrix that cannot be right or is not supported."""
+def form_of(frame: "av.VideoFrame", aspect: Fraction | None, field_order: str, turn: tuple[bool, bool, bool], path: Pathlike) -> Form:
+    """Returns the form of a decoded frame. Raises InputError for a pixel aspect that cannot be right."""
     aspect = aspect or Fraction(1)
     if not ASPECTS[0] <= aspect <= ASPECTS[1]:
         raise InputError(path, "sample aspect ratio", str(aspect), "1/8 to 8", "replace the file, or correct its header")
@@ -96,13 +96,14 @@ def form_of(path: Pathlike, frame: "av.VideoFrame", aspect: Fraction | None, fie
     alpha = any(component.is_alpha for component in frame.format.components)
     return Form(
         frame.height, frame.width, frame.format.name, alpha, aspect, matrix, full,
-        int(frame.color_trc), primaries, _turn(path, frame), field_order,
+        int(frame.color_trc), primaries, turn, field_order,
     )  # fmt: skip
 
 
-def _turn(path: Pathlike, frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
+def turn_of(path: Pathlike, frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
     """Returns the display matrix as transpose and flips; raises InputError for other angles.
 
+    It makes a reference cycle of the frame, which then lives until the garbage is collected: use it for few frames.
     A pixel (p, q) goes to (a p + c q, b p + d q); the matrix is stored as a, b, u, c, d, v, x, y, w.
     """
     data = frame.side_data.get("DISPLAYMATRIX")

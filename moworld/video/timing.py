@@ -14,6 +14,7 @@ VARIABLE_SHARE = 0.05  # of the time in other intervals: above, the rate is vari
 BACKWARD_SHARE = 0.05  # of the frames whose time does not advance: above, the times cannot be used
 JITTER_SECONDS = 0.012  # of a single time: a header's rate that differs less over the whole video is right
 SAME_RATE = 2e-4  # relative difference below which a header's rate is right whatever the length
+ROUNDING = 0.1  # of an interval
 LOWER = 0.99  # times a rate: a lower wanted rate is reached by resampling
 PAUSE_SECONDS = 1.0  # a longer interval is a break of any rate
 MAX_DENOMINATOR = 1001
@@ -100,7 +101,7 @@ def _resampled(times: NDArray[np.float64], fps: float, source_fps: float) -> Tim
     ends = np.flatnonzero(~((steps > 0) & (steps <= REGULAR[1] / fps))) + 1
     for start, stop in zip([0, *ends], [*ends, len(times)], strict=True):
         own = times[start:stop]
-        grid = own[0] + np.arange(int((own[-1] - own[0]) * fps + REGULAR[0]) + 1) / fps
+        grid = own[0] + np.arange(int((own[-1] - own[0]) * fps + ROUNDING) + 1) / fps
         right = np.clip(np.searchsorted(own, grid), 1, max(len(own) - 1, 1)) if len(own) > 1 else np.zeros(len(grid), int)
         nearest = right - (grid - own[right - 1] <= own[right] - grid) if len(own) > 1 else right
         breaks.append(sum(map(len, kept)))
