@@ -18,23 +18,23 @@ BLUR, REACH = 0.8, 2  # cells: of thumbnails before they are compared, and how f
 FARTHEST = 0.4  # of the image: a larger shift between two frames leaves too little in common
 FLOOR = 0.7  # grey levels added to a frame's contrast: in the dark, noise is not a change
 QUIET_SHARE = 50  # percentile of the blocks' changes: a picture in the picture covers fewer blocks
-REPEATED = 0.004  # change of a repeated frame
-NEAR = 4  # frames on each side with which a change is compared
+REPEATED = 0.02  # change of a repeated frame, which compression refines, or of a camera that hardly moves
+NEAR, FAR = 4, 40  # changes on each side with which a change is compared, and the frames in which they are looked for
 SPIKE = 2.2  # a cut changes this many times more than the frames around it; a fast turn does not
-JUMP, JUMP_SPIKE = 0.12, 3.0  # a jump cut changes little, but far more than the frames around it
+JUMP, JUMP_SPIKE = 0.12, 3.2  # a jump cut changes little, but far more than the frames around it
 FLASH = 6  # longest flash, in frames
-RETURNED = 0.4  # of a change: a smaller one to an image before it means that the image is back
+RETURNED = 0.5  # of a change: a smaller one to an image before it means that the image is back
 LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
 UNLIKE = 0.2  # change between the two ends of a part of a dissolve
-MIXED = 0.8  # share of the variance of a dissolve's middle that its ends explain
+MIXED = 0.9  # share of the variance of a dissolve's middle that its ends explain
 BOTH = 0.06  # share that neither end explains alone: in a moving shot, either end does
 BETTER = 3.0  # times the variance that one end leaves, relative to what both leave
 OVERLAP = 0.4  # of the image that must be covered by both ends
 FADED = 0.95  # contrast in the middle of a dissolve, relative to its ends
-FLAT = 4.0  # grey levels between the 5th and the 95th percentile of a uniform frame
+FLAT = 2.5  # grey levels between the 5th and the 95th percentile of a uniform frame
 DARK, BRIGHT = 20.0, 235.0  # mean of a black and of a white frame
 FADE_FRAMES, FADE_STEP = 48, 1.02  # longest fade, and its smallest growth of contrast per frame
-STILL = 1.0  # grey levels between neighbourhoods of thumbnails and the first static frame: slow motion adds up, compression does not
+STILL = 1.5  # grey levels between neighbourhoods of thumbnails and the first static frame: slow motion adds up, compression does not
 BAR = 32  # brightest pixel of a letterbox bar: compression bleeds neighbouring colours into it
 MIN_BAR = 0.03  # of a side: thinner bars are dark edges of the scene
 
@@ -190,8 +190,8 @@ def _hard_cuts(thumbnails: Thumbnails, changes: NDArray[np.float64], threshold: 
     """Returns whether there is a cut before each frame: a change that stands out from those around it, and is not a flash."""
     cuts = np.zeros(len(changes), bool)
     for index in np.flatnonzero(changes > min(JUMP, threshold)).tolist():
-        before = [c for c in changes[max(1, index - 2 * NEAR) : index] if c > REPEATED][-NEAR:]
-        after = [c for c in changes[index + 1 : index + 1 + 2 * NEAR] if c > REPEATED][:NEAR]
+        before = [c for c in changes[max(1, index - FAR) : index] if c > REPEATED][-NEAR:]
+        after = [c for c in changes[index + 1 : index + 1 + FAR] if c > REPEATED][:NEAR]
         around = sorted([0.0, 0.0, *before, *after])[-2]  # without the largest, which is another cut nearby
         alone = changes[index] > threshold and changes[index] > SPIKE * around
         cuts[index] = (alone or changes[index] > JUMP_SPIKE * around) and not _is_flash(thumbnails, index, changes[index])
@@ -256,9 +256,10 @@ def _aligned(image: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[N
     """Returns an image after the affine motion that brings it onto the target, and where it covers it."""
     x, y = _shift(image, target)
     best, inside = image, np.ones_like(image, bool)
-    for motion in (np.float32([[1, 0, 0], [0, 1, 0]]), np.float32([[1, 0, -x], [0, 1, -y]])):
+    for across, down in ((0.0, 0.0), (x, y)):
+        start = np.array([[1, 0, -across], [0, 1, -down]], np.float32)
         try:
-            _, motion = cv2.findTransformECC(target, image, motion, cv2.MOTION_AFFINE, (3, 12, 1e-3), None, 3)
+            _, motion = cv2.findTransformECC(target, image, start, cv2.MOTION_AFFINE, (3, 12, 1e-3), None, 3)
         except cv2.error:  # did not converge: the start is as good as it gets
             continue
         flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (WIDTH, HEIGHT)

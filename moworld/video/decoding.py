@@ -50,7 +50,8 @@ class Decoder:
     def __init__(self, path: Pathlike, limit: float | None = None, field_order: str = "", detect_combs: bool = False) -> None:
         """limit: largest height of the pictures; field_order: tff or bff for interlaced frames that do not say so; detect_combs: see Picture."""
         self.path, self._limit, self._field_order, self._detect_combs = path, limit, field_order, detect_combs
-        self.missing, self.omitted, self.rate = "", (), 0.0
+        self.missing, self.rate = "", 0.0
+        self.omitted: tuple[str, ...] = ()
         self._damage, self._since = "", -math.inf  # reason, and the time of the packet that showed it
         self._normaliser: Normaliser | None = None
         self._waiting: deque[tuple[float, str]] = deque()  # time and damage of the frames inside the filters
@@ -83,7 +84,7 @@ class Decoder:
             if self._normaliser is not None:
                 yield from self._ready(self._normaliser.flush())
             self._normaliser = Normaliser(form, self._limit, self._detect_combs and not interlaced)
-        time = float(frame.pts * frame.time_base) if frame.pts is not None else math.nan
+        time = float(frame.time) if frame.time is not None else math.nan
         self._waiting.append((time, self._damage_of(frame, time)))
         yield from self._ready(self._normaliser.push(frame))
 

@@ -106,7 +106,7 @@ def turn_of(path: Pathlike, frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
     It makes a reference cycle of the frame, which then lives until the garbage is collected: use it for few frames.
     A pixel (p, q) goes to (a p + c q, b p + d q); the matrix is stored as a, b, u, c, d, v, x, y, w.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).astype(float)
@@ -191,5 +191,5 @@ class Normaliser:
             file = stack.enter_context(table_file(form.transfer, form.primaries))
             filters += [("format", {"pix_fmts": "gbrp16"}), ("lut3d", {"file": file})]
         filters.append(("format", {"pix_fmts": "rgb24"}))
-        names = ("transpose", {"dir": "cclock_flip"}), ("hflip", {}), ("vflip", {})
+        names: tuple[tuple[str, dict[str, str]], ...] = ("transpose", {"dir": "cclock_flip"}), ("hflip", {}), ("vflip", {})
         return filters + [filter_ for wanted, filter_ in zip(form.turn, names, strict=True) if wanted]

@@ -75,7 +75,7 @@ def _at(times: NDArray[np.float64], fps: float, source_fps: float, wanted: float
     """Returns all frames of a regular source, or those of a lower wanted rate."""
     if wanted is not None and wanted < LOWER * fps:
         return _resampled(times, wanted, source_fps)
-    kept, breaks, last = [], [], -np.inf
+    kept, breaks, last = list[int](), list[int](), -np.inf
     for index, time in enumerate(times):
         if kept and 0 <= time - last < REGULAR[0] / fps:
             continue
