@@ -26,11 +26,11 @@ FLASH = 6  # longest flash, in frames
 RETURNED = 0.5  # of a change: a smaller one to an image before it means that the image is back
 LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
 UNLIKE = 0.2  # change between the two ends of a part of a dissolve
-MIXED = 0.9  # share of the variance of a dissolve's middle that its ends explain
-BOTH = 0.06  # share that neither end explains alone: in a moving shot, either end does
-BETTER = 3.0  # times the variance that one end leaves, relative to what both leave
+MIXED = 0.75  # share of the variance of a dissolve's frames that its ends explain
+LINEAR = 0.15  # how far the last end's share may be from growing in proportion to time
+BETTER = 1.25  # times the variance that one end leaves, relative to what both leave: in a moving shot, either end does
 OVERLAP = 0.4  # of the image that must be covered by both ends
-FADED = 0.95  # contrast in the middle of a dissolve, relative to its ends
+FADED = 1.02  # contrast in the middle of a dissolve, relative to its ends
 FLAT = 2.5  # grey levels between the 5th and the 95th percentile of a uniform frame
 DARK, BRIGHT = 20.0, 235.0  # mean of a black and of a white frame
 FADE_FRAMES, FADE_STEP = 48, 1.02  # longest fade, and its smallest growth of contrast per frame
@@ -228,15 +228,19 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
 def _is_mixture(images: NDArray[np.float32]) -> bool:
     """Returns whether a window of frames (T, H, W) lies in a dissolve.
 
-    Least squares explain its middle by its two ends, aligned with it, and by neither alone; around the middle the last one's share grows.
+    Least squares explain its frames by its two ends, aligned with them, and its middle by neither alone; the share of the last end grows
+    in proportion to time.
     """
     length, first, last = len(images) - 1, images[0], images[-1]
     if change(first, last) < UNLIKE or compensated_change(first, last) < UNLIKE:
         return False
-    half, explained, alone = _share(first, last, images[length // 2])
-    if not 0.25 < half < 0.75 or explained < MIXED or explained - alone < BOTH or (1 - alone) < BETTER * (1 - explained):
-        return False
-    return _share(first, last, images[length // 4])[0] < half < _share(first, last, images[length - length // 4])[0]
+    for offset in (length // 2, length // 4, length - length // 4):
+        share, explained, alone = _share(first, last, images[offset])
+        if abs(share - offset / length) > LINEAR or explained < MIXED:
+            return False
+        if offset == length // 2 and (1 - alone) < BETTER * (1 - explained):
+            return False
+    return True
 
 
 def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArray[np.float32]) -> tuple[float, float, float]:
