@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Frames = NDArray[np.uint8]
 MANIFEST = "manifest.parquet"
 REMOVED = {"aesthetic"}  # columns of earlier versions, ignored when read
+ADDED = {  # columns of this version that earlier manifests lack
+    "source_file", "source_sha256", "source_start", "source_fps", "source_rotation", "source_sar", "source_changes", "time_gap_max",
+}  # fmt: skip
 REWRITE = "write it again with the step that made it"
 FILE_COLUMNS = ("video", "camera", "depth", "actions", "scene_facts", "points")
 
@@ -88,6 +91,14 @@ class Clip:
     text_share: float | None = None
     aspect: float | None = None
     similarity: float | None = None
+    source_file: str | None = None  # of an imported video: its path in the source
+    source_sha256: str | None = None
+    source_start: float | None = None  # seconds in the source
+    source_fps: float | None = None  # mean rate of its frames by their times
+    source_rotation: float | None = None  # degrees clockwise by which the pictures were turned
+    source_sar: float | None = None  # width of a source's pixel over its height
+    source_changes: str | None = None  # what was done to the pictures, and the streams that were left out
+    time_gap_max: float | None = None  # longest interval between two source frames of the clip, seconds
 
     def files(self) -> list[str]:
         """Returns the relative paths of all files of the clip."""
@@ -111,7 +122,7 @@ def read_manifest(folder: Pathlike) -> list[Clip]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(path, "", str(error), "a Parquet file", REWRITE) from None
     names = {field.name for field in fields(Clip)}
-    for name in sorted(names ^ (set(rows[0]) - REMOVED)) if rows else ():
+    for name in sorted((names ^ (set(rows[0]) - REMOVED)) - (ADDED - set(rows[0]))) if rows else ():
         found = "an unknown column" if name in rows[0] else "no such column"
         raise InputError(path, name, found, "the columns of a clip", REWRITE)
     return sorted((clip_of(row) for row in rows), key=lambda clip: clip.clip_id)

@@ -67,6 +67,7 @@ class DataSettings(Settings):
     min_frames: int = Field(33, ge=5, le=1_000_000)  # shorter shots are rejected
     max_frames: int = Field(2001, ge=5, le=1_000_000)  # longer shots are cut into clips of this length
     max_height: int = Field(240, ge=32, le=8192)  # videos are scaled down to it
+    fps: float | None = Field(None, gt=0, le=1000)  # videos of a higher rate are resampled to it; default: each keeps its own
     cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
     still_seconds: float = Field(1.0, gt=0, le=1e9)  # a picture that does not change for longer is cut out
     workers: int = Field(2, ge=1, le=4096)  # videos decoded at the same time, one process each

@@ -1,6 +1,10 @@
-"""Splits a video into shots (paper 2): cuts, black frames and frozen stretches end a shot; letterbox bars are cropped."""
+"""Splits a video into shots (paper 2), from a small thumbnail of each frame and its change since the frame before.
 
-from collections.abc import Iterator
+Cuts, jump cuts, dissolves, fades, black, white and frozen stretches end a shot. Flashes, whip pans, pictures in the picture and
+repeated frames do not. Letterbox bars are found for cropping.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,29 +13,37 @@ from numpy.typing import NDArray
 
 from moworld.video import Frames
 
-BLACK = 16.0  # brightest cell of a black frame's thumbnail
-SPIKE = 3.0  # a cut changes this many times more than the frames before it; a fast turn does not
-BINS = 8  # of each colour channel in the histograms that find cuts
-STILL = 1.0  # grey levels between thumbnail cells and the first static frame: slow motion adds up, compression does not
+HEIGHT, WIDTH, BLOCK = 24, 32, (6, 8)  # of a thumbnail and its blocks
+BLUR, REACH = 0.8, 2  # cells: of thumbnails before they are compared, and how far a block may move
+FARTHEST = 0.4  # of the image: a larger shift between two frames leaves too little in common
+FLOOR = 0.7  # grey levels added to a frame's contrast: in the dark, noise is not a change
+QUIET_SHARE = 50  # percentile of the blocks' changes: a picture in the picture covers fewer blocks
+REPEATED = 0.02  # change of a repeated frame, which compression refines, or of a camera that hardly moves
+NEAR, FAR = 4, 40  # changes on each side with which a change is compared, and the frames in which they are looked for
+SPIKE = 2.2  # a cut changes this many times more than the frames around it; a fast turn does not
+JUMP, JUMP_SPIKE = 0.12, 3.2  # a jump cut changes little, but far more than the frames around it
+FLASH = 6  # longest flash, in frames
+RETURNED = 0.5  # of a change: a smaller one to an image before it means that the image is back
+LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
+UNLIKE = 0.2  # change between the two ends of a part of a dissolve
+MIXED = 0.75  # share of the variance of a dissolve's frames that its ends explain
+LINEAR = 0.15  # how far the last end's share may be from growing in proportion to time
+BETTER = 1.25  # times the variance that one end leaves, relative to what both leave: in a moving shot, either end does
+OVERLAP = 0.4  # of the image that must be covered by both ends
+FADED = 1.02  # contrast in the middle of a dissolve, relative to its ends
+FLAT = 2.5  # grey levels between the 5th and the 95th percentile of a uniform frame
+DARK, BRIGHT = 20.0, 235.0  # mean of a black and of a white frame
+FADE_FRAMES, FADE_STEP = 48, 1.02  # longest fade, and its smallest growth of contrast per frame
+STILL = 1.5  # grey levels between neighbourhoods of thumbnails and the first static frame: slow motion adds up, compression does not
 BAR = 32  # brightest pixel of a letterbox bar: compression bleeds neighbouring colours into it
 MIN_BAR = 0.03  # of a side: thinner bars are dark edges of the scene
 
-
-@dataclass(frozen=True)
-class Look:
-    """Features of a frame for cut detection: a colour histogram (512,) and a grey 12x16 thumbnail."""
-
-    histogram: NDArray[np.float64]
-    thumbnail: NDArray[np.float64]
-
-    @property
-    def is_black(self) -> bool:
-        return bool(self.thumbnail.max() < BLACK)
+Thumbnails = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Frames start to stop (exclusive) that belong to no shot, and the reason: black or frozen."""
+    """Frames start to stop (exclusive) that belong to no shot, and the reason: black, white, fade, dissolve, frozen or damaged."""
 
     start: int
     stop: int
@@ -40,95 +52,269 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Shot:
-    """Consecutive frames of a video, starting at frame number `start`."""
+    """Consecutive frames start to stop (exclusive) of a video."""
 
     start: int
-    frames: list[Frames]
+    stop: int
 
 
-def look(frame: Frames) -> Look:
-    """Returns the cut-detection features of a frame (H, W, 3)."""
-    small = frame[::4, ::4].reshape(-1, 3).astype(np.int64) * BINS // 256
-    histogram = np.bincount(small @ np.array([BINS * BINS, BINS, 1]), minlength=BINS**3) / len(small)
-    return Look(histogram, cv2.resize(frame, (16, 12), interpolation=cv2.INTER_AREA).mean(axis=-1))
+class Looks:
+    """Collects the thumbnails (N, 24, 32) and changes (N,) of frames; the first change is 0."""
+
+    def __init__(self) -> None:
+        self._thumbnails: list[Thumbnails] = []
+        self._changes: list[float] = []
+        self._before: NDArray[np.float32] | None = None
+
+    def add(self, frame: Frames) -> None:
+        """Adds a frame (H, W, 3)."""
+        colours = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+        self._changes.append(compensated_change(self._before, colours) if self._before is not None else 0.0)
+        self._thumbnails.append(np.rint(colours.mean(axis=-1)).astype(np.uint8))
+        self._before = colours
+
+    def of(self, chosen: NDArray[np.int64]) -> tuple[Thumbnails, NDArray[np.float64]]:
+        """Returns thumbnails (N, 24, 32) and changes (N,) of chosen frames; a change is the largest since the chosen frame before."""
+        thumbnails = np.stack([self._thumbnails[index] for index in chosen]) if len(chosen) else np.zeros((0, HEIGHT, WIDTH), np.uint8)
+        starts = [0, *(int(index) + 1 for index in chosen[:-1])]
+        changes = [max(self._changes[start : index + 1]) for start, index in zip(starts, chosen.tolist(), strict=True)]
+        return thumbnails, np.array([0.0, *changes[1:]][: len(chosen)])
 
 
-def change(before: Look, after: Look) -> float:
-    """Returns how much two frames differ, 0 to 1: the larger of the histogram distance and one minus the thumbnails' correlation.
+def change(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
+    """Returns how much two thumbnails (H, W) or (H, W, C) differ: 0 for equal ones, about 1 for unrelated ones.
 
-    The correlation finds cuts between dark shots with similar colours. A change to or from black counts as a cut.
+    It is the difference without its median, a change of exposure, relative to the contrast, in the half of the blocks that differs least. Each block may move
+    by `REACH` cells: what moves is not a change.
     """
-    histograms = np.abs(before.histogram - after.histogram).sum() / 2
-    if before.is_black or after.is_black:
-        return float(before.is_black != after.is_black)
-    one, other = (seen.thumbnail - seen.thumbnail.mean() for seen in (before, after))
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
-    correlation = (one * other).sum() / scale if scale > 0 else 1.0
-    return float(max(histograms, min(1.0, 1 - correlation)))
+    one, other = (cv2.GaussianBlur(np.atleast_3d(image).astype(np.float32), (0, 0), BLUR) for image in (before, after))
+    contrast = (one.std(axis=(0, 1)).mean() + other.std(axis=(0, 1)).mean()) / 2 + FLOOR
+    one, other = np.atleast_3d(one), np.atleast_3d(other)
+    other = other - np.median(other - one, axis=(0, 1))
+    height, width = other.shape[:2]
+    rows, columns = min(BLOCK[0], height), min(BLOCK[1], width)
+    around = np.atleast_3d(cv2.copyMakeBorder(one, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE))
+    least = np.full((height // rows, width // columns), np.inf)
+    for y in range(2 * REACH + 1):
+        for x in range(2 * REACH + 1):
+            difference = np.abs(around[y : y + height, x : x + width] - other).mean(axis=-1)[: height // rows * rows, : width // columns * columns]
+            least = np.minimum(least, difference.reshape(height // rows, rows, width // columns, columns).mean(axis=(1, 3)))
+    return float(np.percentile(least, QUIET_SHARE) / contrast)
 
 
-def shots(frames: Iterator[Frames], threshold: float, max_frames: int, still_frames: int) -> Iterator[Shot | Dropped]:
-    """Yields shots of at most `max_frames` frames, and the dropped frames between them, in the order of the video.
+def compensated_change(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
+    """Returns the smaller of `change` and the change after the shift of the whole image is undone, for shifts of less than two fifths."""
+    plain = change(before, after)
+    if plain < JUMP / 2:
+        return plain
+    (x, y) = _shift(before, after)
+    if abs(x) >= FARTHEST * WIDTH or abs(y) >= FARTHEST * HEIGHT:
+        return plain
+    left, right, top, bottom = _overlap(x, y)
+    return min(plain, change(_moved(before, x, y)[top:bottom, left:right], after[top:bottom, left:right]))
 
-    A cut changes more than `threshold` and more than `SPIKE` times the usual change of its shot. Black frames, and an image that stays the same
-    for more than `still_frames` frames, end a shot and are dropped; of a static image the first frame is kept.
+
+def _shift(before: NDArray[np.floating], after: NDArray[np.floating]) -> tuple[float, float]:
+    """Returns by how many cells (x, y) the image moved, by phase correlation."""
+    one, other = (np.atleast_3d(image).mean(axis=-1, dtype=np.float32) for image in (before, after))
+    (x, y), _ = cv2.phaseCorrelate(one, other, cv2.createHanningWindow((WIDTH, HEIGHT), cv2.CV_32F))
+    return x, y
+
+
+def _moved(image: NDArray[np.floating], x: float, y: float) -> NDArray[np.floating]:
+    return cv2.warpAffine(image, np.array([[1, 0, x], [0, 1, y]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+
+
+def _overlap(*shifts: float) -> tuple[int, int, int, int]:
+    """Returns left, right, top, bottom of the cells that all images cover; shifts: x and y in turn."""
+    xs, ys = (*shifts[::2], 0.0), (*shifts[1::2], 0.0)
+    return int(np.ceil(max(xs))), WIDTH + int(np.floor(min(xs))), int(np.ceil(max(ys))), HEIGHT + int(np.floor(min(ys)))
+
+
+def find_shots(
+    looks: tuple[Thumbnails, NDArray[np.float64]],
+    threshold: float,
+    max_frames: int,
+    still_frames: int,
+    breaks: NDArray[np.int64] | None = None,
+    spoilt: NDArray[np.bool_] | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> list[Shot | Dropped]:
+    """Returns shots of at most `max_frames` frames, and the dropped frames between them, in the order of the video.
+
+    threshold:    change at a cut, see `change`; a smaller one is a cut if it stands out from the frames around it
+    still_frames: an image that stays the same for more frames is dropped, except for its first frame
+    looks:        thumbnails and changes, see `Looks`
+    breaks:       frames before which time is missing: a shot ends there whatever they show
+    spoilt:       (N,) frames that are damaged
     """
-    shot, changes, static = Shot(0, []), list[float](), 0
-    black_from, number = -1, -1
-    before: Look | None = None
-    first: Look | None = None  # of the static frames
-    for number, frame in enumerate(frames):
-        seen = look(frame)
-        if seen.is_black:
-            black_from = number if black_from < 0 else black_from
-            yield from _ended(shot, static, still_frames)
-            shot, changes, static, before, first = Shot(number + 1, []), [], 0, None, None
+    thumbnails, changes = looks
+    rules = _uniform(thumbnails)
+    cuts = _hard_cuts(thumbnails, changes, threshold)
+    if breaks is not None:
+        cuts[breaks] = True
+    _mark_dissolves(thumbnails, cuts, rules, heartbeat)
+    _mark_still(thumbnails, cuts, rules, still_frames)
+    if spoilt is not None:
+        rules[spoilt] = "damaged"
+    edges = np.flatnonzero(cuts | np.r_[True, rules[1:] != rules[:-1]]) if len(rules) else np.zeros(0, int)
+    parts: list[Shot | Dropped] = []
+    for start, stop in zip(edges.tolist(), [*edges[1:].tolist(), len(rules)], strict=True):
+        if rule := str(rules[start]):
+            joins = parts and isinstance(parts[-1], Dropped) and parts[-1].rule == rule and parts[-1].stop == start
+            parts[-1:] = [Dropped(parts[-1].start, stop, rule)] if joins else [*parts[-1:], Dropped(start, stop, rule)]
+        else:
+            parts += [Shot(first, min(first + max_frames, stop)) for first in range(start, stop, max_frames)]
+    return parts
+
+
+def _uniform(thumbnails: Thumbnails) -> NDArray[np.str_]:
+    """Returns the rule of each frame: black, white, fade beside them, or ""."""
+    rules = np.full(len(thumbnails), "", dtype="<U8")
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    low, high = np.percentile(flat, (5, 95), axis=1) if len(flat) else (np.zeros(0), np.zeros(0))
+    means, contrast = flat.mean(axis=1), flat.std(axis=1)
+    uniform = high - low < FLAT
+    rules[uniform & (means < DARK)], rules[uniform & (means > BRIGHT)] = "black", "white"
+    for index in np.flatnonzero(rules != ""):
+        for step in (-1, 1):
+            last, now = index, index + step
+            while 0 <= now < len(rules) and rules[now] == "" and abs(now - index) <= FADE_FRAMES and contrast[now] > FADE_STEP * contrast[last] + 0.1:
+                last, now = now, now + step
+            if abs(now - index) > 3:  # the last frame of the ramp is a whole picture
+                rules[min(index - step * -1, last) if step > 0 else last + 1 : last if step > 0 else index] = "fade"
+    return rules
+
+
+def _hard_cuts(thumbnails: Thumbnails, changes: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Returns whether there is a cut before each frame: a change that stands out from those around it, and is not a flash."""
+    cuts = np.zeros(len(changes), bool)
+    for index in np.flatnonzero(changes > min(JUMP, threshold)).tolist():
+        before = [c for c in changes[max(1, index - FAR) : index] if c > REPEATED][-NEAR:]
+        after = [c for c in changes[index + 1 : index + 1 + FAR] if c > REPEATED][:NEAR]
+        around = sorted([0.0, 0.0, *before, *after])[-2]  # without the largest, which is another cut nearby
+        alone = changes[index] > threshold and changes[index] > SPIKE * around
+        cuts[index] = (alone or changes[index] > JUMP_SPIKE * around) and not _is_flash(thumbnails, index, changes[index])
+    return cuts
+
+
+def _is_flash(thumbnails: Thumbnails, index: int, changed: float) -> bool:
+    """Returns whether the image before frame `index` comes back soon after it, or that of the frame was there shortly before."""
+    back = [(index - 1, other) for other in range(index + 1, min(index + 1 + FLASH, len(thumbnails)))]
+    ago = [(other, index) for other in range(max(0, index - 1 - FLASH), index - 1)]
+    same = RETURNED * min(change(thumbnails[index - 1], thumbnails[index]), changed)
+    return any(change(thumbnails[one], thumbnails[other]) < same for one, other in back + ago)
+
+
+def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_], heartbeat: Callable[[], None]) -> None:
+    """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either."""
+    contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)
+    ended = np.cumsum(cuts | (rules != ""))  # equal at both ends of a window without a cut or a marked frame after its first
+    mixed = np.zeros(len(thumbnails), bool)
+    for length in LENGTHS:
+        count = len(thumbnails) - length
+        if count <= 0:
+            break
+        first, last, middle = contrast[:count], contrast[length:], contrast[length // 2 : length // 2 + count]
+        plausible = (middle < FADED * (first + last) / 2) & (ended[:count] == ended[length:]) & (rules[:count] == "")
+        stride = max(1, length // 6)
+        for start in (stride * np.flatnonzero(plausible[::stride])).tolist():
+            heartbeat()
+            if not mixed[start + 1 : start + length].all() and _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
+                mixed[start + 1 : start + length] = True
+    rules[mixed] = "dissolve"
+
+
+def _is_mixture(images: NDArray[np.float32]) -> bool:
+    """Returns whether a window of frames (T, H, W) lies in a dissolve.
+
+    Least squares explain its frames by its two ends, aligned with them, and its middle by neither alone; the share of the last end grows
+    in proportion to time.
+    """
+    length, first, last = len(images) - 1, images[0], images[-1]
+    if change(first, last) < UNLIKE or compensated_change(first, last) < UNLIKE:
+        return False
+    for offset in (length // 2, length // 4, length - length // 4):
+        share, explained, alone = _share(first, last, images[offset])
+        if abs(share - offset / length) > LINEAR or explained < MIXED:
+            return False
+        if offset == length // 2 and (1 - alone) < BETTER * (1 - explained):
+            return False
+    return True
+
+
+def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Returns the last image's share in a mixture, and the parts of the middle's variance explained by both ends and by the better one."""
+    (one, seen), (other, visible) = _aligned(first, middle), _aligned(last, middle)
+    inside = seen & visible
+    if inside.sum() < OVERLAP * inside.size:
+        return 0.0, 0.0, 0.0
+    target = middle[inside]
+    system = np.stack([one[inside], other[inside], np.ones_like(target)], axis=1)
+    weights, explained = _fit(system, target)
+    alone = max(_fit(system[:, [0, 2]], target)[1], _fit(system[:, 1:], target)[1])
+    return float(weights[1] / (weights[0] + weights[1])) if min(weights[:2]) > 0 else 0.0, explained, alone
+
+
+def _aligned(image: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns an image after the affine motion that brings it onto the target, and where it covers it."""
+    x, y = _shift(image, target)
+    best, inside = image, np.ones_like(image, bool)
+    for across, down in ((0.0, 0.0), (x, y)):
+        start = np.array([[1, 0, -across], [0, 1, -down]], np.float32)
+        try:
+            _, motion = cv2.findTransformECC(target, image, start, cv2.MOTION_AFFINE, (3, 12, 1e-3), None, 3)
+        except cv2.error:  # did not converge: the start is as good as it gets
             continue
-        if black_from >= 0:
-            yield Dropped(black_from, number, "black")
-            shot, black_from = Shot(number, []), -1
-        amount = change(before, seen) if before is not None else 0.0
-        is_static = first is not None and float(np.abs(seen.thumbnail - first.thumbnail).max()) < STILL
-        usual = float(np.mean(changes[-4:])) if changes else 0.0
-        is_cut = amount > threshold and amount > SPIKE * usual
-        resumes = static > still_frames and not is_static
-        if is_cut or resumes or len(shot.frames) == max_frames:
-            yield from _ended(shot, static if not is_static else 0, still_frames)
-            shot, changes = Shot(number, []), []
-        elif not is_static:
-            changes.append(amount)
-        static, first = (static + 1, first) if is_static else (0, seen)
-        shot.frames.append(frame)
-        before = seen
-    if black_from >= 0:
-        yield Dropped(black_from, number + 1, "black")
-    else:
-        yield from _ended(shot, static, still_frames)
+        flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (WIDTH, HEIGHT)
+        moved, covered = cv2.warpAffine(image, motion, size, flags=flags), cv2.warpAffine(np.ones_like(image), motion, size, flags=flags) > 0.99
+        if covered.sum() >= OVERLAP * covered.size and _correlation(moved[covered], target[covered]) > _correlation(best[inside], target[inside]):
+            best, inside = moved, covered
+    return best, inside
 
 
-def _ended(shot: Shot, static: int, still_frames: int) -> Iterator[Shot | Dropped]:
-    """Yields a shot without the static stretch at its end, then that stretch."""
-    if not shot.frames:
-        return
-    end = shot.start + len(shot.frames)
-    static = min(static, len(shot.frames) - 1) if static > still_frames else 0
-    yield Shot(shot.start, shot.frames[: len(shot.frames) - static])
-    if static:
-        yield Dropped(end - static, end, "frozen")
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).mean() / (one.std() * other.std() + 1e-6))
 
 
-def content_box(frames: list[Frames], samples: int = 16) -> tuple[int, int, int, int]:
-    """Returns top, bottom, left, right (exclusive ends) of the image inside black bars, even sizes; the whole frame without bars.
+def _fit(system: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Returns the weights of least squares, and the share of the target's variance that they explain."""
+    weights, *_ = np.linalg.lstsq(system, target, rcond=None)
+    return weights, 1 - float(((system @ weights - target) ** 2).mean() / max(target.var(), FLOOR))
 
-    A bar is dark in every sampled frame. Bars come in pairs, so a dark floor is not a bar.
+
+def _mark_still(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_], still_frames: int) -> None:
+    """Marks the frames of static stretches, except for the first of each."""
+    first = 0
+    smooth: NDArray[np.float32] | None = None
+    for index in range(len(rules) + 1):
+        if index < len(rules):
+            now = cv2.blur(thumbnails[index].astype(np.float32), (3, 3))
+            if smooth is not None and not cuts[index] and rules[index] == "" and float(np.abs(now - smooth).max()) < STILL:
+                continue
+        if index - 1 - first > still_frames:
+            rules[first + 1 : index] = "frozen"
+        first, smooth = index, now if index < len(rules) and rules[index] == "" else None
+
+
+def profiles(frame: Frames) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Returns the brightness of rows (H,) and columns (W,): the 98th percentile of the pixels' brightest channel."""
+    brightest = frame.max(axis=2)
+    return np.percentile(brightest, 98, axis=1).astype(np.uint8), np.percentile(brightest, 98, axis=0).astype(np.uint8)
+
+
+def content_box(seen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> tuple[int, int, int, int]:
+    """Returns top, bottom, left, right (exclusive ends) of the image inside black bars; the whole frame without bars.
+
+    seen: `profiles` of frames of one shot. A bar is dark in all of them. Bars come in pairs, so a dark floor is not a bar.
     """
-    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, samples).astype(int))]
-    brightest = np.max([frame.max(axis=2) for frame in chosen], axis=0)
-    (top, bottom), (left, right) = _inner(np.percentile(brightest, 98, axis=1)), _inner(np.percentile(brightest, 98, axis=0))
+    rows, columns = (np.max(np.stack(levels), axis=0) for levels in zip(*seen, strict=True))
+    (top, bottom), (left, right) = _inner(rows), _inner(columns)
     return top, bottom, left, right
 
 
-def _inner(levels: NDArray[np.floating]) -> tuple[int, int]:
+def _inner(levels: NDArray[np.uint8]) -> tuple[int, int]:
     bright = np.flatnonzero(levels > BAR)
     if not len(bright):
         return 0, len(levels)
@@ -138,5 +324,4 @@ def _inner(levels: NDArray[np.floating]) -> tuple[int, int]:
     little = stop - start < len(levels) / 2  # a title on black, not an image between bars
     if little or min(before, after) < thin or abs(before - after) > max(thin, 0.25 * max(before, after)):
         return 0, len(levels)
-    start, stop = start + start % 2, stop - stop % 2
-    return start, stop
+    return start + start % 2, stop - stop % 2

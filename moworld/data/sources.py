@@ -1,40 +1,36 @@
-"""Imports videos from files, folders and URIs as clips (paper 2): cut into shots, scaled down, transcoded, with their cameras.
+"""Makes a clips folder (paper 2) from game levels and from videos in files, folders and URIs, and accounts for every file.
 
-`find_sidecar` finds a video's camera file; lens distortion that it states is removed from the frames. An invalid camera file is an error.
+Videos are imported in separate processes; each finished video is kept, so that an import that was killed goes on where it stopped.
 An unreadable video is an error if it was named itself, and listed as rejected if it was found in a folder.
 """
 
-import re
 import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
-from moworld.camera import CameraFile, Cameras, read_camera_file, translation_scale
-from moworld.camera.lens import rectified
-from moworld.camera.sidecar import find_sidecar
-from moworld.data.clips import Clip, with_cameras, write_manifest
+from moworld.data.clips import Clip, clip_of, write_manifest
+from moworld.data.discovery import Fate, Listing, camera_of, discover
 from moworld.data.game import record_game
+from moworld.data.importing import Rejected, Source, analyse, check_header, import_video, sidecar_caption
 from moworld.data.isolation import run_isolated
 from moworld.data.settings import DataSettings
-from moworld.data.shots import Dropped, content_box, shots
 from moworld.data.splits import assign_splits, require_splits, source_of
-from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_folder, open_uri, sha256_file, write_json
-from moworld.video import Frames, VideoInfo, iterate_frames, video_info, write_video
+from moworld.errors import InputError, printable
+from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json_object, sha256_file, sha256_tree, write_json
 
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v")
-MAX_PIXELS = 8192 * 8192  # of a frame: a larger size is a damaged header or exhausts memory
-MAX_FRAMES = 24 * 60 * 60 * 60  # a day at 60 frames per second
-
-Box = tuple[int, int, int, int]  # top, bottom, left, right of the image in a frame, ends exclusive
+VERSION = 1  # of what is kept of a finished video: raise it when the pictures of an import change
+PROBED, PROBE_FRAMES = 3, 24  # videos whose first frames a dry run decodes to estimate the time
+PASSES = 2
+__all__ = ["DataSettings", "collect_clips", "import_videos", "plan_import"]
 
 
 def collect_clips(
@@ -42,7 +38,7 @@ def collect_clips(
 ) -> dict[str, Any]:
     """Makes a clips folder from the sources of the settings: manifest, files and summary.json, atomically; returns the summary.
 
-    kept:     folder of game episodes recorded before (see `record_game`)
+    kept:     folder of game episodes and videos finished before; default for videos: a hidden folder beside `out`, removed at the end
     required: splits that must have a clip; an empty one is refused before videos are decoded, and without videos before anything else
     Raises InputError if no source is named, a source is invalid, no clip results, or a required split is empty.
     """
@@ -52,14 +48,16 @@ def collect_clips(
     required = tuple(required)
     if settings.videos is None:
         require_splits("data", levels, required)
-    with atomic_folder(out) as folder:
+    with _store(out, kept) as store, atomic_folder(out) as folder:
         clips: list[Clip] = []
-        summary: dict[str, Any] = {"seed": seed, "rejected": []}
+        summary: dict[str, Any] = {"seed": seed, "rejected": [], "files": []}
         if settings.game is not None:
             rows, summary["game"] = record_game(folder, settings.game, seed, Path(kept) if kept else None)
             clips += rows
         if settings.videos is not None:
-            rows, summary["rejected"] = import_videos(settings.videos, folder, settings, [name for name in required if not levels[name]])
+            missing = [name for name in required if not levels[name]]
+            rows, summary["rejected"], fates = import_videos(settings.videos, folder, settings, missing, store)
+            summary["files"] = [asdict(fate) for fate in fates]
             clips += rows
         if not clips:
             raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see the reasons: {summary['rejected'][:3]}")
@@ -71,187 +69,146 @@ def collect_clips(
     return summary
 
 
-def import_videos(
-    source: str, folder: Path, settings: DataSettings, required: Iterable[str] = ()
-) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Returns clips of every shot of a video, folder or list of videos, or fsspec URI, written into a clips folder; and rejections with reasons.
+@contextmanager
+def _store(out: Pathlike, kept: Pathlike | None) -> Iterator[Path]:
+    """Gives the folder of finished videos. The default one is removed at the end and when the input is refused, not when the work breaks off."""
+    store = Path(kept) / "videos" if kept else Path(out).parent / f".{Path(out).name}.imported"
+    try:
+        yield store
+    except InputError:
+        if not kept:
+            shutil.rmtree(store, ignore_errors=True)
+        raise
+    if not kept:
+        shutil.rmtree(store, ignore_errors=True)
 
+
+def import_videos(
+    source: str, folder: Path, settings: DataSettings, required: Iterable[str] = (), store: Path | None = None
+) -> tuple[list[Clip], list[Rejected], list[Fate]]:
+    """Returns clips of every shot of the videos, written into a clips folder; the rejected parts with reasons; the fate of every file.
+
+    source:   see `discover`
     required: splits that must have a source
+    store:    folder of videos finished before, which is read and added to
     Raises InputError for a source without video, a named video that cannot be read, an invalid camera file, and a required split
     without a source.
     """
     clips: list[Clip] = []
-    rejected: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
-        paths, alone = _local_videos(source, Path(scratch))
-        sources = [source_of(path, settings.source_pattern) for path in paths]
-        splits = assign_splits(sources, settings)
-        require_splits(source, Counter(splits.values()), required)
-        stems = [path.stem for path in paths]
-        names = [re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if stems.count(path.stem) == 1 else path.name)[:80] for path in paths]
-        names = [name if names.count(name) == 1 else f"{name}-{number}" for number, name in enumerate(names)]
-        parts = [Path(scratch) / f".part-{number}" for number in range(len(paths))]
-        tasks = zip(paths, names, [splits[name] for name in sources], parts, [settings] * len(paths), strict=True)
-        results = run_isolated(_import_video, list(tasks), settings.workers)
-        shown = tqdm(results, total=len(paths), desc="videos", unit="video", disable=None)
-        for path, part, result in zip(paths, parts, shown, strict=True):
-            if isinstance(result, InputError):
-                if alone:
-                    raise result
-                rule = "readable" if result.file == str(path) else "camera"
-                rejected.append({"video": path.name, "rule": rule, "value": str(result)})
+        listing = discover(source, Path(scratch))
+        videos, fates = _distinct(listing, settings, source, required)
+        rejected = [{"video": fate.file, "rule": "readable", "value": fate.why} for fate in fates if fate.fate == "rejected"]
+        store = store or Path(scratch) / ".finished"
+        keys = [_key(video, settings) for video in videos]
+        new = [(video, key) for video, key in zip(videos, keys, strict=True) if not (store / key / "done.json").exists()]
+        tasks = [(video, store / f"{key}.part", settings) for video, key in new]
+        results = run_isolated(_finish_video, tasks, settings.workers)
+        shown = tqdm(results, total=len(videos), initial=len(videos) - len(new), desc="videos", unit="video", disable=None)
+        refused = {key: result for (_, key), result in zip(new, shown, strict=True) if isinstance(result, InputError)}
+        for video, key in zip(videos, keys, strict=True):
+            if (error := refused.get(key)) is not None:
+                if listing.alone:
+                    raise error
+                rule = "readable" if error.file == str(video.path) else "camera"
+                rejected.append({"video": printable(video.path.name), "rule": rule, "value": str(error)})
+                fates.append(Fate(video.name, "rejected", str(error)))
             else:
-                rows, short = result
-                for file in sorted(path for row in rows for path in row.files()):
-                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(part / file, folder / file)
+                done = read_json_object(store / key / "done.json")
+                rows = [clip_of(row) for row in done["clips"]]
+                for file in (file for row in rows for file in row.files()):
+                    link_or_copy(store / key / file, folder / file)
                 clips += rows
-                rejected += short
-            shutil.rmtree(part, ignore_errors=True)
-    return clips, rejected
+                rejected += done["rejected"]
+                fates.append(_fate(video, rows, done))
+    return clips, rejected, sorted(fates, key=lambda fate: fate.file)
 
 
-def _import_video(
-    path: Path, name: str, split: str, folder: Path, settings: DataSettings, heartbeat: Callable[[], None]
-) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Returns the clips of one video, written into `folder`, and its rejected parts with reasons."""
-    info = _check_header(path)
-    caption = _sidecar_caption(path)
-    clips, rejected, seen = list[tuple[int, Clip, Box, tuple[int, int]]](), list[dict[str, str]](), 0
-    still = max(2, round(settings.still_seconds * info.fps))
-    cameras, notes = _camera_file(path)
-    frames = rectified(_with_heartbeat(path, heartbeat), cameras.distortion if cameras else None)
-    for part in shots(frames, settings.cut_threshold, settings.max_frames, still):
-        if isinstance(part, Dropped):
-            rejected.append({"video": path.name, "rule": part.rule, "value": f"frames {part.start} to {part.stop - 1}"})
-            seen = part.stop
+def _distinct(listing: Listing, settings: DataSettings, source: str, required: Iterable[str]) -> tuple[list[Source], list[Fate]]:
+    """Returns the videos with their splits and hashes, each content once, and the fates of the other files."""
+    sources = [source_of(path, settings.source_pattern) for path, _ in listing.videos]
+    splits = assign_splits(sources, settings)
+    require_splits(source, Counter(splits.values()), required)
+    first: dict[str, str] = {}
+    videos, fates = list[Source](), list(listing.fates)
+    shown = tqdm(listing.videos, desc="reading", unit="file", disable=None if len(listing.videos) > 1 else True)
+    for (path, name), own in zip(shown, sources, strict=True):
+        try:
+            content = sha256_file(path)
+        except OSError as error:
+            fates.append(Fate(name, "rejected", f"cannot be read: {error.strerror}"))
             continue
-        seen = part.start + len(part.frames)
-        if len(part.frames) < settings.min_frames:
-            found = f"frames {part.start} to {seen - 1}: {len(part.frames)} < {settings.min_frames}"
-            rejected.append({"video": path.name, "rule": "min_frames", "value": found})
+        if content in first:
+            fates.append(Fate(name, "ignored", f"the same content as {first[content]}"))
             continue
-        box = content_box(part.frames)
-        size_hw = _scaled((box[1] - box[0], box[3] - box[2]), settings.max_height)
-        clip_id = f"{name}-{len(clips):02d}"
-        clip = Clip(clip_id, "video", name, split, len(part.frames), info.fps, *size_hw, f"videos/{clip_id}.mp4", "", caption=caption)
-        write_video(folder / clip.video, (_resized(frame, box, size_hw) for frame in part.frames), info.fps, settings.crf)
-        clips.append((part.start, replace(clip, video_sha256=sha256_file(folder / clip.video)), box, part.frames[0].shape[:2]))
-        heartbeat()
-    if seen == 0:
-        raise InputError(path, "", "no frame", "a readable video", "replace the file")
-    if cameras is None:
-        return [replace(clip, camera_notes=notes) for _, clip, _, _ in clips], rejected
-    placed = cameras.at_frames(seen, info.fps)
-    notes = "; ".join([*([notes] if notes else []), *placed.notes]) or None
-    known = placed.cameras((info.height, info.width), rectified=True)
-    made = [_with_cameras(clip, known.slice(first, first + clip.num_frames), box, hw, folder) for first, clip, box, hw in clips]
-    return [replace(clip, camera_notes=notes) for clip in made], rejected
+        first[content] = name
+        videos.append(Source(path, name, splits[own], content))
+    return videos, fates
 
 
-def _camera_file(path: Path) -> tuple[CameraFile | None, str | None]:
-    """Returns what a video's camera file says, or None, and notes on files beside it that are not used."""
-    alone = sum(other.suffix.lower() in SUFFIXES for other in path.parent.iterdir()) == 1
-    sidecar = find_sidecar(path, alone)
-    return None if sidecar.path is None else read_camera_file(sidecar.path), "; ".join(sidecar.notes) or None
+def _key(video: Source, settings: DataSettings) -> str:
+    """Returns a name for all that the clips of a video depend on: its content and name, split, camera, caption and settings."""
+    camera = camera_of(video.path).path
+    lens = camera.with_name("intrinsics.npy") if camera is not None and camera.name == "poses.npy" else None
+    seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]
+    seen += [sha256_file(lens)] if lens is not None and lens.is_file() else []
+    chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf"}, mode="json")
+    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, sidecar_caption(video.path), sorted(chosen.items()))
+    return sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
-def _check_header(path: Path) -> VideoInfo:
-    """Returns the header's facts; raises InputError for an implausible size or rate, which a damaged or malicious header has."""
-    info = video_info(path)
-    if not min(info.height, info.width) >= 16 or info.height * info.width > MAX_PIXELS:
-        raise InputError(path, "size", f"{info.width}x{info.height}", "16 to 8192 pixels per side", "replace the file, or scale it down")
-    if not 0.5 <= info.fps <= 1000 or info.num_frames > MAX_FRAMES:
-        found = f"{info.fps:g} frames per second, {info.num_frames} frames"
-        raise InputError(path, "rate", found, "a plausible rate and length", "replace the file")
-    return info
-
-
-def _with_heartbeat(path: Path, heartbeat: Callable[[], None]) -> Iterator[Frames]:
-    """Yields the frames of a video and reports progress."""
-    for number, frame in enumerate(iterate_frames(path)):
-        if number % 16 == 0:
-            heartbeat()
-        yield frame
-
-
-def _with_cameras(clip: Clip, cameras: Cameras, box: Box, size_hw: tuple[int, int], folder: Path) -> Clip:
-    (top, bottom, left, right), (height, width) = box, size_hw
-    cropped = cameras.cropped(left / width, top / height, right / width, bottom / height)
-    return with_cameras(clip, folder, cropped, camera_origin="file", translation_scale=translation_scale(cameras.w2c))
-
-
-def _resized(frame: Frames, box: Box, size_hw: tuple[int, int]) -> Frames:
-    inside = frame[box[0] : box[1], box[2] : box[3]]
-    same = inside.shape[:2] == size_hw
-    return inside if same else np.asarray(cv2.resize(inside, size_hw[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _scaled(image_hw: tuple[int, int], max_height: int) -> tuple[int, int]:
-    """Returns the size with the same aspect ratio, at most max_height high, both sides even."""
-    factor = min(1.0, max_height / image_hw[0])
-    height, width = (max(2, round(side * factor / 2) * 2) for side in image_hw)
-    return height, width
-
-
-def _sidecar_caption(path: Path) -> str | None:
-    sidecar = path.with_suffix(".prompt.txt")
-    return sidecar.read_text(encoding="utf-8").strip() or None if sidecar.exists() else None
-
-
-def _local_videos(source: str, scratch: Path) -> tuple[list[Path], bool]:
-    """Returns videos of the source on the local disk, and whether it named a single one. Remote ones are fetched with their camera files."""
-    if "://" in source:
-        return _fetched(source, scratch)
-    path = Path(source)
-    if not path.exists():
-        raise InputError(path, "", "no such file or folder", "a video or a folder of videos", "check data.videos")
-    if path.suffix == ".txt" and path.is_file():
-        return _listed(path, scratch), False
-    if path.is_file():
-        return [path], True
-    videos = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
-    if not videos:
-        raise InputError(path, "", "no video", f"files that end in {' '.join(SUFFIXES)}", "check data.videos")
-    return videos, False
-
-
-def _listed(listing: Path, scratch: Path) -> list[Path]:
-    """Returns the videos of a list: one path or URI per line, relative to the list; empty lines and lines that start with # are ignored."""
-    lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines()]
-    videos: list[Path] = []
-    for number, line in enumerate(lines, start=1):
-        if line and not line.startswith("#"):
-            source = line if "://" in line else str(listing.parent / line)
-            try:
-                videos += _local_videos(source, scratch / str(number))[0]
-            except InputError as error:
-                raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.expected, "fix the line") from None
-    if not videos:
-        raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
-    return videos
-
-
-def _fetched(uri: str, scratch: Path) -> tuple[list[Path], bool]:
-    import fsspec
-
+def _finish_video(video: Source, part: Path, settings: DataSettings, heartbeat: Any) -> None:
+    """Imports one video into a folder that appears when it is complete."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        system, root = fsspec.core.url_to_fs(uri)
-        alone = system.isfile(root)
-        names = sorted(system.find(system._parent(root) if alone else root))
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(uri, "", f"{type(error).__name__}: {error}", "a readable URI", "check data.videos") from None
-    if alone:
-        stem = root.rsplit(".", 1)[0]
-        names = [name for name in names if name == root or name.startswith((stem + ".", stem + "/"))]
-    base = system._parent(root) if alone else root
-    place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
-    place.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if Path(name).suffix.lower() not in (*SUFFIXES, ".txt", ".npz", ".npy", ".json", ".bin"):
-            continue
-        target = place / name[len(base) :].lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_uri(system.unstrip_protocol(name)) as stream:
-            target.write_bytes(stream.read())
-    return _local_videos(str(place), scratch)[0], alone
+        clips, rejected, changes = import_video(video, part, settings, heartbeat)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    write_json(part / "done.json", {"clips": [asdict(clip) for clip in clips], "rejected": rejected, "changes": changes})
+    done = part.with_suffix("")
+    shutil.rmtree(done, ignore_errors=True)
+    part.rename(done)
+
+
+def _fate(video: Source, rows: list[Clip], done: dict[str, Any]) -> Fate:
+    """Returns the fate of a video that was read, with everything that was done to it."""
+    rules = Counter(entry["rule"] for entry in done["rejected"])
+    cut = [f"left out: {', '.join(f'{rule} ({count})' for rule, count in rules.items())}"] if rules else []
+    why = "; ".join([*([done["changes"]] if done["changes"] else []), *cut])
+    return Fate(video.name, "imported" if rows else "rejected", why, len(rows))
+
+
+def plan_import(settings: DataSettings) -> dict[str, Any]:
+    """Returns what an import would do, without decoding whole videos: each file's fate, the seconds of footage, the estimated seconds.
+
+    `files` holds rows of `Fate`; a file whose header can be read has the fate "import". Raises InputError as an import does.
+    """
+    if settings.videos is None:
+        raise InputError("data", "videos", "none", "a video, a folder, a list or a URI", "set data.videos")
+    with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
+        listing = discover(settings.videos, Path(scratch))
+        videos, fates = _distinct(listing, settings, settings.videos, ())
+        seconds, pixels, cost = 0.0, 0.0, list[float]()
+        for video in videos:
+            try:
+                info = check_header(video.path)
+                if len(cost) < PROBED:
+                    cost.append(_seconds_per_pixel(video.path, info.height * info.width))
+            except InputError as error:
+                fates.append(Fate(video.name, "reject", str(error)))
+                continue
+            length = info.seconds or info.num_frames / info.fps
+            seconds, pixels = seconds + length, pixels + length * info.fps * info.height * info.width
+            facts = f"{length:.1f} s, {info.width}x{info.height}, {info.fps:.4g} frames per second, split {video.split}"
+            fates.append(Fate(video.name, "import", facts))
+        estimate = PASSES * pixels * max(cost, default=0.0) / min(settings.workers, max(1, len(videos)))
+    files = [asdict(fate) for fate in sorted(fates, key=lambda fate: fate.file)]
+    return {"files": files, "footage_seconds": round(seconds, 1), "estimated_seconds": round(estimate, 1)}
+
+
+def _seconds_per_pixel(path: Path, pixels: int) -> float:
+    start = time.perf_counter()
+    seen = analyse(path, stop=PROBE_FRAMES)
+    return (time.perf_counter() - start) / (len(seen.times) * pixels)

@@ -55,7 +55,7 @@ def assign_splits(sources: Iterable[str], settings: DataSettings) -> dict[str, s
 
 def hash_share(name: str, seed: int) -> float:
     """Returns a number in [0, 1) that depends on the name and the seed alone, uniform over names."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
 def require_splits(where: object, counts: Mapping[str, int], required: Iterable[str]) -> None:

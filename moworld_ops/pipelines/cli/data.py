@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,11 @@ from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, Overrides, option
 from moworld_ops.pipelines.cli.output import print_json, print_result, print_table, working
 
+if TYPE_CHECKING:
+    from moworld.data.settings import DataSettings
+
 app = Commands(help="Collect, import, check and trace training data.")
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would happen to each file, and how long it would take.")]
 FEATURES = "Published feature files (.jsonl)"
 
 
@@ -20,17 +24,23 @@ def collect(
     to: Annotated[Path, option("Directory for the clips.", "--out", panel="Output")],
     profile: Annotated[str, option("Profile whose section `data` names the sources.", autocompletion=completion.profiles)] = "pocket",
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Collect clips from game levels and videos into a directory with a manifest.
 
     Example: moworld data collect --set data.game=null --set data.videos=my-clips --out raw
+
+    Every file of the sources is listed with what happened to it. After a kill, the same command goes on with the videos that are left.
     """
     from moworld.files import output_directory
     from moworld_ops.pipelines import profile as profiles
 
-    folder = output_directory(to, "manifest.parquet", ("summary.json", "videos", "cameras", "depth", "actions", "scenes"))
     _, settings = profiles.load(profile, overrides)
+    if dry_run:
+        _print_plan(settings.data, json)
+        return
+    folder = output_directory(to, "manifest.parquet", ("summary.json", "videos", "cameras", "depth", "actions", "scenes"))
     from moworld.data.sources import collect_clips
 
     summary = collect_clips(folder, settings.data, settings.seed)
@@ -38,6 +48,26 @@ def collect(
     if summary["rejected"] and not json:
         rows = [(row["video"], row["rule"], row["value"]) for row in summary["rejected"]]
         print_table("rejected", ("video", "rule", "value"), rows)
+    if not json:
+        _print_files(summary["files"])
+
+
+def _print_plan(settings: "DataSettings", json: bool) -> None:
+    """Prints what an import of the settings' videos would do."""
+    from moworld.data.sources import plan_import
+
+    with working("reading headers"):
+        plan = plan_import(settings)
+    if json:
+        print_json(plan)
+        return
+    _print_files(plan["files"])
+    print(f"{plan['footage_seconds']:g} s of footage, about {plan['estimated_seconds']:g} s to import; nothing was written")
+
+
+def _print_files(files: list[dict[str, Any]]) -> None:
+    if files:
+        print_table("files", ("file", "fate", "clips", "why"), [(row["file"], row["fate"], row["clips"], row["why"]) for row in files])
 
 
 def _print_written(summary: dict[str, Any], to: Path, json: bool) -> None:
@@ -54,6 +84,7 @@ def import_(
     codec: Annotated[Path | None, option("Autoencoder of the latents, Wan2.2's vae/.", panel=FEATURES)] = None,
     fps: Annotated[float, option("Frames per second of the footage; the published base: 24.", panel=FEATURES)] = 24.0,
     split: Annotated[str | None, option("Of all files: train, validation or held_out; default: by source.", panel=FEATURES)] = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Import videos as checked, captioned and cached training data.
@@ -69,16 +100,23 @@ def import_(
     for source in sources:
         if "://" not in source and not Path(source).exists():
             raise InputError(source, "", "no such file or directory", "videos, directories or URIs", "check the path")
+    from moworld.data.discovery import list_line
     from moworld.files import atomic_write
     from moworld_ops.components.platform.home import writable_home
     from moworld_ops.pipelines.cli.run import run
 
     # The list is named by its content: a second import of the same sources has the same settings and hits kfp's cache.
-    lines = [source if "://" in source else str(Path(source).absolute()) for source in sources]
+    lines = [list_line(source if "://" in source else str(Path(source).absolute())) for source in sources]
     listing = writable_home() / "imports" / f"{sha256('|'.join(lines).encode()).hexdigest()[:16]}.txt"
     with atomic_write(listing, "w") as stream:
         stream.write("".join(f"{line}\n" for line in lines))
-    run("data", profile or "pocket", overrides=["data.game=null", f"data.videos={listing}", "benchmark.held_out=false", *(overrides or [])], json=json)
+    changed = ["data.game=null", f"data.videos={listing}", "benchmark.held_out=false", *(overrides or [])]
+    if dry_run:
+        from moworld_ops.pipelines import profile as profiles
+
+        _print_plan(profiles.load(profile or "pocket", changed)[1].data, json)
+        return
+    run("data", profile or "pocket", overrides=changed, json=json)
 
 
 def _import_features(

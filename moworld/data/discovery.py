@@ -1,0 +1,175 @@
+"""Finds the videos of a file, folder, list or URI, and accounts for every other file that lies there.
+
+A video is a file with a suffix of `SUFFIXES`. Hidden files, folders that are links and files with other suffixes are ignored; links
+to nothing and empty files are rejected. Camera and caption files beside a video are used with it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moworld.camera.sidecar import FOLDER_FILES, Sidecar, find_sidecar
+from moworld.errors import InputError, printable
+from moworld.files import open_uri
+
+SUFFIXES = (
+    ".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv",
+    ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".gif", ".dv", ".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mod",
+    ".tod", ".insv", ".lrv", ".divx", ".rm", ".rmvb",
+)  # fmt: skip
+CAMERA_SUFFIXES = (".txt", ".npz", ".npy", ".json", ".bin")
+CAMERA_NAMES = (
+    *FOLDER_FILES, "intrinsics.npy", *(f"{part}{suffix}" for part in ("cameras", "images", "points3D", "frames", "rigs") for suffix in (".txt", ".bin")),
+)  # fmt: skip
+COLMAP_DEPTH = 3  # STEM/sparse/0/images.bin
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What happened to a file: imported, used, ignored or rejected; why: its rule or reason, in words."""
+
+    file: str
+    fate: str
+    why: str
+    clips: int = 0
+
+
+@dataclass
+class Listing:
+    """Videos with their names, the fates of the other files, and whether the source named a single video."""
+
+    videos: list[tuple[Path, str]] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    alone: bool = False
+
+
+def discover(source: str, scratch: Path) -> Listing:
+    """Returns the videos of a source on the local disk. Remote ones are fetched into `scratch` with their camera files.
+
+    source: a video, a folder, a .txt list of either, or an fsspec URI of one of them
+    Raises InputError for a source that does not exist or has no video.
+    """
+    if "://" in source:
+        return _fetched(source, scratch)
+    path = Path(source)
+    if not path.exists():
+        raise InputError(path, "", "no such file or folder", "a video or a folder of videos", "check data.videos")
+    if path.suffix == ".txt" and path.is_file():
+        return _listed(path, scratch)
+    if path.is_file():
+        return Listing([(path, printable(path.name))], [], True)
+    listing = _folder(path)
+    if not listing.videos and not any(fate.fate == "rejected" for fate in listing.fates):
+        raise InputError(path, "", "no video", f"files that end in {' '.join(SUFFIXES)}", "check data.videos")
+    return listing
+
+
+def camera_of(video: Path) -> Sidecar:
+    """Returns the camera file or folder of a video, and why other files beside it are not used. Raises InputError if there are two."""
+    return find_sidecar(video, alone=sum(path.suffix.lower() in SUFFIXES for path in video.parent.iterdir()) == 1)
+
+
+def _folder(root: Path) -> Listing:
+    listing = Listing()
+    files = sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    stems = {path.with_suffix("") for path in files if path.suffix.lower() in SUFFIXES}
+    for path in files:
+        name = printable(path.relative_to(root).as_posix())
+        if path.is_symlink() and path.is_dir():
+            listing.fates.append(Fate(name, "ignored", "a link to a folder"))
+        elif (any(part.startswith(".") for part in path.relative_to(root).parts) and path.suffix.lower() not in SUFFIXES) or path.name.startswith("._"):
+            listing.fates.append(Fate(name, "ignored", "a hidden file"))
+        elif path.suffix.lower() in SUFFIXES:
+            _judge(listing, path, name)
+        elif _is_sidecar(path, stems):
+            listing.fates.append(Fate(name, "used", "camera or caption of the video beside it"))
+        else:
+            listing.fates.append(Fate(name, "ignored", f"no video by its suffix {printable(path.suffix)!r}"))
+    return listing
+
+
+def _judge(listing: Listing, path: Path, name: str) -> None:
+    """Adds a file with the suffix of a video to the videos, or to the rejected files."""
+    if not path.exists():
+        listing.fates.append(Fate(name, "rejected", "a link to a file that does not exist"))
+    elif not path.is_file():
+        listing.fates.append(Fate(name, "rejected", "no regular file"))
+    elif not path.stat().st_size:
+        listing.fates.append(Fate(name, "rejected", "an empty file"))
+    else:
+        listing.videos.append((path, name))
+
+
+def _is_sidecar(path: Path, stems: set[Path]) -> bool:
+    own = path.with_name(path.name.removesuffix(".prompt.txt")) if path.name.endswith(".prompt.txt") else path.with_suffix("")
+    folders = set(path.parents[:COLMAP_DEPTH])
+    beside = path.name in CAMERA_NAMES and (folders & stems or any(stem.parent in folders for stem in stems))
+    return bool(beside) or (own in stems and path.suffix.lower() in CAMERA_SUFFIXES)
+
+
+def _listed(listing: Path, scratch: Path) -> Listing:
+    """Returns the videos of a list: one path or URI per line, relative to the list; empty lines and lines that start with # are ignored.
+
+    A line that starts with a quotation mark is a JSON string, for names with line breaks, bytes that are not UTF-8 or spaces at their ends.
+    """
+    merged = Listing()
+    for number, raw in enumerate(listing.read_text(encoding="utf-8").split("\n"), start=1):
+        line = raw.strip()
+        if line and not line.startswith("#"):
+            try:
+                name = json.loads(line) if line.startswith('"') else line
+                found = discover(name if "://" in name else str(listing.parent / name), scratch / str(number))
+            except (InputError, json.JSONDecodeError) as error:
+                reason = error.found if isinstance(error, InputError) else str(error)
+                raise InputError(listing, f"line {number}", f"{line}: {reason}", getattr(error, "expected", "JSON"), "fix the line") from None
+            known = {path.resolve() for path, _ in merged.videos}
+            for path, name in found.videos:
+                if path.resolve() in known:
+                    merged.fates.append(Fate(name, "ignored", "listed twice"))
+                else:
+                    merged.videos.append((path, name))
+            merged.fates += found.fates
+    if not merged.videos and not merged.fates:
+        raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
+    return merged
+
+
+def list_line(source: str) -> str:
+    """Returns the line of a list that names a source; `discover` reads it."""
+    plain = source.isprintable() and source == source.strip() and not source.startswith(("#", '"'))
+    return source if plain else json.dumps(source)
+
+
+def _fetched(uri: str, scratch: Path) -> Listing:
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(uri)
+        alone = system.isfile(root)
+        names = sorted(system.find(system._parent(root) if alone else root))
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(uri, "", f"{type(error).__name__}: {error}", "a readable URI", "check data.videos") from None
+    if alone:
+        stem = root.rsplit(".", 1)[0]
+        names = [name for name in names if name == root or name.startswith((stem + ".", stem + "/"))]
+    base = system._parent(root) if alone else root
+    place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
+    place.mkdir(parents=True, exist_ok=True)
+    ignored = []
+    for name in names:
+        relative = name[len(base) :].lstrip("/")
+        if Path(name).suffix.lower() not in (*SUFFIXES, *CAMERA_SUFFIXES):
+            ignored.append(Fate(printable(relative), "ignored", f"no video by its suffix {printable(Path(name).suffix)!r}"))
+            continue
+        target = place / relative
+        if ".." in Path(relative).parts:  # a key may be any text
+            ignored.append(Fate(printable(relative), "rejected", "a name that leaves the folder"))
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_uri(system.unstrip_protocol(name)) as stream, target.open("wb") as copy:
+            while block := stream.read(1 << 22):
+                copy.write(block)
+    found = discover(str(place), scratch)
+    found.fates += ignored
+    found.alone = alone
+    return found
