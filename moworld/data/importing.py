@@ -31,6 +31,7 @@ SMALL_HEIGHT = 270  # of the pictures of the first pass
 PROFILE_EVERY = 4  # frames whose brightness is looked at for letterbox bars
 COMBED_SHARE = 0.5  # of the frames that idet judges: above, a video is interlaced although it does not say so
 COMBED_FRAMES = 10
+NOMINAL = 0.01  # difference of rates that are meant to be equal, as 23.976 and 24
 SHOWN_GAPS = 10  # per video, listed one by one
 
 Box = tuple[float, float, float, float]  # top, bottom, left, right of the image in a frame, as fractions
@@ -268,15 +269,17 @@ def _resized(first: Frames, others: Iterator[Frames], pixels: tuple[int, int, in
 def _cameras(file: CameraFile, line: Timeline, image_hw: tuple[int, int]) -> tuple[Cameras, tuple[str, ...]]:
     """Returns the cameras of all source frames and notes; raises InputError if the file has another number of rows or other times.
 
-    image_hw: of the upright picture. Frames of a constant rate are counted, so the file's times may be of another rate, which is noted.
+    image_hw: of the upright picture
     """
-    placed, times = file.at_frames(len(line.times), line.source_fps), line.times
-    if len(file) == len(times) and file.times is not None and float(np.ptp(np.diff(times))) > 1 / line.source_fps:
-        apart = np.abs((file.times - file.times[0]) - (times - times[0]))
+    placed, times = file.at_frames(len(line.times), line.source_fps), line.times - line.times[0]
+    if len(file) == len(times) > 1 and file.times is not None:
+        stamps, ratio = file.times - file.times[0], float(times[-1] / (file.times[-1] - file.times[0]))
+        apart = np.abs(stamps * (ratio if abs(ratio - 1) <= NOMINAL else 1) - times)
         worst = int(apart.argmax())
         if apart[worst] > 0.5 / line.source_fps:
-            found = f"row {worst} at {file.times[worst] - file.times[0]:.3f} s, its frame at {times[worst] - times[0]:.3f} s"
-            raise InputError(file.path, "timestamps", found, "the times of the frames", "resample the cameras to the frames of this video")
+            found = f"row {worst} at {stamps[worst]:.3f} s, its frame at {times[worst]:.3f} s"
+            fix = "resample the cameras to the frames of this video, or write its times"
+            raise InputError(file.path, "timestamps", found, "the times of the frames", fix)
     return placed.cameras(image_hw, rectified=True), placed.notes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_of_hashes, sha256_tree
 from moworld.inference.provenance import ModelIdentity, Record, Sidecar, Signature, Signer, read_sidecar, sidecar_path
-from moworld.video import SUFFIXES
+from moworld.video.writing import SUFFIXES
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.registry import ModelRegistry, Version
 from moworld_ops.components.platform.verification import accepted_signers, verify_evidence

@@ -104,7 +104,9 @@ def test_shots_and_files_of_one_source_share_a_split_and_later_footage_moves_non
     for number in range(6):
         write_video(tmp_path / f"videos/{number}/walk-{number}.mp4", np.concatenate([shot(number, 10), shot(number + 20, 10)]), fps=24)
     collect(tmp_path / "videos", tmp_path / "before", **shares)
-    write_video(tmp_path / "videos/again/walk-2.mkv", shot(2, 10), fps=24)  # walk-2 in another container
+    write_video(tmp_path / "walk-2.mp4", shot(2, 10), fps=24)
+    (tmp_path / "videos/again").mkdir(exist_ok=True)
+    (tmp_path / "walk-2.mp4").rename(tmp_path / "videos/again/walk-2.mkv")  # walk-2 under another suffix
     write_video(tmp_path / "videos/walk-9.mp4", shot(9, 10), fps=24)
     summary = collect(tmp_path / "videos", tmp_path / "after", **shares)
     before, after = ({clip.video_sha256: clip.split for clip in verified(tmp_path / name)} for name in ("before", "after"))
@@ -261,10 +263,13 @@ def test_a_variable_rate_is_resampled_with_its_cameras(tmp_path: Path):
 
 
 def test_cameras_at_other_times_than_the_frames_are_refused(tmp_path: Path):
+    cameras = Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*19"))
     write_video(tmp_path / "v.mp4", shot(1, 20), fps=12)
-    write_cameras(tmp_path / "v.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*19")), fps=24)
+    write_cameras(tmp_path / "v.txt", cameras, fps=24)
     with pytest.raises(InputError, match=r"v\.txt: timestamps: found row 19 at 0\.792 s, its frame at 1\.583 s"):
         collect(tmp_path / "v.mp4", tmp_path / "clips")
+    write_cameras(tmp_path / "v.txt", cameras, fps=11.99)  # as 23.976 for 24
+    collect(tmp_path / "v.mp4", tmp_path / "clips")
 
 
 def test_damaged_and_missing_frames_are_cut_out_with_their_reasons(tmp_path: Path):
