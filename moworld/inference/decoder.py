@@ -1,5 +1,7 @@
 """Decodes one untrusted picture in a process of its own: a file on stdin, its pixels on stdout. Run as a script, so it imports only Pillow.
 
+Arguments: the directory of Pillow's package, and the seconds of a processor (`CPU_SECONDS`).
+
 The process limits itself to `CPU_SECONDS`, `MEMORY_BYTES` writes no file, and has the lowest priority. See `moworld.inference.pictures`.
 """
 
@@ -36,8 +38,9 @@ def main() -> int:
     sys.path.append(sys.argv[1])  # of Pillow: `-I -S` keeps what a stranger or another package could load
     from PIL import Image, ImageOps
 
-    Image.preinit()  # its plugins: files may not be opened later
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # ends the process, also inside of a library; RLIMIT_CPU has whole seconds
+    Image.preinit()  # its plugins
+    Image.MAX_IMAGE_PIXELS = None  # `refusal` has the limit
+    signal.setitimer(signal.ITIMER_PROF, float(sys.argv[2]))  # ends the process, also inside of a library; RLIMIT_CPU has whole seconds
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

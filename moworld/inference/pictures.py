@@ -13,17 +13,18 @@ from moworld.files import Pathlike
 from moworld.inference import decoder
 from moworld.video import Frames
 
-PICTURE_BYTES = 6 * 2**20
+PICTURE_BYTES = 6 * 2**20  # of a file
 SECONDS = 20.0  # for a decoder to start and end on a machine whose cores are busy; its own limit is `decoder.CPU_SECONDS` of a core
 
 
-def read_untrusted(data: bytes) -> Frames:
+def read_untrusted(data: bytes, cpu_seconds: float = decoder.CPU_SECONDS) -> Frames:
     """Returns (H, W, 3) uint8 RGB of a JPEG, PNG or WebP of a stranger, decoded in a process of limited time and memory.
 
+    cpu_seconds: of a processor that decoding may take
     A side above `decoder.LONG_SIDE` is reduced. Raises InputError as `read_picture` does, and for a picture that exceeds the limits.
     """
     _check_bytes(data)
-    command = [sys.executable, "-I", "-S", str(Path(decoder.__file__)), str(Path(Image.__file__).parents[1])]
+    command = [sys.executable, "-I", "-S", str(Path(decoder.__file__)), str(Path(Image.__file__).parents[1]), str(cpu_seconds)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -32,7 +33,7 @@ def read_untrusted(data: bytes) -> Frames:
         found, expected, fix = (*reason[-1].split("\t"), "", "")[:3]
         raise InputError("picture", "", found, expected or "a picture", fix or "send a JPEG, PNG or WebP")
     if done.returncode:  # killed at its limit
-        raise _too_costly(f"over {decoder.CPU_SECONDS} s of a processor or {decoder.MEMORY_BYTES // 2**20} MiB to decode")
+        raise _too_costly(f"over {cpu_seconds:g} s of a processor or {decoder.MEMORY_BYTES // 2**20} MiB to decode")
     height, width = decoder.HEADER.unpack_from(done.stdout)
     return np.frombuffer(done.stdout, np.uint8, offset=decoder.HEADER.size).reshape(height, width, 3)
 
@@ -50,6 +51,8 @@ def read_picture(data: bytes) -> Frames:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except InputError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # raised before `check_picture` is reached
+        raise InputError("picture", "", str(error).partition(",")[0], f"{decoder.MAX_PIXELS} pixels at most", "resize it") from None
     except Exception as error:  # the decoder may raise anything for a hostile file
         raise InputError("picture", "", f"{type(error).__name__}", "a picture", "send a JPEG, PNG or WebP") from None
 

@@ -130,7 +130,7 @@ class Waiting:
                 other.tell(place)
 
 
-async def cancelled(task: "asyncio.Task[Any] | None") -> None:
+async def cancelled(task: "asyncio.Future[Any] | None") -> None:
     """Cancels a task and waits for its end."""
     if task is not None:
         task.cancel()

@@ -61,10 +61,13 @@ class Visitor:
 
     async def _wait(self, waiting: Waiting) -> Seat | None:
         """Tells the visitor the place in the queue until it gets a seat. Returns None if the connection ends before."""
-        ended, place, given = asyncio.ensure_future(self._ended()), asyncio.ensure_future(waiting.places.get()), False
+        ended: asyncio.Future[None] = asyncio.ensure_future(self._ended())
+        place: asyncio.Future[int] = asyncio.ensure_future(waiting.places.get())
+        given = False
         try:
             while not waiting.seat.done():
-                await asyncio.wait({ended, place, waiting.seat}, return_when=asyncio.FIRST_COMPLETED)
+                changes: set[asyncio.Future[Any]] = {ended, place, waiting.seat}
+                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     return None
                 if place.done():
