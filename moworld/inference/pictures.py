@@ -13,7 +13,7 @@ from moworld.files import Pathlike
 from moworld.inference import decoder
 from moworld.video import Frames
 
-PICTURE_BYTES = 6 * 2**20  # of a file
+PICTURE_BYTES, PICTURE_PIXELS = 6 * 2**20, decoder.MAX_PIXELS
 SECONDS = 20.0  # for a decoder to start and end on a machine whose cores are busy; its own limit is `decoder.CPU_SECONDS` of a core
 
 
@@ -29,9 +29,9 @@ def read_untrusted(data: bytes, cpu_seconds: float = decoder.CPU_SECONDS) -> Fra
         done = subprocess.run(command, input=data, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise _too_costly(f"not decoded within {SECONDS:g} s") from None
-    if done.returncode == 1 and (reason := done.stderr.decode(errors="replace").strip().splitlines()):
-        found, expected, fix = (*reason[-1].split("\t"), "", "")[:3]
-        raise InputError("picture", "", found, expected or "a picture", fix or "send a JPEG, PNG or WebP")
+    if done.returncode == 1 and (reason := done.stderr.decode(errors="replace").strip("\n").splitlines()):
+        field, found, expected, fix = (*reason[-1].split("\t"), "", "", "")[:4]
+        raise InputError("picture", field, found, expected, fix)
     if done.returncode:  # killed at its limit
         raise _too_costly(f"over {cpu_seconds:g} s of a processor or {decoder.MEMORY_BYTES // 2**20} MiB to decode")
     height, width = decoder.HEADER.unpack_from(done.stdout)
@@ -52,16 +52,16 @@ def read_picture(data: bytes) -> Frames:
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # raised before `check_picture` is reached
-        raise InputError("picture", "", str(error).partition(",")[0], f"{decoder.MAX_PIXELS} pixels at most", "resize it") from None
+        raise InputError("picture", "size", str(error).partition(",")[0], f"{decoder.MAX_PIXELS} pixels at most", "resize it") from None
     except Exception as error:  # the decoder may raise anything for a hostile file
         raise InputError("picture", "", f"{type(error).__name__}", "a picture", "send a JPEG, PNG or WebP") from None
 
 
 def check_picture(file: Pathlike, data: bytes, width: int, height: int) -> None:
     """Raises InputError if a picture of this header is not to be decoded (see `decoder.refusal`)."""
-    found, expected, fix = decoder.refusal(data, width, height)
+    field, found, expected, fix = decoder.refusal(data, width, height)
     if found:
-        raise InputError(file, "", found, expected, fix)
+        raise InputError(file, field, found, expected, fix)
 
 
 def _check_bytes(data: bytes) -> None:

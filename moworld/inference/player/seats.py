@@ -107,7 +107,7 @@ class Seats:
         while self.waiting and (next_seat := self._take(self.waiting[0].session)) is not None:
             self.waiting.popleft().seat.set_result(next_seat)
         for place, waiting in enumerate(self.waiting, 1):
-            waiting.tell(place)
+            waiting.report(place)
 
 
 class Waiting:
@@ -117,9 +117,9 @@ class Waiting:
         self.seats, self.session = seats, session
         self.seat: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
         self.places: asyncio.Queue[int] = asyncio.Queue()
-        self.tell(len(seats.waiting) + 1)
+        self.report(len(seats.waiting) + 1)
 
-    def tell(self, place: int) -> None:
+    def report(self, place: int) -> None:
         self.places.put_nowait(place)
 
     def leave(self) -> None:
@@ -127,7 +127,7 @@ class Waiting:
         if self in self.seats.waiting:
             self.seats.waiting.remove(self)
             for place, other in enumerate(self.seats.waiting, 1):
-                other.tell(place)
+                other.report(place)
 
 
 async def cancelled(task: "asyncio.Future[Any] | None") -> None:

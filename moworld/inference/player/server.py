@@ -61,7 +61,7 @@ class Player:
     prompt:     default prompt of the page
     recordings: folder of recordings; None makes one that is removed when the server ends
     origin:     address of a proxy with TLS in front of this server, such as "https://world.example": its requests are accepted, and
-                visitors are told apart by the last address of X-Forwarded-For
+                visitors are distinguished by the last address of X-Forwarded-For
     model:      name that the page shows
     Raises InputError for a prompt if the extra `text` is not installed.
     """

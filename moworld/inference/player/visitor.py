@@ -60,7 +60,7 @@ class Visitor:
                 seats.hold(seat)
 
     async def _wait(self, waiting: Waiting) -> Seat | None:
-        """Tells the visitor the place in the queue until it gets a seat. Returns None if the connection ends before."""
+        """Sends the place in the queue as it changes, until the visitor gets a seat. Returns None if the connection ends before."""
         ended: asyncio.Future[None] = asyncio.ensure_future(self._ended())
         place: asyncio.Future[int] = asyncio.ensure_future(waiting.places.get())
         given = False

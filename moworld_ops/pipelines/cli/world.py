@@ -181,7 +181,7 @@ def read_picture(path: Path) -> Any:
         with Image.open(path, formats=IMAGES) as image:
             check_picture(path, path.read_bytes(), image.width, image.height)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(path, "size", str(error).partition(",")[0], "an image of fewer pixels", "resize it") from None
     except UnidentifiedImageError:
         from moworld.video import read_frames

@@ -14,7 +14,7 @@ from tests.moworld.inference.worlds import picture
 
 
 def many_scans(side: int, count: int) -> bytes:
-    """Returns a progressive JPEG whose last scan is repeated: each costs a pass over the picture."""
+    """Returns a progressive JPEG whose last scan is repeated: each is decoded into the whole picture."""
     jpeg = encoded(Image.new("RGB", (side, side)), "JPEG", progressive=True)
     scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     return jpeg[:-2] + scan * count + jpeg[-2:]
@@ -57,7 +57,7 @@ def test_hostile_files_are_refused_in_one_line_or_decoded():
         try:
             assert read_untrusted(data).ndim == 3
         except InputError as error:
-            assert "\n" not in str(error) and str(error).startswith("picture: found"), error
+            assert "\n" not in str(error) and str(error).startswith("picture"), error
 
 
 def test_the_process_loads_no_package_of_the_visitor_s_directory(tmp_path, monkeypatch):

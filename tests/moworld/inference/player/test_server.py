@@ -216,7 +216,7 @@ def test_a_token_is_required_where_one_is_set(tmp_path: Path):
     visit(tmp_path, scenario, token="sesame")
 
 
-def test_a_visitor_above_the_limit_waits_and_is_told_the_place(tmp_path: Path):
+def test_a_visitor_above_the_limit_waits_and_sees_the_place(tmp_path: Path):
     async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
         async with guest(served, http), guest(served, http) as second, guest(served, http) as third, guest(served, http) as fourth:
             await fourth.until(lambda: bool(fourth.received) and bool(third.received))
