@@ -5,6 +5,7 @@ pictures say that something changed, not what: a walk from a garden into a grey 
 """
 
 from collections import deque
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Drift:
 
 def _looks(frame: Frames) -> NDArray[np.float64]:
     """Returns LOOKS of a frame (H, W, 3) uint8: deviation of luma, saturation 0 to 255, deviation of the Laplacian of luma."""
-    step = max(1, int(np.sqrt(frame.shape[0] * frame.shape[1] / PIXELS)))
+    step = ceil(np.sqrt(frame.shape[0] * frame.shape[1] / PIXELS))
     pixels = frame[::step, ::step].astype(np.float32)
     luma, high = pixels @ LUMA, pixels.max(-1)
     saturation = 255 * ((high - pixels.min(-1)) / np.maximum(high, 1)).mean()

@@ -95,6 +95,7 @@ class Visitor:
         """Carries messages and frames between the connection and its seat."""
         self.seat, self.stream = seat, seat.stream
         seat.leave, seat.session = self._leave, self.session
+        resumed = resumed and seat.started is not None
         await self.socket.send_json(self.player.settings(self.stream.slot.session.chunk_frames) | {"type": "hello", "resumed": resumed})
         if resumed and seat.started is not None:
             await self._say_opened(seat.started)

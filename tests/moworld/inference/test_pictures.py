@@ -9,15 +9,8 @@ from PIL import Image
 
 from moworld.errors import InputError
 from moworld.inference.pictures import encode_png, model_pictures, read_picture, read_untrusted
-from tests.moworld.inference.player.hostile import bomb, encoded, hostile_pictures
+from tests.moworld.inference.player.hostile import bomb, encoded, hostile_pictures, many_scans
 from tests.moworld.inference.worlds import picture
-
-
-def many_scans(side: int, count: int) -> bytes:
-    """Returns a progressive JPEG whose last scan is repeated: each is decoded into the whole picture."""
-    jpeg = encoded(Image.new("RGB", (side, side)), "JPEG", progressive=True)
-    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
-    return jpeg[:-2] + scan * count + jpeg[-2:]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
