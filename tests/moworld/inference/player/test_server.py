@@ -340,6 +340,9 @@ def test_keys_that_the_model_has_not_learned_are_not_offered_and_move_nothing(tm
             await one.until(lambda: bool(one.frames) and one.frames[-1][1] == 1)
             (stream,) = player.streams
             assert stream.keys == "w" and one.received[0]["keys"] == "wasdjl"
+        world = player.engine.model
+        world.config = world.config.model_copy(update={"pitch": True})
+        assert Player(player.engine, player.pictures, FPS, recordings=tmp_path).keys == "wasdjlik"
 
     visit(tmp_path, scenario)
 
