@@ -50,6 +50,7 @@ class WorldConfig(Settings):
     quantization: Literal["none", "w8a8"] = "none"
     move_units: float = Field(default=1 / 54, ge=1e-6, le=1e6)
     yaw_degrees: float = Field(default=1.0, ge=1e-3, le=180)
+    pitch: bool = False  # whether the training footage looked up and down: only then the player offers the keys for it
     intrinsics: tuple[Intrinsic, Intrinsic, Intrinsic, Intrinsic] = (0.532139961, 0.946026558, 0.5, 0.5)
     base: str = ""  # the published weights that training started from, and their licence
     base_licence: str = ""

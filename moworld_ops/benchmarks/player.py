@@ -63,13 +63,13 @@ async def _measure(model: Path, chunk_latents: int | None, events: int, chance: 
 
     engine = Engine(WorldModel.load(model, pick_device()), 1, chunk_latents)
     with tempfile.TemporaryDirectory() as folder:
-        player = Player(engine, model_pictures(model), FPS, recordings=Path(folder))
+        player = Player(engine, model_pictures(model), FPS, token="bench", recordings=Path(folder))
         runner = web.AppRunner(player.application())
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
-            async with browser_page(f"http://127.0.0.1:{runner.addresses[0][1]}/") as page:
+            async with browser_page(f"http://127.0.0.1:{runner.addresses[0][1]}/?token=bench") as page:
                 await until(page, "drawn > 90", 120)  # caches are warm, the estimate of a chunk's time has settled
                 return await _press(page, player, events, chance)
         finally:

@@ -14,7 +14,7 @@ from moworld.inference.player import server
 
 
 def main(argv: list[str]) -> int:
-    """Serves a model folder until the process is terminated; returns the exit status. MOWORLD_PLAY_TOKEN holds the token."""
+    """Serves a model folder until SIGINT or SIGTERM; returns 130, 143, or 2 for wrong use. MOWORLD_PLAY_TOKEN holds the token."""
     parser = argparse.ArgumentParser(prog="python -m moworld.inference.player", description=__doc__)
     parser.add_argument("model", type=Path, help="model folder with pictures to start from")
     parser.add_argument("--host", default="127.0.0.1")
@@ -24,9 +24,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quantize", action="store_true", help="convert a full-precision model to INT8 while it is loaded")
     parser.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto", help="what denoises on a CPU")
     parser.add_argument("--fps", type=float, default=30.0)
+    parser.add_argument("--origin", default="", help="address of the proxy with TLS in front, e.g. https://world.example")
     options, token = parser.parse_args(argv), os.environ.get("MOWORLD_PLAY_TOKEN", "")
     try:
-        if options.host not in server.LOOPBACK and not token:
+        origin = server.check_origin(options.origin)
+        if (options.host not in server.LOOPBACK or origin) and not token:
             raise InputError("MOWORLD_PLAY_TOKEN", "", "nothing", "a token, since others can reach this address", "set it")
         home = os.environ.get("MOWORLD_HOME")
         cache, note = Path(home, "openvino") if home else None, partial(print, file=sys.stderr, flush=True)
@@ -39,7 +41,8 @@ def main(argv: list[str]) -> int:
             listening, engine = server.listen(options.host, options.port), Engine(world, options.sessions)
             print(f"listening on {options.host}:{listening.getsockname()[1]}", flush=True)
             try:
-                server.serve(server.Player(engine, pictures, options.fps, options.host, token), listening)
+                player = server.Player(engine, pictures, options.fps, options.host, token, origin=origin, model=options.model.name)
+                return server.serve(player, listening)
             finally:
                 engine.close()
     except InputError as error:

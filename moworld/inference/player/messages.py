@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from moworld.camera.controls import KEYS, OPPOSITES
 from moworld.errors import InputError, invalid_value
 
-TEXT_BYTES = 4096
+TEXT_BYTES = 8192
+MAX_WALK = 2000  # characters of a walk's controls in a link
+SESSION = r"[0-9a-f]{32}"  # of a page, chosen by it at random: who has it continues the walk
 HEADER = struct.Struct("!IId")  # of a frame: its number, number of the newest keys it follows, seconds of its chunk
 
 
@@ -19,12 +21,17 @@ class _Message(BaseModel):
 
 
 class Start(_Message):
-    """Opens a new world. picture: index of an offered picture, or null for the newest upload."""
+    """Opens a new world; of several that come at once, the newest.
+
+    picture: index of an offered picture, or null for the newest upload
+    walk:    controls of a walk that is made at once before the visitor's own keys, as of a shared link, such as "w*24,l*12"
+    """
 
     type: Literal["start"]
     prompt: str = Field(default="", max_length=500)
     seed: int = Field(default=0, ge=0, lt=2**31)
     picture: int | None = Field(default=0, ge=0)
+    walk: str = Field(default="", max_length=MAX_WALK)
 
 
 class Keys(_Message):

@@ -1,41 +1,46 @@
 """HTTP server of the player: one page, and one WebSocket per visitor. Loopback needs no token; any other address does."""
 
 import asyncio
-import contextlib
 import hmac
-import secrets
+import re
+import shutil
+import signal
 import socket as socket_module
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from moworld.camera.cameras import resize_to_cover
 from moworld.errors import InputError
 from moworld.inference.engine import Engine
-from moworld.inference.pictures import PICTURE_BYTES, encode_jpeg, read_picture
-from moworld.inference.player.messages import HEADER, Keys, Message, Pause, RateLimit, Record, Shown, Start, parse
+from moworld.inference.pictures import PICTURE_BYTES, encode_jpeg
+from moworld.inference.player.messages import SESSION, RateLimit
+from moworld.inference.player.seats import Seats
 from moworld.inference.player.stream import Stream
-from moworld.video import Frames, write_video
+from moworld.inference.player.visitor import Visitor
+from moworld.video import Frames
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-IDLE_SECONDS = 120.0  # without a message for so long, a visitor's slot is freed
 STALLED_SECONDS = 10  # frames are dropped if they are not drawn, so even on the slowest line no byte waits for so long
-MALFORMED = 10  # invalid messages after which a visitor is disconnected
-KEPT_RECORDINGS = 8
+ADDRESS_RATE, ADDRESS_BURST, ADDRESSES = 10.0, 60.0, 4096  # requests of one address; a page makes about ten. Loopback has no limit
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "media-src 'self'",
+    "media-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-PAGE = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
+SCRIPTS = ("page.js", "address.js", "controls.js", "token.js", "page.css")
 METRICS = {  # moworld_player_NAME; the first four are means over the sessions
     "fps": "Frames per second that are sent",
     "chunk_interval_ms": "Median time between chunks",
@@ -44,6 +49,7 @@ METRICS = {  # moworld_player_NAME; the first four are means over the sessions
     "sessions": "Sessions now",
     "sessions_limit": "Sessions at most",
     "dropped_frames": "Frames that were dropped because the browser fell behind",
+    "waiting": "Visitors in the queue",
 }
 
 
@@ -51,8 +57,12 @@ METRICS = {  # moworld_player_NAME; the first four are means over the sessions
 class Player:
     """Settings and state of one server.
 
-    pictures: (H, W, 3) uint8 of any size to start from
-    prompt:   default prompt of the page
+    pictures:   (H, W, 3) uint8 of any size to start from
+    prompt:     default prompt of the page
+    recordings: folder of recordings; None makes one that is removed when the server ends
+    origin:     address of a proxy with TLS in front of this server, such as "https://world.example": its requests are accepted, and
+                visitors are distinguished by the last address of X-Forwarded-For
+    model:      name that the page shows
     Raises InputError for a prompt if the extra `text` is not installed.
     """
 
@@ -62,56 +72,106 @@ class Player:
     host: str = "127.0.0.1"
     token: str = ""
     prompt: str = ""
-    recordings: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moworld-player-")))
-    streams: set[Stream] = field(default_factory=set)
+    recordings: Path | None = None
+    origin: str = ""
+    model: str = ""
     worker: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "pictures"))  # decodes one picture at a time: each needs memory
 
     def __post_init__(self) -> None:
+        self.seats = Seats(self.engine, self.fps)
+        self.keys = "wasdjl" + ("ik" if self.engine.model.config.pitch else "")
+        self.own_folder = None if self.recordings else Path(tempfile.mkdtemp(prefix="moworld-player-"))
+        self.recording_folder = self.recordings or self.own_folder or Path()
+        self.addresses: OrderedDict[str, RateLimit] = OrderedDict()
+        self.sockets = set[web.WebSocketResponse]()
         self.registry = CollectorRegistry()
         self.registry.register(self)
         if self.prompt:
             self.engine.text_encoder.encode([self.prompt])
 
+    @property
+    def streams(self) -> set[Stream]:
+        """The streams of all seats."""
+        return {seat.stream for seat in self.seats.taken}
+
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics, as a collector of prometheus_client."""
         reports = [stream.report() for stream in self.streams]
         values = {name: sum(report[name] for report in reports) / len(reports) for name in list(METRICS)[:4] if reports}
-        values |= {"sessions": self.engine.sessions, "sessions_limit": self.engine.max_sessions}
+        values |= {"sessions": self.engine.sessions, "sessions_limit": self.engine.max_sessions, "waiting": len(self.seats.waiting)}
         values["dropped_frames"] = sum(report["dropped"] for report in reports)
         for name, value in values.items():
             yield GaugeMetricFamily(f"moworld_player_{name}", METRICS[name], value)
 
+    def settings(self, chunk: int | None = None) -> dict[str, Any]:
+        """Returns what the page needs before it has a seat. chunk: frames of a chunk; None omits it."""
+        config = self.engine.model.config
+        found = {"width": config.width, "height": config.height, "fps": self.fps, "prompt": self.prompt, "pictures": len(self.pictures)}
+        own = {"keys": self.keys, "model": self.model, "picture_bytes": PICTURE_BYTES}
+        return found | own | ({} if chunk is None else {"chunk": chunk})
+
     def application(self) -> web.Application:
         """Returns the aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=2**16)
-        app.add_routes([web.get(path, self._page) for path in PAGE])
+        app.router.add_get("/", self._page)
+        app.add_routes([web.get(f"/{name}", self._page) for name in SCRIPTS])
+        app.router.add_get("/settings", self._settings)
         app.router.add_get("/pictures/{number:[0-9]{1,4}}", self._picture)
         app.router.add_get("/recordings/{name:[0-9a-f]{32}}.mp4", self._recording)
         app.router.add_get("/world", self._world)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
+        app.on_shutdown.append(self._end_visits)
+        app.on_cleanup.append(self._clean)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Refuses foreign hosts and origins and a wrong token. On loopback, a foreign host name is a sign of DNS rebinding."""
-        name = request.host.rsplit(":", 1)[0].strip("[]") if not request.host.endswith("]") else request.host.strip("[]")
-        if self.host in LOOPBACK and name not in LOOPBACK:
-            raise web.HTTPForbidden(text="this host is not served here")
-        origin = request.headers.get("Origin")
-        if origin is not None and origin not in (f"http://{request.host}", f"https://{request.host}"):
-            raise web.HTTPForbidden(text="requests of other origins are refused")
-        public = request.path in ("/health", "/page.js", "/page.css")  # no data of visitors
-        given = request.query.get("token") or request.headers.get("Authorization", "").removeprefix("Bearer ")  # the latter: Prometheus
-        if self.token and not public and not hmac.compare_digest(given.encode(), self.token.encode()):
-            raise web.HTTPUnauthorized(text="open the address with the token that `moworld play` printed")
-        response = await handler(request)
+        try:
+            self._check(request)
+            response: web.StreamResponse = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(HEADERS)
+            raise
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
 
+    def _check(self, request: web.Request) -> None:
+        """Refuses foreign hosts and origins, a wrong token and floods. On loopback, a foreign host name is a sign of DNS rebinding."""
+        name = request.host.rsplit(":", 1)[0].strip("[]") if not request.host.endswith("]") else request.host.strip("[]")
+        proxied = bool(self.origin) and request.host == urlsplit(self.origin).netloc
+        if self.host in LOOPBACK and name not in LOOPBACK and not proxied:
+            raise web.HTTPForbidden(text="this host is not served here")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in (f"http://{request.host}", f"https://{request.host}", self.origin or None):
+            raise web.HTTPForbidden(text="requests of other origins are refused")
+        if not self._within_rate(request):
+            raise web.HTTPTooManyRequests(text="too many requests: wait a moment", headers={"Retry-After": "5"})
+        public = request.path == "/health" or request.path[1:] in SCRIPTS  # no data of visitors
+        given = request.query.get("token") or request.headers.get("Authorization", "").removeprefix("Bearer ")  # the latter: Prometheus
+        if self.token and not public and not hmac.compare_digest(given.encode(), self.token.encode()):
+            if request.path == "/":  # asks for the token, and keeps the rest of a shared link
+                raise web.HTTPUnauthorized(text=(Path(__file__).parent / "token.html").read_text(), content_type="text/html")
+            raise web.HTTPUnauthorized(text="open the address with the token that `moworld play` printed")
+
+    def _within_rate(self, request: web.Request) -> bool:
+        address = request.remote or ""
+        if self.origin and (forwarded := request.headers.get("X-Forwarded-For")):
+            address = forwarded.rpartition(",")[2].strip()
+        if address in LOOPBACK:
+            return True
+        limit = self.addresses.pop(address, None) or RateLimit(ADDRESS_RATE, ADDRESS_BURST)
+        self.addresses[address] = limit  # the newest is last
+        if len(self.addresses) > ADDRESSES:
+            self.addresses.popitem(last=False)
+        return limit.take()
+
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(Path(__file__).parent / PAGE[request.path], headers={"Cache-Control": "no-cache"})
+        return web.FileResponse(Path(__file__).parent / (request.path[1:] or "page.html"), headers={"Cache-Control": "no-cache"})
+
+    async def _settings(self, request: web.Request) -> web.Response:
+        return web.json_response(self.settings(), headers={"Cache-Control": "no-store"})
 
     async def _picture(self, request: web.Request) -> web.Response:
         number = int(request.match_info["number"])
@@ -120,7 +180,7 @@ class Player:
         return web.Response(body=encode_jpeg(self.pictures[number]), content_type="image/jpeg")
 
     async def _recording(self, request: web.Request) -> web.StreamResponse:
-        path = self.recordings / f"{request.match_info['name']}.mp4"
+        path = self.recording_folder / f"{request.match_info['name']}.mp4"
         if not path.is_file():
             raise web.HTTPNotFound
         return web.FileResponse(path, headers={"Content-Disposition": 'attachment; filename="world.mp4"'})
@@ -132,25 +192,39 @@ class Player:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain", charset="utf-8")
 
     async def _world(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(max_msg_size=PICTURE_BYTES, heartbeat=20, compress=False)
+        session = request.query.get("session", "")
+        if session and not re.fullmatch(SESSION, session):
+            raise web.HTTPBadRequest(text="session: expected 32 hexadecimal digits")
+        # twice the limit: a picture that is a bit too large is refused by a message, not by the end of the connection
+        socket = web.WebSocketResponse(max_msg_size=2 * PICTURE_BYTES, heartbeat=20, compress=False)
         await socket.prepare(request)
-        try:
-            slot = self.engine.admit()
-        except InputError as error:
-            await socket.send_json({"type": "error", "message": str(error)})
-            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"all sessions are taken")
-            return socket
-        visitor = _Visitor(self, socket, slot)
-        self.streams.add(visitor.stream)
+        self.sockets.add(socket)
         watch = asyncio.create_task(_abort_stalled(request.transport))
         try:
-            await visitor.serve()
+            await Visitor(self, socket, session).visit()
+        except InputError as error:  # the queue is full
+            await socket.send_json({"type": "error", "message": str(error)})
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"the queue is full")
         finally:
-            self.streams.discard(visitor.stream)
-            slot.release()
-            await _cancel(watch)
+            self.sockets.discard(socket)
+            watch.cancel()
             _abort_unread(request.transport)
         return socket
+
+    async def _end_visits(self, app: web.Application) -> None:
+        """Closes the connections of a server that ends, so that pages know it and try again later."""
+        closing = [
+            asyncio.ensure_future(socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server ends")) for socket in self.sockets
+        ]
+        if closing:
+            await asyncio.wait(closing, timeout=2)
+
+    async def _clean(self, app: web.Application) -> None:
+        for seat in list(self.seats.taken):
+            self.seats.release(seat)
+        self.worker.shutdown(wait=False, cancel_futures=True)
+        if self.own_folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self.own_folder, ignore_errors=True)
 
 
 async def _abort_stalled(transport: Any) -> None:
@@ -168,135 +242,18 @@ def _abort_unread(transport: Any) -> None:
         transport.abort()
 
 
-class _Visitor:
-    """One WebSocket connection, from the first message to the end."""
-
-    def __init__(self, player: Player, socket: web.WebSocketResponse, slot: Any) -> None:
-        self.player, self.socket, self.stream = player, socket, Stream(slot, player.fps, self._send_frame)
-        self.messages, self.malformed = RateLimit(rate=150, burst=300), 0
-        self.uploads, self.starts = RateLimit(rate=0.5, burst=4), RateLimit(rate=1, burst=4)
-        self.uploaded: Frames | None = None
-        self.playing: asyncio.Task[None] | None = None
-
-    async def serve(self) -> None:
-        config = self.player.engine.model.config
-        hello = {"type": "hello", "width": config.width, "height": config.height, "fps": self.player.fps, "prompt": self.player.prompt}
-        await self.socket.send_json({**hello, "pictures": len(self.player.pictures), "chunk": self.stream.slot.session.chunk_frames})
-        reports = asyncio.create_task(self._report())
-        try:
-            while True:
-                message = await self.socket.receive(timeout=IDLE_SECONDS)
-                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    break
-                if not self.messages.take():
-                    await self._end(WSCloseCode.POLICY_VIOLATION, "too many messages")
-                    break
-                try:
-                    await (self._upload(message.data) if message.type == WSMsgType.BINARY else self._handle(parse(message.data)))
-                except InputError as error:
-                    self.malformed += 1
-                    await self.socket.send_json({"type": "error", "message": str(error)})
-                    if self.malformed > MALFORMED:
-                        await self._end(WSCloseCode.POLICY_VIOLATION, "too many malformed messages")
-                        break
-        except TimeoutError:
-            await self._end(WSCloseCode.GOING_AWAY, "idle")
-        except ConnectionError:
-            pass  # the browser is gone
-        finally:
-            await _cancel(reports)
-            await _cancel(self.playing)
-
-    async def _handle(self, message: Message) -> None:
-        stream = self.stream
-        if isinstance(message, Keys):
-            stream.hold(message.held, message.number)
-        elif isinstance(message, Shown):
-            stream.shown = max(stream.shown, min(message.frame, stream.number))
-        elif isinstance(message, Pause):
-            (stream.running.clear if message.paused else stream.running.set)()
-        else:
-            await (self._record(message.on) if isinstance(message, Record) else self._start(message))
-
-    async def _start(self, message: Start) -> None:
-        offered = self.player.pictures
-        if not self.starts.take():
-            raise InputError("start", "", "worlds opened too quickly", "one per second", "wait a moment")
-        if message.picture is None and self.uploaded is None:
-            raise InputError("start", "picture", "none uploaded", "a picture sent before", "send one, or choose an offered one")
-        if message.picture is not None and message.picture >= len(offered):
-            raise InputError("start", "picture", message.picture, f"below {len(offered)}", "choose an offered picture")
-        picture = self.uploaded if message.picture is None else offered[message.picture]
-        await _cancel(self.playing)
-        await self.stream.slot.wait_until_idle()
-        self.stream.running.set()
-        self.playing = asyncio.create_task(self._play(picture, message.prompt or self.player.prompt, message.seed))
-
-    async def _play(self, picture: Any, prompt: str, seed: int) -> None:
-        try:
-            if prompt:  # a first prompt loads the text encoder: on the worker, so that other sessions do not wait for it
-                await self._on_worker(self.player.engine.text_encoder.encode, [prompt])
-            await self.stream.play(picture, prompt, seed)
-        except InputError as error:
-            await self.socket.send_json({"type": "error", "message": str(error)})
-
-    async def _upload(self, data: bytes) -> None:
-        if not self.uploads.take():
-            raise InputError("picture", "", "uploads too quickly", "one in two seconds", "wait a moment")
-        config = self.player.engine.model.config
-        self.uploaded = await self._on_worker(lambda: resize_to_cover(read_picture(data), (config.height, config.width)))
-        await self.socket.send_json({"type": "uploaded"})
-
-    async def _record(self, on: bool) -> None:
-        stream = self.stream
-        if on:
-            stream.recorded, stream.recording = [], True
-            return
-        stream.recording = False
-        if stream.recorded:
-            name = await asyncio.to_thread(_write_recording, self.player.recordings, stream.recorded, self.player.fps)
-            await self.socket.send_json({"type": "recording", "url": f"recordings/{name}.mp4", "frames": len(stream.recorded)})
-            stream.recorded = []
-
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            with contextlib.suppress(ConnectionError):
-                await self.socket.send_json({"type": "numbers", **self.stream.report()})
-
-    async def _send_frame(self, number: int, keys: int, seconds: float, jpeg: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # `serve` receives the end of the connection
-            await self.socket.send_bytes(HEADER.pack(number % 2**32, keys, seconds) + jpeg)
-
-    async def _on_worker(self, work: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.player.worker, work, *arguments)
-
-    async def _end(self, code: int, reason: str) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self.socket.send_json({"type": "error", "message": reason})
-            await self.socket.close(code=code, message=reason.encode())
-
-
-async def _cancel(task: "asyncio.Task[None] | None") -> None:
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def _write_recording(folder: Path, jpegs: list[bytes], fps: float) -> str:
-    """Writes a recording under a random name, which it returns, and deletes the oldest ones."""
-    name = secrets.token_hex(16)
-    write_video(folder / f"{name}.mp4", map(read_picture, jpegs), fps)
-    for old in sorted(folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)[:-KEPT_RECORDINGS]:
-        old.unlink(missing_ok=True)
-    return name
-
-
-def address(host: str, port: int, token: str) -> str:
-    """Returns the URL of the page."""
+def address(host: str, port: int, token: str, origin: str = "") -> str:
+    """Returns the URL of the page. origin: of a proxy in front of the server."""
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    return f"{origin.rstrip('/') or f'http://{name}:{port}'}/" + (f"?token={token}" if token else "")
+
+
+def check_origin(origin: str) -> str:
+    """Returns the origin of a proxy. Raises InputError for anything but scheme, host and port."""
+    parts = urlsplit(origin)
+    if origin and (parts.scheme not in ("http", "https") or not parts.hostname or origin.rstrip("/") != f"{parts.scheme}://{parts.netloc}"):
+        raise InputError("play", "origin", origin, "scheme, host and port, such as https://world.example", "omit path and query")
+    return origin.rstrip("/")
 
 
 def listen(host: str, port: int) -> socket_module.socket:
@@ -308,6 +265,26 @@ def listen(host: str, port: int) -> socket_module.socket:
         raise InputError("play", "host, port", found, "an address that is free", "choose another --port") from None
 
 
-def serve(player: Player, listening: socket_module.socket) -> None:
-    """Serves on a bound socket until interrupted."""
-    web.run_app(player.application(), sock=listening, print=lambda *_: None, handle_signals=True, shutdown_timeout=2)
+def serve(player: Player, listening: socket_module.socket) -> int:
+    """Serves on a bound socket until SIGINT or SIGTERM, whose exit status it returns: 130 or 143. A second signal ends the process at once."""
+    return 128 + asyncio.run(_serve(player, listening))
+
+
+async def _serve(player: Player, listening: socket_module.socket) -> int:
+    loop, ended = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def end(number: int) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        ended.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
+    runner = web.AppRunner(player.application(), access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        return int(await ended)
+    finally:
+        await runner.cleanup()

@@ -12,13 +12,15 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from math import ceil
 
 import numpy as np
 
 from moworld.inference.engine import Chunk, Slot
 from moworld.inference.pictures import encode_jpeg
+from moworld.inference.player.drift import Drift
+from moworld.inference.player.messages import MAX_WALK
 from moworld.video import Frames
 
 LAG_FRAMES = 30  # frames sent and not drawn yet; further ones are dropped, not queued
@@ -26,11 +28,17 @@ MARGIN = 0.012  # seconds by which a chunk is started earlier than its expected 
 SPARE = 0.75  # frames are skipped only while `lead` is below this share of a chunk's duration: others share the engine
 RECORDED_FRAMES = 3600
 
+Send = Callable[[int, int, float, bytes], Awaitable[None]]
+
+
+async def discard(number: int, keys: int, seconds: float, jpeg: bytes) -> None:
+    """Delivers a frame to nobody."""
+
 
 class Stream:
     """Plays one slot of an engine at `fps`. `send(number, keys, seconds, jpeg)` delivers a frame."""
 
-    def __init__(self, slot: Slot, fps: float, send: Callable[[int, int, float, bytes], Awaitable[None]]) -> None:
+    def __init__(self, slot: Slot, fps: float, send: Send = discard) -> None:
         self.slot, self.fps, self.send = slot, fps, send
         self.keys, self.keys_number, self.shown, self.number = "", 0, 0, 0
         self.running = asyncio.Event()  # cleared while paused
@@ -42,6 +50,7 @@ class Stream:
         self.intervals, self.sent_at = deque[float](maxlen=60), deque[float](maxlen=240)
         self.left = deque[tuple[Frames, bool]]()  # remaining frames of the current chunk, and whether each is shown
         self.next_at = 0.0  # time at which the next of them is due
+        self.walked, self.drift = Walked(), Drift()
 
     def hold(self, keys: str, number: int) -> None:
         """Sets the held keys; frames that follow them carry `number`."""
@@ -49,12 +58,17 @@ class Stream:
             self.changed.set()
         self.keys, self.keys_number = keys, number
 
-    async def play(self, first_frame: Frames, prompt: str, seed: int) -> None:
-        """Opens the world and plays until cancelled."""
+    async def play(self, first_frame: Frames, prompt: str, seed: int, walk: Iterable[Iterable[str]] = ()) -> None:
+        """Opens the world and plays until cancelled.
+
+        walk: keys of frames that are made first, as fast as possible; the last frame of each of their chunks is delivered
+        """
         chunk = await asyncio.wrap_future(self.slot.open(first_frame, prompt, seed))
         self.number, self.shown = 0, 0
         self.left.clear()
+        self.walked, self.drift = Walked(), Drift(chunk.frames)
         await self._deliver(chunk.frames[0], self.keys_number, chunk.seconds)
+        await self._follow(["".join(sorted(keys)) for keys in walk])
         playing, ready = None, time.monotonic()
         self.next_at = ready + self.lead
         try:
@@ -74,6 +88,21 @@ class Stream:
         finally:
             if playing is not None:
                 playing.cancel()
+
+    async def _follow(self, walk: list[str]) -> None:
+        size = self.slot.session.chunk_frames
+        for start in range(0, len(walk), size):
+            keys = [*walk[start : start + size], *[""] * size][:size]
+            chunk = await asyncio.wrap_future(self.slot.step(keys))
+            self._note(keys, chunk)
+            self.number += size - 1
+            self.shown = max(self.shown, self.number - LAG_FRAMES)  # the frames between are not late: nobody sent them
+            await self._deliver(chunk.frames[-1], self.keys_number, chunk.seconds)
+
+    def _note(self, keys: list[str], chunk: Chunk) -> None:
+        for held in keys:
+            self.walked.add(held)
+        self.drift.add(chunk.frames)
 
     @property
     def due(self) -> float:
@@ -120,8 +149,10 @@ class Stream:
         """Returns the next chunk under the keys held now, and their number."""
         keys, number = self.keys, self.keys_number
         self.changed.clear()
-        chunk = await asyncio.wrap_future(self.slot.step([keys] * self.slot.session.chunk_frames))
+        held = [keys] * self.slot.session.chunk_frames
+        chunk = await asyncio.wrap_future(self.slot.step(held))
         self.makings.append(chunk.seconds)
+        self._note(held, chunk)
         return chunk, number
 
     async def _pace(self, keys_number: int, seconds: float) -> None:
@@ -146,7 +177,7 @@ class Stream:
         await self.send(self.number, keys_number, seconds, jpeg)
 
     def report(self) -> dict[str, float]:
-        """Returns live numbers: frames per second, chunk interval and duration, share of chunks in time, counts."""
+        """Returns live numbers: frames per second, chunk interval and duration, share of chunks in time, counts, drift (see `Drift`)."""
         recent = [at for at in self.sent_at if at > time.monotonic() - 2]
         return {
             "fps": round((len(recent) - 1) / (recent[-1] - recent[0]), 1) if len(recent) > 2 else 0.0,
@@ -154,4 +185,29 @@ class Stream:
             "making_ms": round(1000 * self.making, 1),
             "deadline_attainment": round(1 - self.numbers["late"] / max(1, self.numbers["chunks"]), 4),
             **{name: self.numbers[name] for name in ("dropped", "hurried", "chunks")},
+            "drift": round(self.drift.value, 2),
         }
+
+
+class Walked:
+    """The keys of a walk so far, as controls that make it again: "w*24,lw*12,none*12"."""
+
+    def __init__(self) -> None:
+        self.runs = list[tuple[str, int]]()
+
+    def add(self, keys: str) -> None:
+        """Appends the keys of one frame."""
+        if self.runs and self.runs[-1][0] == keys:
+            self.runs[-1] = keys, self.runs[-1][1] + 1
+        elif len(self.runs) <= MAX_WALK:  # more are too long in any case
+            self.runs.append((keys, 1))
+
+    def report(self) -> dict[str, object]:
+        """Returns {"frames", "walk"}: number of frames, and `controls`."""
+        return {"frames": sum(count for _, count in self.runs), "walk": self.controls}
+
+    @property
+    def controls(self) -> str:
+        """The controls, or "" if they are longer than `MAX_WALK` characters."""
+        text = ",".join(f"{keys or 'none'}*{count}" for keys, count in self.runs)
+        return text if len(text) <= MAX_WALK else ""

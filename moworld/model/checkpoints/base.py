@@ -16,7 +16,7 @@ from tqdm import tqdm
 from moworld.documents import parse_json_object
 from moworld.errors import InputError
 from moworld.files import open_uri, sha256_file, shipped_path
-from moworld.model.checkpoints.convert import Shapes, finite, match, new_adapter
+from moworld.model.checkpoints.convert import Shapes, finite, follows_pitch, match, new_adapter
 from moworld.model.checkpoints.reader import Checkpoint, find_experts, has_experts
 from moworld.model.codec import WEIGHTS, StreamingCodec
 from moworld.model.experts import Experts
@@ -74,12 +74,13 @@ def world_from_base(
     names, place: as for `WorldModel.load`; progress: whether to show a progress bar
     Raises InputError if the weights are not those of a model of this configuration, or not finite.
     """
-    made, stored_experts = [], base_experts(base, config.experts)
+    made, stored_experts, adapters = [], base_experts(base, config.experts), True
     if not stored_experts:
         return WorldModel.create(config, seed)
     for name, checkpoint in stored_experts.items():
         expert = expert_structure(config.model.transformer())
         stored, new = match(checkpoint, {key: tuple(value.shape) for key, value in tensors_of(expert).items()})
+        adapters = adapters and not new
         if name in (names or config.experts):
             if place is not None:
                 place(expert)
@@ -87,7 +88,8 @@ def world_from_base(
             adapter = _New(new, checkpoint.entries[stored["patch_embedding.weight"]].dtype, seed)
             load_weights(expert, adapter, {key: key for key in new})
         made.append(expert)
-    config = config.model_copy(update={"base": base.source, "base_licence": base.licence})
+    pitch = config.pitch or follows_pitch(shipped_path(base.source), adapters)
+    config = config.model_copy(update={"base": base.source, "base_licence": base.licence, "pitch": pitch})
     return WorldModel(config, Experts(made[0], made[1] if len(made) > 1 else None, config.model.boundary))
 
 

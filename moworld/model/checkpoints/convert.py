@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moworld.documents import parse_json_object
 from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_folder, link_or_copy, write_json
+from moworld.files import Pathlike, atomic_folder, link_or_copy, open_uri, write_json
 from moworld.model.checkpoints.layouts import ADAPTER, DIFFUSERS, GATE, LAYOUTS, MOWORLD, WAN, from_diffusers, to_diffusers
 from moworld.model.checkpoints.reader import FOLDERS, Checkpoint, find_experts
 from moworld.model.weights import SHARD_BYTES, write_shards
@@ -43,9 +44,25 @@ def import_model(source: str, out: Pathlike, config: WorldConfig, seed: int = 0,
             write_json(folder / "config.json", {"_class_name": "MoWorldTransformer3DModel", "expert": name, **config.model.transformer()})
             size = sum(entry.nbytes for entry in plan.values())
             report[name] = {"tensors": len(plan), "bytes": size, "adapter": "fresh, gate 0" if ADAPTER + "conv.weight" in new else "read"}
-        index = {"_class_name": "WorldModel", **config.model_copy(update={"experts": tuple(sorted(found))}).model_dump(mode="json")}
+        learned = all(facts["adapter"] == "read" for facts in report.values())
+        stated = {"experts": tuple(sorted(found)), "pitch": follows_pitch(source, learned)}
+        index = {"_class_name": "WorldModel", **config.model_copy(update=stated).model_dump(mode="json")}
         write_json(target / "model_index.json", index)
     return {"layout": next(iter(found.values())).layout, "experts": report}
+
+
+def follows_pitch(source: str, adapter: bool) -> bool:
+    """Returns whether weights have learned a camera that looks up and down.
+
+    A world model's folder states it. Of published weights, those with a camera adapter (`adapter`) have: their controls include it.
+    """
+    path = f"{source.rstrip('/')}/model_index.json"
+    try:
+        with open_uri(path) as stream:
+            stated = parse_json_object(stream.read(), path, "fetch the file again")
+    except (InputError, FileNotFoundError, NotADirectoryError):
+        return adapter
+    return bool(stated.get("pitch")) if stated.get("_class_name") == "WorldModel" else adapter
 
 
 def export_model(model: Pathlike, out: Pathlike, layout: str, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:

@@ -133,6 +133,6 @@ def _world(data: Any, text: Any, fps: float, intrinsics: list[float]) -> dict[st
     """Returns frame size, rate, text settings, keyboard step and intrinsics, which sessions use as defaults."""
     world = {"height": data.height, "width": data.width, "fps": fps, "text": text.model_dump(mode="json")}
     if data.game is not None:
-        world["yaw_degrees"] = data.game.yaw_degrees_per_frame
+        world |= {"yaw_degrees": data.game.yaw_degrees_per_frame, "pitch": data.game.look_share > 0}
     world["intrinsics"] = [round(value, 6) for value in intrinsics]
     return world

@@ -64,7 +64,7 @@ def path_error(error: Exception) -> Exception | None:
 def ended_by_sigterm() -> Iterator[None]:
     """Makes SIGTERM end the block with exit status 143, its children first, so that nothing waits for them; a second one ends at once.
 
-    Commands with a handler of their own replace this one while they work: `run`, and `play`, whose server stops with exit status 0.
+    Commands with a handler of their own replace this one while they work: `run`, and `play`, which stops its server first.
     """
     owner = os.getpid()
 

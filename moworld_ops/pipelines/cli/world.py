@@ -48,17 +48,18 @@ def play(
     host: Annotated[str, option("Address to listen on; an address other than loopback needs a token.", panel=SERVER)] = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.", min=0, max=65535, panel=SERVER)] = 8800,
     token: Annotated[str, option("Token of the visitors; default: a random one.", envvar="MOWORLD_PLAY_TOKEN", panel=SERVER)] = "",
-    sessions: Annotated[int, option("Maximum number of visitors.", min=1, max=64, panel=SERVER)] = 2,
+    sessions: Annotated[int, option("Maximum number of visitors; later ones wait in a queue.", min=1, max=64, panel=SERVER)] = 2,
+    origin: Annotated[str, option("Address of a proxy with TLS in front, such as https://world.example.", metavar="URL", panel=SERVER)] = "",
 ) -> None:
     """Walk through a world in the browser.
 
     Example: moworld play --model moworld-pocket@champion
 
-    Keys: W A S D, arrows, touch or a gamepad. Under torchrun the ranks share the work.
+    Keys: W A S D, arrows, touch or a gamepad. Under torchrun the ranks share the work. Ends with exit status 130 after Ctrl-C, 143 after
+    SIGTERM.
     """
     import secrets
 
-    from moworld.evaluation.speed import example_picture
     from moworld.inference.engine import Engine
     from moworld.inference.loading import serving_world
     from moworld.inference.pictures import model_pictures
@@ -67,21 +68,25 @@ def play(
 
     folder, chunk_latents = served_folder(model, require_signature), 1 if low_latency else None
     pictures = ([read_picture(image)] if image else []) + model_pictures(folder)
-    if host not in server.LOOPBACK and not token:
+    origin = server.check_origin(origin)
+    if (host not in server.LOOPBACK or origin) and not token:
         token = secrets.token_urlsafe(24)
     with serving_world(folder, memory, quantize, chunk_latents, device, backend.value, home() / "openvino", note) as world:
         if world is None:  # a rank that only computes its share
             return
         print_memory_plan(world)
         engine = Engine(world, sessions, chunk_latents=chunk_latents)
-        pictures = pictures or [example_picture(world.config.height, world.config.width)]
-        player = server.Player(engine, pictures, fps, host, token, prompt)
+        if not pictures:
+            pictures = model_pictures(served_folder("", signed=False))
+            note(f"{folder} has no pictures: worlds start from those of the model in the package; --image starts from another one")
         listening = server.listen(host, port)
-        print(f"open {server.address(host, listening.getsockname()[1], token)} (Ctrl-C stops the server)", flush=True)
+        player = server.Player(engine, pictures, fps, host, token, prompt, origin=origin, model=model or folder.name)
+        print(f"open {server.address(host, listening.getsockname()[1], token, origin)} (Ctrl-C stops the server)", flush=True)
         try:
-            server.serve(player, listening)
+            status = server.serve(player, listening)
         finally:
             engine.close()
+    raise SystemExit(status)
 
 
 def served_folder(model: str, signed: bool) -> Path:

@@ -18,6 +18,7 @@ from safetensors.torch import save, save_file
 from moworld.errors import InputError
 from moworld.model.checkpoints import import_model
 from moworld.model.checkpoints.base import base_hash, world_from_base
+from moworld.model.checkpoints.convert import follows_pitch
 from moworld.model.checkpoints.layouts import from_diffusers
 from moworld.model.codec import StreamingCodec
 from moworld.model.experts import Experts
@@ -232,3 +233,12 @@ def test_gathered_yields_whole_tensors_on_the_cpu():
     state = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(1)}
     found = dict(gathered(state))
     assert all(torch.equal(found[key], value) and found[key].is_contiguous() for key, value in state.items())
+
+
+def test_a_world_model_states_whether_it_has_learned_to_look_up_and_published_adapters_have(tmp_path):
+    assert follows_pitch(str(tmp_path), adapter=True) and not follows_pitch(str(tmp_path), adapter=False)
+    for stated, learned in (('"WorldModel"', False), ('"WorldModel", "pitch": true', True), ('"WanImageToVideoPipeline"', True)):
+        (tmp_path / "model_index.json").write_text(f'{{"_class_name": {stated}}}')
+        assert follows_pitch(str(tmp_path), adapter=True) is learned
+    base = Path(__file__).parents[3] / "models"
+    assert follows_pitch(str(base / "pocket-base"), adapter=False) and not follows_pitch(str(base / "pocket-long"), adapter=True)

@@ -43,8 +43,15 @@ def declared(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
 
 
+def many_scans(side: int, count: int) -> bytes:
+    """Returns a progressive JPEG whose last scan is repeated: each is decoded into the whole picture."""
+    jpeg = encoded(Image.new("RGB", (side, side)), "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + scan * count + jpeg[-2:]
+
+
 def hostile_pictures() -> list[bytes]:
-    """Returns decompression bombs, false headers, truncated files, animations, and files of other kinds."""
+    """Returns decompression bombs, JPEGs of many scans, false headers, truncated files, animations, and files of other kinds."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     flat = Image.new("RGB", (64, 64))
     frames = [Image.new("RGB", (64, 64), (number, 0, 0)) for number in range(40)]
@@ -53,6 +60,7 @@ def hostile_pictures() -> list[bytes]:
         bomb(100_000), bomb(60_000), bomb(20_000), bomb(5_001), bomb(2_000),
         encoded(Image.new("L", (5_000, 5_000)), "PNG"),  # 25 MB of pixels in 25 kB: as large as pictures may be
         declared(jpeg, 65_500, 65_500), declared(jpeg, 4_900, 4_900), declared(jpeg, 0, 0), declared(jpeg, 65_500, 1),
+        many_scans(1_000, 5_000), many_scans(4_900, 50),
         png[:100], png[:-20], jpeg[:200], jpeg[:-900], webp[:60], webp[: len(webp) // 2],
         encoded(flat, "GIF", save_all=True, append_images=frames), encoded(flat, "PNG", save_all=True, append_images=frames),
         encoded(flat, "WEBP", save_all=True, append_images=frames), encoded(flat, "BMP"), encoded(flat, "TIFF"), encoded(flat, "PDF"),

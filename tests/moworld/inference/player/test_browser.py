@@ -1,10 +1,12 @@
 """The page in a real browser: keys are pressed, frames are counted, the canvas shows the frames of the server."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page
@@ -13,18 +15,26 @@ from moworld.inference.player.server import Player
 from moworld_ops.benchmarks.browser import CHROMIUM, browser_page, until
 from tests.moworld.inference.worlds import picture, tiny_engine
 
+AXE = Path(__file__).parents[4] / "node_modules" / "axe-core" / "axe.min.js"  # checks of accessibility, MPL-2.0, not part of the repository
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 COLOURS = "(() => { const d = context.getImageData(0, 0, canvas.width, canvas.height).data; return [...d.slice(0, 400)] })()"
 BOXES = "[...document.querySelectorAll('{}')].map(b => b.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
 
 
+def public_address() -> str:
+    """Returns an address of this machine other than loopback; loopback if it has none."""
+    found = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family == socket.AF_INET]
+    return next((one for one in found if not one.startswith("127.")), "127.0.0.1")
+
+
 def visit(folder: Path, *steps: Callable[[Page], Coroutine[Any, Any, None]], **size: int) -> None:
-    """Opens the page of a served tiny world once, by an address with a token, and runs the steps on it."""
+    """Opens the page of a served tiny world once, from another address than loopback with a token, and runs the steps on it."""
 
     async def run() -> None:
         engine = tiny_engine(folder, max_sessions=1)
-        player = Player(engine, [picture(16, 32), picture(16, 32, seed=1)], 24.0, token="sesame", recordings=folder)
-        async with TestServer(player.application()) as served, browser_page(str(served.make_url("/?token=sesame")), **size) as page:
+        player = Player(engine, [picture(16, 32), picture(16, 32, seed=1)], 24.0, "0.0.0.0", token="sesame", recordings=folder, model="tiny")
+        served = TestServer(player.application(), host=public_address())
+        async with served, browser_page(str(served.make_url("/?token=sesame")), **size) as page:
             await until(page, "drawn > 12")
             for step in steps:
                 await step(page)
@@ -35,7 +45,97 @@ def visit(folder: Path, *steps: Callable[[Page], Coroutine[Any, Any, None]], **s
 
 
 def test_keys_pause_pictures_and_recordings_work_in_a_desktop_browser(tmp_path: Path) -> None:
-    visit(tmp_path, keys_are_followed, pause_stops_the_world, another_picture_starts_another_world, a_recording_is_a_video, a_dropped_picture_starts_a_world)
+    steps = (
+        everything_is_in_view, keys_are_followed, pause_stops_the_world, another_picture_starts_another_world, six_quick_clicks_play_the_last,
+        a_recording_is_a_video, errors_stay_visible, the_keyboard_alone_reaches_everything, a_dropped_picture_starts_a_world,
+        a_reload_goes_on_with_the_same_walk,
+    )  # fmt: skip
+    visit(tmp_path, *steps, width=1366, height=768)
+
+
+async def everything_is_in_view(page: Page) -> None:
+    visible = "[...document.querySelectorAll('button, input, canvas, .help, dd')].filter(e => e.checkVisibility())"
+    boxes = await page.evaluate(f"{visible}.map(e => e.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])")
+    assert len(boxes) > 15 and all(left >= 0 and right <= 1366 and top >= 0 and bottom <= 768 for left, right, top, bottom in boxes)
+    assert await page.evaluate("document.querySelectorAll('h1').length") == 1
+    assert await page.evaluate("document.querySelectorAll('[aria-hidden=true] button, [aria-hidden=true] input').length") == 0
+    assert "look up" not in await page.evaluate("document.querySelector('.help').innerText")  # the tiny model has not learned it
+    assert await page.evaluate("document.querySelector('[data-keys=i]')") is None
+
+
+async def six_quick_clicks_play_the_last(page: Page) -> None:
+    await page.evaluate("for (let n = 0; n < 6; n++) { element('seed').value = n; element('pictures').children[n % 2].click(); }")
+    await until(page, "drawn > 5")
+    assert await page.evaluate("[picture, element('pictures').children[1].className, element('problem').hidden]") == [1, "chosen", True]
+    await until(page, "location.hash.includes('seed=5') && location.hash.includes('picture=1')")
+
+
+async def errors_stay_visible(page: Page) -> None:
+    await page.set_input_files("#upload", {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"})
+    await until(page, "element('reason').textContent.includes('send a JPEG, PNG or WebP')")
+    await page.set_input_files("#upload", {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": bytes(7 * 2**20)})
+    await until(page, "element('reason').textContent.includes('at most 6 MiB')")
+    start = await page.evaluate("drawn")
+    await until(page, f"drawn > {start} + 24")  # frames of the world that goes on do not hide it
+    assert await page.evaluate("element('problem').checkVisibility()")
+    await page.evaluate("element('dismiss').click()")
+    assert not await page.evaluate("element('problem').checkVisibility()")
+
+
+async def the_keyboard_alone_reaches_everything(page: Page) -> None:
+    await page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        reached.add(await page.evaluate("document.activeElement.id || document.activeElement.dataset.picture || document.activeElement.tagName"))
+    assert {"pause", "reset", "record", "mouse", "fullscreen", "share", "upload", "prompt", "seed", "open", "0", "1"} <= reached
+    unnamed = "[...document.querySelectorAll('button, input')].filter(e => !(e.innerText || e.ariaLabel || e.labels?.length || e.querySelector('img[alt]')))"
+    assert await page.evaluate(f"{unnamed}.map(e => e.outerHTML)") == []
+
+
+async def a_reload_goes_on_with_the_same_walk(page: Page) -> None:
+    await page.evaluate("element('prompt').value = 'a hall'; element('seed').value = 9; element('open').click()")
+    await page.keyboard.down("w")
+    await until(page, "walk.includes('w*') && location.hash.includes('walk=')")
+    await page.keyboard.up("w")
+    await page.evaluate("element('share').click()")
+    link = await page.evaluate("element('link').value")
+    assert "sesame" not in link and all(part in link for part in ("model=tiny", "picture=own", "seed=9", "prompt=a+hall", "w*"))
+    before = await page.evaluate("drawn")
+    await page.reload()
+    await until(page, f"drawn > {before}")  # the numbers of the frames go on
+    assert await page.evaluate("[element('prompt').value, element('seed').value, picture]") == ["a hall", "9", None]
+
+
+def test_without_a_token_a_place_is_taken_by_a_deed_and_a_restarted_server_makes_the_walk_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        pictures = [picture(16, 32), picture(16, 32, seed=1)]
+        engine, other = tiny_engine(tmp_path, max_sessions=1), tiny_engine(tmp_path, max_sessions=1)
+        served = TestServer(Player(engine, pictures, 24.0, recordings=tmp_path).application())
+        await served.start_server()
+        async with browser_page(str(served.make_url("/"))) as page:
+            await until(page, "element('pictures').children.length === 2 && !element('enter').hidden")
+            await asyncio.sleep(0.5)
+            assert engine.sessions == 0
+            await page.keyboard.down("w")
+            await until(page, "drawn > 12 && walk.includes('w*')")
+            await page.keyboard.up("w")
+            await page.evaluate("element('pictures').children[1].click()")
+            await page.keyboard.down("l")
+            await until(page, "walk.includes('l*')")
+            await page.keyboard.up("l")
+            walk, port = await page.evaluate("walk"), served.port
+            await served.close()
+            await until(page, "element('notice').textContent.includes('trying again')")
+            restarted = TestServer(Player(other, pictures, 24.0, recordings=tmp_path).application(), port=port)
+            await restarted.start_server()
+            await until(page, f"hello && drawn > 20 && walk.startsWith({walk.rpartition(',')[0]!r})")
+            assert await page.evaluate("picture") == 1 and not await page.page_errors()
+            await restarted.close()
+        engine.close()
+        other.close()
+
+    asyncio.run(run())
 
 
 async def keys_are_followed(page: Page) -> None:
@@ -88,6 +188,19 @@ async def a_dropped_picture_starts_a_world(page: Page) -> None:
     assert await page.evaluate("picture") is not None
     await page.evaluate(drop)
     await until(page, "picture === null && drawn > 5")
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --no-save axe-core@4.14.1")
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
+def test_axe_core_finds_no_violation(tmp_path: Path, width: int, height: int) -> None:
+    async def examined(page: Page) -> None:
+        await page.evaluate("problem('a problem'); element('drifted').hidden = false; share()")
+        await page.evaluate(AXE.read_text())
+        found = await page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]))")
+        assert found == []
+        assert await page.evaluate("axe.run().then(r => r.passes.length)") > 10
+
+    visit(tmp_path, examined, width=width, height=height)
 
 
 def test_touch_pads_work_on_a_phone_in_both_orientations(tmp_path: Path) -> None:

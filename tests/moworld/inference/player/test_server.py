@@ -30,7 +30,7 @@ def visit(folder: Path, scenario: Visit, **settings: Any) -> None:
 
     async def run() -> None:
         engine = tiny_engine(folder, max_sessions=settings.pop("max_sessions", 2))
-        player = Player(engine, [picture(16, 32), picture(16, 32, seed=1)], FPS, recordings=folder, **settings)
+        player = Player(engine, [picture(16, 32), picture(16, 32, seed=1)], FPS, **{"recordings": folder, **settings})
         async with TestServer(player.application()) as served, aiohttp.ClientSession() as http:
             await scenario(player, served, http)
         engine.close()
@@ -85,7 +85,8 @@ def test_frames_arrive_in_order_no_faster_than_the_rate_and_follow_the_keys(tmp_
     async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
         async with guest(served, http) as one:
             await one.until(lambda: bool(one.received))
-            assert one.received[0] == {"type": "hello", "width": 32, "height": 16, "fps": FPS, "prompt": "", "pictures": 2, "chunk": 12}
+            hello = {"type": "hello", "width": 32, "height": 16, "fps": FPS, "prompt": "", "pictures": 2, "chunk": 12, "resumed": False}
+            assert hello.items() <= one.received[0].items()
             await one.say(type="start", seed=5)
             await one.until(lambda: len(one.frames) > 30)
             await one.say(type="keys", keys="wl", number=7)
@@ -186,6 +187,8 @@ def test_foreign_origins_and_rebound_hosts_are_refused(tmp_path: Path, headers: 
             assert answer.status == status
             if status == 200:
                 assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], "a foreign page could take a seat in a frame"
+            assert answer.headers["X-Frame-Options"] == "DENY"
         if status != 200:
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await http.ws_connect(served.make_url("/world"), headers=headers)
@@ -197,7 +200,7 @@ def test_foreign_origins_and_rebound_hosts_are_refused(tmp_path: Path, headers: 
 def test_a_token_is_required_where_one_is_set(tmp_path: Path):
     async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
         for query, status in (("", 401), ("?token=wrong", 401), ("?token=sesam%C3%A4", 401), ("?token=sesame", 200)):
-            for path in ("/", "/pictures/0", "/metrics"):
+            for path in ("/", "/settings", "/pictures/0", "/metrics"):
                 async with http.get(str(served.make_url(path)) + query) as answer:
                     assert answer.status == status, (path, query)
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
@@ -213,15 +216,169 @@ def test_a_token_is_required_where_one_is_set(tmp_path: Path):
     visit(tmp_path, scenario, token="sesame")
 
 
-def test_a_visitor_above_the_limit_is_refused_and_a_released_slot_is_free(tmp_path: Path):
+def test_a_visitor_above_the_limit_waits_and_sees_the_place(tmp_path: Path):
     async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
-        async with guest(served, http), guest(served, http), http.ws_connect(served.make_url("/world")) as third:
-            assert "fewer than 2" in (await third.receive_json())["message"]
-            assert (await third.receive()).type == aiohttp.WSMsgType.CLOSE and third.close_code == 1013
+        async with guest(served, http), guest(served, http) as second, guest(served, http) as third, guest(served, http) as fourth:
+            await fourth.until(lambda: bool(fourth.received) and bool(third.received))
+            assert third.received == [{"type": "queue", "place": 1, "sessions": 2}]
+            assert fourth.received == [{"type": "queue", "place": 2, "sessions": 2}] and player.engine.sessions == 2
+            async with http.get(served.make_url("/metrics")) as answer:
+                assert "moworld_player_waiting 2.0" in await answer.text()
+            await second.socket.close()
+            await third.until(lambda: third.received[-1]["type"] == "hello")
+            await fourth.until(lambda: fourth.received[-1] == {"type": "queue", "place": 1, "sessions": 2})
+            await fourth.socket.close()  # leaves the queue
+            await third.until(lambda: not player.seats.waiting)
+            await third.socket.close()
         async with guest(served, http) as one:
             await one.until(lambda: bool(one.received) and one.received[0]["type"] == "hello")
 
     visit(tmp_path, scenario)
+
+
+def test_a_page_that_comes_back_goes_on_where_it_was(tmp_path: Path):
+    query = "?session=" + "a1" * 16
+
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http, query=query) as one:
+            await one.say(type="start", seed=3, picture=1, prompt="a hall")
+            await one.until(lambda: len(one.frames) > 30)
+        (stream,) = player.streams
+        async with guest(served, http, query=query) as again:
+            await again.until(lambda: len(again.received) > 1)
+            assert again.received[0]["resumed"] is True
+            assert again.received[1] == {"type": "opened", "picture": 1, "seed": 3, "prompt": "a hall"}
+            await again.until(lambda: len(again.frames) > 12)
+            assert player.streams == {stream} and again.frames[0][0] > 30  # the same world
+            async with guest(served, http, query=query) as other:  # a second window takes the walk over
+                await again.until(lambda: again.socket.closed)
+                assert again.socket.close_code == 4001 and "another window" in again.received[-1]["message"]
+                await other.until(lambda: len(other.frames) > 3)
+                assert player.engine.sessions == 1
+
+    visit(tmp_path, scenario)
+
+
+def test_a_seat_is_not_held_where_somebody_waits_and_a_held_one_is_given_away(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http, query="?session=" + "0" * 32) as one:
+            await one.say(type="start")
+            await one.until(lambda: len(one.frames) > 3)
+        await one.until(lambda: bool(player.seats.held))
+        async with guest(served, http, query="?session=" + "1" * 32) as two:  # the only seat is held for one who is absent
+            await two.until(lambda: bool(two.received) and two.received[0]["type"] == "hello")
+            await two.say(type="start")
+            await two.until(lambda: len(two.frames) > 3)
+            assert not player.seats.held
+            async with guest(served, http) as three:
+                await three.until(lambda: bool(three.received))
+                await two.socket.close()
+                await three.until(lambda: three.received[-1]["type"] == "hello")
+        async with http.get(served.make_url("/world?session=xyz")) as answer:
+            assert answer.status == 400
+
+    visit(tmp_path, scenario, max_sessions=1)
+
+
+def test_the_keys_of_a_link_make_the_same_walk_again(tmp_path: Path):
+    async def walk(served: TestServer, http: aiohttp.ClientSession, keys: str) -> tuple[dict[int, bytes], dict[str, Any]]:
+        async with guest(served, http) as one:
+            await one.say(type="start", seed=2, walk=keys)
+            await one.until(lambda: any(message.get("frames", 0) >= 48 for message in one.received))
+            report = next(message for message in one.received if message.get("frames", 0) >= 48)
+            return {number: jpeg for number, _, jpeg in one.frames}, report
+
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        first, report = await walk(served, http, "w*12,lw*24")
+        assert report["walk"].startswith("w*12,lw*24,none*") and report["frames"] == 36 + int(report["walk"].rpartition("*")[2])
+        again, _ = await walk(served, http, report["walk"])
+        other, _ = await walk(served, http, "s*12,jw*24")
+        common = sorted(set(first) & set(again) & {13, 25, 37})
+        assert common == [13, 25, 37], "the last frame of each chunk that is made again is shown"
+        assert all(first[number] == again[number] for number in common) and first[37] != other[37]
+        async with guest(served, http) as one:
+            await one.say(type="start", walk="q*3")
+            await one.say(type="start", walk="w*99999")
+            await one.until(lambda: sum(message["type"] == "error" for message in one.received) == 2)
+            refused = [message["message"] for message in one.received if message["type"] == "error"]
+            assert "'q'" in refused[0] and "3600" in refused[1]
+
+    visit(tmp_path, scenario)
+
+
+def test_of_six_quick_starts_the_last_one_plays(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            for number in range(6):
+                await one.say(type="start", seed=number, picture=number % 2)
+            await one.until(lambda: [message["seed"] for message in one.received if message["type"] == "opened"][-1:] == [5])
+            await one.until(lambda: len(one.frames) > 3)
+            assert not [message for message in one.received if message["type"] == "error"]
+            (seat,) = player.seats.taken
+            assert seat.started is not None and (seat.started.seed, seat.started.picture) == (5, 1)
+
+    visit(tmp_path, scenario)
+
+
+def test_a_picture_that_is_too_large_is_refused_by_a_message_and_the_walk_goes_on(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start")
+            await one.socket.send_bytes(bytes(7 * 2**20))
+            await one.until(lambda: any("7.0 MiB" in str(message.get("message")) for message in one.received))
+            before = len(one.frames)
+            await one.until(lambda: len(one.frames) > before + 12)
+
+    visit(tmp_path, scenario)
+
+
+def test_keys_that_the_model_has_not_learned_are_not_offered_and_move_nothing(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start")
+            await one.say(type="keys", keys="iw", number=1)
+            await one.until(lambda: bool(one.frames) and one.frames[-1][1] == 1)
+            (stream,) = player.streams
+            assert stream.keys == "w" and one.received[0]["keys"] == "wasdjl"
+        world = player.engine.model
+        world.config = world.config.model_copy(update={"pitch": True})
+        assert Player(player.engine, player.pictures, FPS, recordings=tmp_path).keys == "wasdjlik"
+
+    visit(tmp_path, scenario)
+
+
+def test_one_address_makes_no_flood_of_requests_behind_a_proxy(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        player.origin = "https://world.example"
+        host = {"Host": "world.example", "Origin": "https://world.example", "Authorization": "Bearer sesame"}
+        answers = []
+        for _ in range(100):
+            async with http.get(served.make_url("/settings"), headers={**host, "X-Forwarded-For": "10.1.1.1, 192.0.2.7"}) as answer:
+                answers.append(answer.status)
+        assert answers[:50] == [200] * 50 and 429 in answers
+        for headers, status in ((host | {"X-Forwarded-For": "192.0.2.8"}, 200), (host | {"Host": "evil.example"}, 403)):
+            async with http.get(served.make_url("/settings"), headers=headers) as answer:
+                assert answer.status == status
+
+    visit(tmp_path, scenario, token="sesame")
+
+
+def test_recordings_are_large_and_removed_when_the_server_ends(tmp_path: Path):
+    async def scenario(player: Player, served: TestServer, http: aiohttp.ClientSession) -> None:
+        async with guest(served, http) as one:
+            await one.say(type="start")
+            await one.say(type="record", on=True)
+            await one.until(lambda: len(one.frames) > 14)
+            await one.say(type="record", on=False)
+            await one.until(lambda: any(message["type"] == "recording" for message in one.received))
+            (path,) = player.recording_folder.glob("*.mp4")
+            with av.open(str(path)) as video:
+                assert (video.streams.video[0].width, video.streams.video[0].height) == (960, 480)
+        folders.append(player.recording_folder)
+
+    folders: list[Path] = []
+    visit(tmp_path, scenario, recordings=None)
+    assert folders and not folders[0].exists()
 
 
 def test_frames_are_dropped_for_a_browser_that_draws_nothing(tmp_path: Path):
