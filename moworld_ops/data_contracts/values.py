@@ -30,16 +30,20 @@ class Values:
     def breaks(self, allows: Callable[[Any], bool]) -> Mask:
         """Returns the mask of rows whose value is present, has the right type, and is not allowed. `allows` runs once per different value."""
         codes, different = self._codes
-        usable = np.zeros(len(different), bool)
-        usable[codes[~self.missing & ~self.wrong]] = True
-        broken = np.array([bool(good) and not allows(value) for value, good in zip(different, usable, strict=True)], bool)
-        return broken[codes] & ~self.missing & ~self.wrong if len(different) else np.zeros(len(codes), bool)
+        needed = np.zeros(len(different), bool)
+        needed[codes[self._usable]] = True
+        broken = np.array([bool(each) and not allows(value) for value, each in zip(different, needed, strict=True)], bool)
+        return broken[codes] & self._usable
+
+    @cached_property
+    def _usable(self) -> Mask:
+        return ~self.missing & ~self.wrong
 
     @cached_property
     def _codes(self) -> tuple[NDArray[np.int64], list[Any]]:
         """Returns the number of each row's value among the different values, and those."""
-        if self.source is None:
-            return np.zeros(len(self.missing), np.int64), [None]
+        if self.source is None or not self._usable.any():  # lists and structures have no dictionary
+            return np.arange(len(self.missing)), [None] * len(self.missing)
         if isinstance(self.source, list):
             different: dict[Any, int] = {}
             codes = np.array([different.setdefault(_key(value), len(different)) for value in self.source], np.int64)
