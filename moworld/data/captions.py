@@ -1,14 +1,19 @@
 """Scene captions without camera motion (paper 2, stage 3): found by phrases in eleven languages."""
 
+import codecs
 import math
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moworld.data.camera_words import motion_patterns
 
+MAX_CAPTION, MAX_CAPTION_BYTES = 2000, 16_000  # characters, as contract captions allows; bytes of a file
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+                    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 QUOTED = re.compile(r"""(?<!^)["“«„「『][^"”»“」』]{1,80}["”»“」』]|\b(?:reads?|says?|saying)\b:?(?:\s+\w+){1,5}""", re.IGNORECASE)
 # Characters per word where words have no spaces between them, on average: Chinese and Japanese 2, Thai, Lao, Burmese and Khmer 5.
 UNSPACED = ((re.compile(r"[\u2e80-\u3005\u3007-\u303f\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"), 2),
@@ -41,6 +46,35 @@ def count_words(text: str) -> int:
             count += (math.ceil(letters / size) if size else 1) if letters else 0
         text = pattern.sub(" ", text)
     return count + sum(any(one.isalnum() for one in word) for word in text.split())
+
+
+def read_caption_file(video: Path) -> tuple[str | None, str]:
+    """Returns the caption in VIDEO's `.prompt.txt`, None without one, and what is wrong with the file, "" if nothing is.
+
+    UTF-8, or UTF-16 and UTF-32 with a byte order mark. A faulty caption is no error: the video is imported without it.
+    """
+    path = video.with_suffix(".prompt.txt")
+    if not path.exists():
+        return None, ""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_CAPTION_BYTES + 1)
+    except OSError as error:
+        return None, f"{path.name}: {error.strerror}"
+    if len(content) > MAX_CAPTION_BYTES:
+        return None, f"{path.name}: more than {MAX_CAPTION_BYTES} bytes"
+    mark = next((mark for mark in BYTE_ORDER_MARKS if content.startswith(mark)), b"")
+    try:
+        text = " ".join(unicodedata.normalize("NFC", content.decode(BYTE_ORDER_MARKS.get(mark, "utf-8"))).split())
+    except UnicodeDecodeError:
+        return None, f"{path.name}: text that is not UTF-8; save it as UTF-8"
+    if any(unicodedata.category(one) in ("Cc", "Co", "Cn") for one in text):
+        return None, f"{path.name}: control characters, which no caption has"
+    if not count_words(text):
+        return None, f"{path.name}: no word"
+    if len(text) > MAX_CAPTION:
+        return None, f"{path.name}: {len(text)} characters, more than {MAX_CAPTION}"
+    return text, ""
 
 
 def scene_caption(facts: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moworld.camera import Cameras, read_cameras, translation_scale
+from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, with_cameras, write_manifest
 from moworld.data.game import record_game
 from moworld.data.isolation import run_isolated
@@ -122,8 +123,10 @@ def _import_video(
 ) -> tuple[list[Clip], list[dict[str, str]]]:
     """Returns the clips of one video, written into `folder`, and its rejected parts with reasons."""
     info = _check_header(path)
-    caption = _sidecar_caption(path)
+    caption, fault = read_caption_file(path)
     clips, rejected, seen = list[tuple[int, Clip, Box, tuple[int, int]]](), list[dict[str, str]](), 0
+    if fault:
+        rejected.append({"video": path.name, "rule": "caption", "value": fault})  # the caption alone: the video is imported without it
     still = max(2, round(settings.still_seconds * info.fps))
     for part in shots(_with_heartbeat(path, heartbeat), settings.cut_threshold, settings.max_frames, still):
         if isinstance(part, Dropped):
@@ -190,11 +193,6 @@ def _scaled(image_hw: tuple[int, int], max_height: int) -> tuple[int, int]:
     factor = min(1.0, max_height / image_hw[0])
     height, width = (max(2, round(side * factor / 2) * 2) for side in image_hw)
     return height, width
-
-
-def _sidecar_caption(path: Path) -> str | None:
-    sidecar = path.with_suffix(".prompt.txt")
-    return sidecar.read_text(encoding="utf-8").strip() or None if sidecar.exists() else None
 
 
 def _local_videos(source: str, scratch: Path) -> tuple[list[Path], bool]:

@@ -91,9 +91,10 @@ def test_captions_are_written_counted_and_checked(tmp_path: Path):
     assert (summary["captions"], summary["quarantined"], summary["replaced_for_camera_motion"]) == (13, 1, 1)
     rows = {clip.clip_id: clip for clip in read_manifest(tmp_path / "out")}
     assert (rows["clip-00"].caption_source, rows["clip-02"].caption_source) == ("pixels", "given")
-    assert rows["clip-00"].caption_words == len(str(rows["clip-00"].caption).split()) and rows["clip-00"].camera_phrases == 0
+    assert rows["clip-00"].caption_words == 6 and rows["clip-00"].camera_phrases == 0
     (reason,) = read_json(tmp_path / "bad/reasons.json")
     assert (reason["rule"], reason["value"]) == ("long-enough-to-say-something", 2)
+    assert read_json(tmp_path / "bad/replaced.json") == [{"clip_id": "clip-00", "caption": given[0], "phrases": ["The camera pans"]}]
 
 
 def test_annotation_refuses_an_empty_required_split_before_and_after_its_check(tmp_path: Path):
