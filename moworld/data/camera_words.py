@@ -37,7 +37,7 @@ ADVERBS = r"(?:\s+(?:\w+ly|is|are|that|which|then|now|also|begins?|starts?|conti
 EN_MOVES = (
     r"(?:pan|tilt|zoom|mov|turn|rotat|orbit|track|doll[iy]|fly|flies|flew|glid|follow|travel|push|pull|climb|ris|drift|slid|shift|swing|swung|swoop"
     r"|advanc|circl|arc|descend|ascend|truck|cran|sweep|swept|approach|retreat|chang|revolv|spin|back|float|soar|hover|lower|lift|pass|wander"
-    r"|walk|proceed|pivot|roll|shak|sway|whip|crawl|creep|reced|withdraw|roam|weav|div|plung|ventur|head|mak|skim|tour|jolt|wobbl|step|run|runn|narrow|widen)(?:e?s|ing|ed|ies|ning|med|ming|ned)?\b"
+    r"|walk|proceed|pivot|roll|shak|sway|whip|crawl|creep|reced|withdraw|roam|weav|div|plung|ventur|head|mak|skim|tour|jolt|wobbl|step|run|runn|narrow|widen|linger|spiral|continu|progress|bob|jerk|plummet|nudg)(?:e?s|ing|ed|ies|ning|med|ming|ned)?\b"
     r"|(?:grows?|gets?|comes?|draws?)\s+(?:larger|closer|nearer|smaller)\b|(?:was|is)\s+(?:made|taken|shot|filmed|recorded)\s+(?:while|from a moving|by a)\b|(?:begins|starts|opens|ends)\s+(?:on|at|with|by)\b|(?:does\s?n['’]t|does\s+not|never)\s+move|is\s+(?:carried|led|taken|moved|pulled|guided)\b"
     r"|(?:remains?|stays?|holds?|stands?|is|keeps?)\s+(?:still|static|fixed|stationary|motionless|steady|locked|unmoving)"
 )
@@ -49,7 +49,7 @@ EN_STYLES = (
 )
 ENGLISH = Words(
     subject=(
-        rf"(?:\b(?:the|our|this)\s+(?:[\w'’-]+\s+)?|{START}(?:an?\s+)?(?:slow\s+|smooth\s+|moving\s+|virtual\s+|(?:low|high)-angle\s+|bird's[- ](?:eye\s+)?)?)"
+        rf"(?:\b(?:the|our|this)\s+(?:[\w'’-]+\s+)?|{START}(?:an?\s+)?(?:slow\s+|smooth\s+|moving\s+|virtual\s+|unsteady\s+|shaky\s+|free\s+|floating\s+|wandering\s+|steady\s+|handheld\s+|(?:low|high)-angle\s+|bird's[- ](?:eye\s+)?)?)"
         r"(?<!security )(?<!surveillance )(?<!cctv )(?<!film )(?<!movie )(?<!tv )(?<!traffic )(?<!speed )(?<!old )(?<!vintage )"
         r"(?:camera|lens|viewer|viewpoint|vantage point|point of view|pov|perspective|viewing angle|angle|observer|view|frame|framing|shot|footage|video|scene|image|picture|clip|recording|gaze|cameraman|camera ?person|camera operator|person filming)"
     ),
@@ -68,7 +68,8 @@ ENGLISH = Words(
         r"\b(?:pov|fpv)\b|\bfirst[- ]person\b|\bwalk-?through\s+(?:of|through|video|tour)|\bfly-?(?:through|by)\b|\bflyover\s+(?:of|shot|footage|video)",
         r"\b(?:walking|driving|flying|virtual)\s+tour\b|\bcamera\s?(?:work|movement|motion|move|rotation|flight|path|angle)s?\b",
         r"\b(?:the|our)\s+(?:(?:moving|virtual|drone|handheld|steady|low)\s+)?(?:camera|cameraman|cameraperson)\b(?!['’]s\s+(?:strap|body|lens)|\s+(?:bag|strap|shop|store|crew|lens|case|team|man|of|in|with|above|over|under|below|near|beside|and)\b"
-        r"|(?:\s+\w+){0,2}\s+(?:on|hangs?|hung|stands?|lies|lay|sits?|mounted|rests?|belongs?|rusts?|dusty|broken|attached|placed|fixed\s+(?:to|above|on))\b)(?=\s+\w)",
+        r"|(?:\s+\w+){0,2}\s+(?:(?:is|sits|placed|left)\s+on|hangs?|hung|stands?|lies|lay|sits?|mounted|rests?|belongs?|rusts?|dusty|broken|attached|placed|fixed\s+(?:to|above|on))\b)(?=\s+\w)",
+        START + r"(?:we|you)\s+are\s+(?:carried|led|taken|moved|pulled|guided|drawn|brought)\b|" + CLAUSE + r"drone\s+(?:\w+ly\s+)?(?:\w+ing)\b",
         r"\bthrough the windshield\b|" + CLAUSE + r"(?:an?\s+)?(?:\w+\s+)?(?:ride|flight)\s+(?:through|over|along|across|down|above)\b",
         rf"{START}we\s+(?:\w+ly\s+)?(?!see\b|can\b|are\b|have\b|find\b|look\b|notice\b|observe\b|hear\b|sell\b|buy\b|need\b|want\b|love\b|\w+ed\b)\w+\s+(?:\w+ly\s+)?{EN_WAYS}",
         CLAUSE + r"(?:an?\s+)?(?:journey|ride|drive|flight|stroll|trip|glide|walk|onward|forward|backward)\s+(?:through|down|along|over|across|into|past|up)\b",
@@ -93,7 +94,7 @@ FRENCH = Words(
         r"\bla\s+caméra\b(?!\s+(?:de|du|des|sur|est\s+(?:posée|fixée|accrochée|montée)|pend|repose|à\s+côté|au-dessus)\b|\s+d['’])(?=\s+\w)|\bnous\s+(?:nous\s+)?(?!voyons|sommes|avons|pouvons|apercevons|découvrons|observons|regardons|distinguons)\w{3,}ons\b",
         r"\bnous\s+(?:nous\s+)?(?:\w+ment\s+)?(?:avanç|march|travers|mont(?!r)|descend|tourn|gliss|approch|éloign|survol|suiv|entr|déplaç|parcour|pass|long|vol|progress|recul|pénétr|enfonç)\w*ons\b",
         r"(?:^|[.;,]\s*)on\s+(?:\w+ment\s+)?(?:avance|marche|monte|descend|traverse|tourne|passe|longe|survole|entre|recule|progresse|suit|glisse|se\s+(?:déplace|rapproche|dirige)|s['’](?:approche|éloigne|avance|enfonce))\b",
-        r"(?:^|[.;]\s*)en\s+(?:avançant|marchant|survolant|reculant|tournant)\b|\bfilmée?s?\s+(?:en marchant|depuis|à la main|caméra)",
+        r"(?:^|[.;]\s*)en\s+(?:avançant|marchant|survolant|reculant|tournant)\b|\b(?:filmé|tourné)e?s?\s+(?:en|depuis|à|caméra|au|d['’]un|par)\b|\b(?:au|en|par)\s+drone\b|\bmouvements?\s+de\s+grue",
     ]),
 )
 GERMAN = Words(
@@ -107,7 +108,7 @@ GERMAN = Words(
         CLAUSE + r"(?:ein\w*\s+)?(?:(?:langsam|ruhig|sanft|schnell|niedrig|tief)\w*\s+)?(?:flug\s+(?:über|durch|entlang)|(?:vorwärts|rückwärts|seitwärts|auf|ab|kreis|dreh)bewegung|(?:vorwärts|rückwärts)fahrt|fahrt\s+(?:durch|entlang|über))|"
         + CLAUSE + r"man\s+(?:läuft|geht|fährt|fliegt|bewegt|schwebt|gleitet|folgt|steigt)\b",
         r"\bwir\s+(?:\w+\s+)?(?:gehen|laufen|fahren|fliegen|bewegen|folgen|steigen|gleiten|nähern|biegen|betreten|passieren|durchqueren|drehen|schweben|schreiten|treten|überfliegen|ziehen|umrunden)\b",
-        r"\bdie\s+kamera\b(?!\s+(?:auf|in|am|an|über|neben|des|der|von|hängt|steht\s+(?:auf|in|neben|am)|liegt|ist\s+(?:an|auf|über))\b)(?=\s+\w)|\bim\s+vorbei(?:fahren|gehen|flug|fliegen)\b|\bvorbeifahrt\b",
+        r"\bdie\s+kamera\b(?!\s+(?:auf|in|am|an|über|neben|des|der|von|hängt|steht\s+(?:auf|in|neben|am)|liegt|ist\s+(?:an|auf|über))\b)(?=\s+\w)|\bim\s+vorbei(?:fahren|gehen|flug|fliegen)\b|\bvorbeifahrt\b|\b(?:gefilmt|mitgefilmt)\b|\bmit\s+(?:der|einer)\s+drohne\s+(?:\w+\s+){0,4}(?:ge\w+|überflogen|aufgenommen)\b",
         r"\bwir\s+(?:uns\s+)?(?!sehen|sind|haben|können|befinden|blicken|erkennen|hören|schauen)\w{3,}(?:en|ern|eln)\b",
         r"\b(?:gehen|laufen|fahren|fliegen|bewegen|gleiten|schweben|biegen)\s+wir\b",
     ]),
@@ -118,7 +119,7 @@ SPANISH = Words(
     phrases="|".join([
         r"\btravell?ing\b|\bpaneos?\b|(?<!vista )\bpanorámica\s+(?:lenta|rápida|suave|hacia|horizontal|vertical|desde|circular)|\bzoom\s+(?:in|out|sobre|a|al|hacia|en|lento|de)\b|\bha(?:ce|ciendo)\s+zoom|\bplano\s+(?:fijo|secuencia|subjetivo|en movimiento|de seguimiento)",
         r"\bcámara\s+(?:en mano|fija|subjetiva|al hombro|en movimiento|estática|inmóvil|móvil)|\b(?:toma|plano|vídeo|video|imagen|imágenes|vista|grabación)s?\s+(?:\w+\s+){0,3}(?:con|de|desde\s+un|por)\s+(?:un\s+)?dron\b|\btomas?\s+(?:fija|de seguimiento|subjetiva|en movimiento|estática)",
-        r"\bprimera\s+persona|\bmovimientos?\s+de\s+(?:la\s+)?cámara|\b(?:toma|plano|vista)\s+\w+\s+(?:que\s+)?sobrev(?:uel|ol)\w+|\bgrabad[oa]\s+(?:cámara|desde|mientras|en movimiento)",
+        r"\bprimera\s+persona|\bmovimientos?\s+de\s+(?:la\s+)?cámara|\b(?:toma|plano|vista)\s+\w+\s+(?:que\s+)?sobrev(?:uel|ol)\w+|\b(?:grabad|filmad|rodad)[oa]s?\s+(?:cámara|desde|mientras|en|con|a)\b|\bbarridos?\s+(?:lento|rápido|horizontal|vertical|de|hacia)\b",
         r"\bla\s+cámara\b(?!\s+(?:de|del|fotográfica|sobre|en|está\s+(?:sobre|en|colgad)|cuelga|reposa|junto|y)\b)(?=\s+\w)|\bcámara\s+lenta\s+\w+(?:ndo)(?:se)?\b",
         CLAUSE + r"(?:caminata|paseo|viaje|recorrido)\s+(?:\w+\s+)?(?:en|por|a\s+través)\b|" + CLAUSE + r"se\s+(?:avanza|camina|recorre|entra|sube|baja|atraviesa|sobrevuela|pasa)\b",
         r"\b(?:nos\s+\w{4,}mos|avanzamos|caminamos|recorremos|subimos|bajamos|volamos|giramos|entramos|atravesamos|cruzamos|seguimos|pasamos|retrocedemos|sobrevolamos|ascendemos|descendemos)\b",
@@ -133,6 +134,7 @@ ITALIAN = Words(
         r"\bcarrellat[ae]\b|(?<!vista )\bpanoramica\s+(?:lenta|rapida|fluida|verso|orizzontale|verticale|da|a)\b|\bzoom\s+(?:su|in|out|verso|avanti|indietro|lento|sul|sulla)|\bzoomata|\binquadratur[ae]\s+(?:fiss|static|in movimento|mobil)\w*|\bcamera\s+(?:a mano|fissa|a spalla)",
         r"\bripres[ae]\s+(?:fiss|static|aere\w+\s+(?:con|che)|in soggettiva|in movimento|a mano|mobil)\w*|\b(?:ripres[ae]|vist[ae]|video|immagini)\s+(?:\w+\s+){0,2}(?:con|da|di)\s+(?:un\s+)?drone|\bsoggettiva\b|\bprima\s+persona|\bmoviment[oi]\s+(?:di|della)\s+(?:camera|macchina|telecamera)",
         r"\bla\s+(?:telecamera|videocamera|cinepresa|macchina da presa)\b(?!\s+(?:di|del|della|su|sul|sulla|è\s+(?:montata|appesa|posata)|pende|accanto|e)\b)(?=\s+\w)",
+        r"\b(?:girat|filmat)[oaie]\s+(?:da|dal|dalla|in|con|a|mentre)\b|\bripres[oaie]\s+(?:da\s+un|dal|dalla|mentre|in\s+(?:corsa|volo))\b",
         CLAUSE + r"si\s+(?:entra|avanza|cammina|sale|scende|attraversa|percorre|procede|passa|sorvola)\s+\w+|\bci\s+\w{4,}iamo\b",
         r"\b(?:camminiamo|avanziamo|ci\s+(?:muoviamo|avviciniamo|allontaniamo|spostiamo|addentriamo|dirigiamo)|percorriamo|saliamo|scendiamo|voliamo|giriamo|entriamo|attraversiamo|seguiamo|passiamo|sorvoliamo|procediamo|proseguiamo)\b",
         CLAUSE + r"(?:un\s+|una\s+)?(?:volo\s+(?:sopra|su|sulle|sul|attraverso)|(?:lent[oa]|dolce|rapid[oa])\s+(?:avanzata|avanzamento|rotazione|salita|discesa|avvicinamento|movimento)|movimento\s+(?:circolare|lento|fluido|laterale|in avanti|ascendente)|rotazione\s+attorno)",
@@ -146,6 +148,7 @@ PORTUGUESE = Words(
         r"\btravell?ing\b|(?<!vista )\bpanorâmica\s+(?:lenta|rápida|suave|para|horizontal|vertical|da|de)\b|\bzoom\s+(?:em|in|out|no|na|sobre|lento|para)\b|\bplano\s+(?:fixo|sequência|subjetivo|em movimento)|\bcâm[ea]ra\s+(?:na mão|fixa|subjetiva|parada|estática|de mão|ao ombro|em movimento)",
         r"\b(?:imagem|imagens|tomada|vista|vídeo|filmagem|plano)s?\s+(?:\w+\s+){0,2}(?:de|com|por)\s+(?:um\s+)?drone|\bdrone\s+sobrevoando|\bprimeira\s+pessoa|\bmovimentos?\s+d[ea]\s+câm[ea]ra|\btomada\s+(?:fixa|de acompanhamento|em movimento|estática)",
         r"\ba\s+câm[ea]ra\b(?!\s+(?:municipal|fotográfica|de|do|da|dos|das|sobre|em|está\s+(?:sobre|em|presa|pendurada)|e)\b)(?=\s+\w)|\bnos\s+\w{4,}mos\b|\b\w{4,}mo-nos\b",
+        r"\b(?:filmad|gravad)[oa]s?\s+(?:de|do|da|desde|em|com|por|a|enquanto)\b",
         CLAUSE + r"(?:caminha|entra|avança|sobe|desce|passa)-se\b",
         r"\b(?:caminhamos|avançamos|andamos|nos\s+(?:movemos|aproximamos|afastamos|deslocamos)|(?:movemo|aproximamo|deslocamo|afastamo)-nos|seguimos|subimos|descemos|voamos|giramos|entramos|atravessamos|passamos|percorremos|sobrevoamos|deslizamos)\b",
         CLAUSE + r"(?:um\s+|uma\s+)?(?:voo\s+(?:sobre|por|através)|(?:lent[oa]|suave|rápid[oa])\s+(?:avanço|rotação|subida|descida|aproximação|movimento|giro)|movimento\s+(?:circular|lento|suave|lateral|para|ascendente)|(?:aproximação|rotação)\s+(?:lenta|suave|em torno)|giro\s+(?:lento|em torno))",
@@ -154,11 +157,12 @@ PORTUGUESE = Words(
 )
 RUSSIAN = Words(
     subject=r"\b(?:камера|кадр|ракурс|вид(?!\s+на\b)|объектив|зритель|наблюдатель|взгляд|точка\s+(?:зрения|обзора|съ[её]мки)|план|перспектива|изображение|обзор|картинка|видео|ролик|запись|угол\s+обзора)\b(?!\s+(?:наблюдения|видеонаблюдения|хранения))",
-    verb=r"(?:движ|двиг|двин|поворач|поверн|вращ|обле[тп]|проле[тп]|приближ|отдал|отъезж|наезж|смеща|скольз|подним|поднима|опуска|панорам|следу|перемещ|плыв|продвиг|летит|летя|едет|проезж|проход|меня[ею]|кружи|крутит|зумм?ир|удал|наклон|огиба|парит|взлета|взмыва|отступа|уходит|ид[её]т|устремл|углубл|обход|сдвиг|враща|трясётся|дрожит|оста[её]тся\s+(?:неподвиж|статич)|неподвиж|статич|замерла)\w*",
+    verb=r"(?:движ|двиг|двин|поворач|поверн|вращ|обле[тп]|проле[тп]|приближ|отдал|отъезж|наезж|смеща|скольз|подним|поднима|опуска|панорам|следу|перемещ|плыв|продвиг|летит|летя|едет|проезж|проход|меня[ею]|кружи|крутит|зумм?ир|удал|наклон|огиба|парит|взлета|взмыва|отступа|уходит|ид[её]т|устремл|углубл|обход|сдвиг|враща|трясётся|дрожит|сужа|расширя|оста[её]тся\s+(?:неподвиж|статич)|неподвиж|статич|замерла)\w*",
     phrases="|".join([
         r"\b(?:медленн|плавн|быстр|кругов)\w+\s+панорам\w*|\bпанорамирован\w*|\b(?:съ[её]мк\w|видео|кадры|вид|пол[её]т)\s+(?:с|на)\s+(?:борта\s+)?(?:дрон|квадрокоптер|коптер|вертол|беспилотник)\w*|\bаэросъ[её]мк\w*|\bот\s+первого\s+лица",
         r"\b(?:наезд|отъезд|проезд|пролёт|пролет|облёт|облет|движени\w|поворот\w?|полёт)\s+камер\w+|\bнаезд\s+на\b|\bзум\b|\b(?:статичн|неподвижн|фиксированн)\w+\s+(?:кадр|план|камер|съ[её]мк)\w*|\bручн\w+\s+камер\w*|\bс[ъ]?[её]мка\s+с\s+рук|\bпрол[её]т\s+(?:над|через|сквозь|вдоль)|\bобл[её]т\b",
         CLAUSE + r"(?:(?:плавн|медленн|быстр|кругов|низк)\w+\s+)?(?:пол[её]т|движение|вращение|подъём|спуск|приближение|отдаление|поворот|прогулка|проход)\s+(?:над|вокруг|впер[её]д|назад|вдоль|сквозь|через|по|к|влево|вправо|вверх|вниз)\b",
+        r"\b(?:от)?снят\w{1,3}\s+(?:из|с|на|от|во\s+время|в\s+движении)\b",
         CLAUSE + r"камера\b(?!\s+(?:наблюдения|видеонаблюдения|хранения|висит|стоит|лежит|на|у|над|в|и)\b)(?=\s+\w)|\bкамера\s+(?:плавно|медленно|быстро|затем|постепенно|резко)\b|\bмы\s+(?!видим|смотрим|наблюдаем|можем)\w+(?:ем|ём|им|емся|ёмся|имся)\b",
         r"\bмы\s+(?:\w+\s+){0,2}(?:ид|дви|лет|проход|прош|ед[еу]|поднима|спуска|поворач|приближ|проезж|пролета|огиба|вход|продвиг|плыв|перемещ|скольз|сворач|следу|шага)\w*",
     ]),
@@ -170,7 +174,7 @@ CHINESE = Words(
     phrases="|".join([
         r"运镜|航拍|跟拍|固定(?:镜头|机位|拍摄|视角)|静止镜头|手持(?:拍摄|镜头|摄影|摄像|视角)|第一人称|主观(?:镜头|视角)|[推拉摇移跟升降甩]镜头?(?=[^子片])|推轨|变焦|环绕拍摄|边走边拍|[推拉]近镜头|移动(?:镜头|拍摄)|镜头(?:运动|推拉|平移)|无人机(?:视角|拍摄|镜头)",
         r"(?:飞越|飞过|穿过|穿越|掠过|环绕|围绕|绕着|俯冲|推进|上升|下降|旋转|移动|前进|后退|跟随)[^。！？；，]{0,10}(?:镜头|视角|拍摄|运动镜)|(?:^|[。；])(?:跟随|追随|缓缓|慢慢|缓慢)?(?:飞越|穿行|推进|拉远|推近|环绕|跟随|前行|向前)",
-        r"(?<![一个支枚只的机])镜头(?!盖|里|中|下|前|架在|放|是)[^。！？]|随着(?:镜头|画面|视角)|(?:摄像机|摄影机)(?![放挂装架摆立安拿扛对]|被|盖|旁|店)[^。]",
+        r"(?<![一个支枚只的机])镜头(?!盖|里|中|下|前|架在|放|是)[^。！？]|随着(?:镜头|画面|视角)|从[^。，]{1,10}(?:上|里|中|内|窗)?拍摄|无人机(?:升空|俯瞰|俯拍|航)|(?:^|[。；，])(?:慢慢|缓缓|逐渐)(?:放大|缩小|拉|推)|(?:摄像机|摄影机)(?![放挂装架摆立安拿扛对]|被|盖|旁|店)[^。]",
         r"(?:我们|观众|观者)[^。，！？]{0,6}(?:走|穿过|穿行|前进|飞|移动|进入|来到|沿着|经过|绕|爬|往前|向前|跟随|靠近|登上|驶过|滑过)",
     ]),
 )
@@ -180,7 +184,7 @@ JAPANESE = Words(
     verb=r"移動|前進|後退|(?<!フライ)パン|ズーム|回転|旋回|回る|回り|回っ|上昇|下降|上が|下が|進[みむん]|動[きくい]|追[いうっ]|追従|近づ|遠ざか|寄[りるっ]|引[きくい]|滑[りるっ]|傾[きくい]|ティルト|揺れ|通り抜け|飛[びぶん]|固定|静止|動か|振[らりるっ]|登[りるっ]|降り|切り替|ドリー|横切|巡[りるっ]|めぐ|離れ|周回|移[りるっ]|抜け|くぐ|左に|右に|左へ|右へ|変わ|広が|一周|映して|見渡|入っ|向か|覗|追い|捉えながら|寄って",
     phrases="|".join([
         r"ドローン(?:撮影|映像|ショット|視点|による|で撮)|ドローン[^。]{0,20}(?:撮影|撮っ)|空撮|[一1１]人称|手持ち(?:カメラ|撮影)|手[ブぶ]レ|固定(?:カメラ|ショット|撮影|アングル|された(?:カメラ|視点))|定点(?:カメラ|撮影)|トラッキング|(?<!フライ)パン(?:する|し[てな]|ショット|アップ|ダウン|で)|ズーム(?:イン|アウト|する|し)|ティルト(?:アップ|ダウン|する|し)|ドリー(?:イン|アウト|ショット)",
-        r"(?:^|[。、])(?:(?!が)[^。、]){0,24}(?:回り込[みむん]|近づ[きくい]|遠ざか|進[みむん]|飛[びぶん]|追[いうっ]|移動|滑[りるっ]|歩[きくい]|上昇|下降|抜け|巡[りるっ]|めぐ|回る)(?:(?!が)[^。、]){0,6}(?:カメラ|映像|視点|ショット|アングル|動画)|(?:ながら|つつ)[^。、]{0,6}(?:撮影|撮っ|撮ら)|(?:見渡す|寄っていく|近づいていく|追っていく)(?:映像|ショット|カメラ)|[左右上下]から[左右上下](?:へ|に)(?:と)?[^。、]{0,8}(?:映像|ショット|映して|撮)",
+        r"(?:^|[。、])(?:(?!が)[^。、]){0,24}(?:回り込[みむん]|近づ[きくい]|遠ざか|進[みむん]|飛[びぶん]|追[いうっ]|移動|滑[りるっ]|歩[きくい]|上昇|下降|抜け|巡[りるっ]|めぐ|回る)(?:(?!が)[^。、]){0,6}(?:カメラ|映像|視点|ショット|アングル|動画)|(?:ながら|つつ)[^。、]{0,6}(?:撮影|撮っ|撮ら)|(?:見渡す|寄っていく|近づいていく|追っていく)(?:映像|ショット|カメラ)|から(?:撮影|撮っ|撮ら)|ドローンで|(?:^|[。])(?:(?![がは、])[^。])*(?:入って|進んで|抜けて|上がって|下りて|向かって|近づいて|遠ざかって|回って|飛んで)(?:いく|行く)|[左右上下]から[左右上下](?:へ|に)(?:と)?[^。、]{0,8}(?:映像|ショット|映して|撮)",
         r"(?:^|[。、])カメラ(?:が|は)(?![^。]{0,14}(?:置|あ[るり]|並|設置|掛|取り付|飾|持|付い|載|古|壊))[^。]",
         r"カメラ(?:ワーク|の動き|移動)|主観(?:視点|映像|ショット)|カメラを(?:振|動か|回|左|右|上|下)|追いかけるショット|(?:私たち|私達|我々|僕ら|あなた|観る者|見る者)(?:は|が)[^。]{0,15}(?:進|歩|飛|移動|登|通|入[りるっ]|向か|抜け|くぐ|降り|曲が|近づ|離れ|上が)",
     ]),
@@ -193,17 +197,18 @@ KOREAN = Words(
         r"드론\s*(?:촬영|영상|샷|시점|뷰|으로\s*(?:촬영|찍))|항공\s*(?:촬영|샷)|(?:1|일)\s*인칭|핸드\s*헬드|트래킹\s*샷|줌\s*(?:인|아웃)|패닝|틸트\s*(?:업|다운|샷)|고정(?:된)?\s*(?:카메라|샷|촬영|앵글)|(?:달리|돌리)\s*(?:샷|인|아웃)|카메라\s*(?:워크|움직임|이동|무빙|무브)|카메라로?\s*(?:따라가|훑)",
         r"(?:^|[.!?]\s*)(?:(?![가이]\s)[^.!?]){0,24}(?:도는|나는|다가가는|이동하는|따라가는|걷는|지나가?는|향하는|올라가는|내려가는|나아가는|비행하는|회전하는|상승하는)\s*(?:카메라|영상|시점|샷|장면|화면)",
         r"(?:^|[.!?]\s*)카메라(?:가|는)(?![^.]{0,18}(?:달려|놓여|있다|걸려|설치|세워|장착|낡))\s|(?:걸으면서|걸으며|이동하며|이동하면서|움직이며)\s*(?:촬영|찍)|(?:훑는|비추는|훑어보는)\s*(?:영상|샷|카메라|화면)",
+        r"에서\s*(?:촬영|찍은)|드론(?:으로|이)\s[^.]{0,16}(?:비춘|비추|촬영|찍|담)|(?:천천히|서서히)\s*(?:확대|축소|줌)",
         r"(?:우리는|우리가|관객은|시청자는|시청자가)\s[^.]{0,20}(?:걸어|걷|나아|지나|이동|날아|들어|올라|전진|통과|내려|따라|다가|돌아|향해)",
     ]),
 )
 ARABIC = Words(
     subject=r"(?:الكاميرا|العدسة|المشهد|اللقطة|المنظور|زاوية\s+(?:الرؤية|التصوير|الكاميرا|النظر)|وجهة\s+النظر|الصورة|المشاهد|الإطار|المنظر|عدسة\s+الكاميرا|نقطة\s+النظر)(?!\s+(?:الأمنية|المراقبة))\b",
     gap=r"(?:\s+\w+){0,2}?\s+",
-    verb=r"\bو?[تي](?:دور|تحرك|تقدم|تراجع|حلق|نتقل|رتفع|نخفض|قترب|بتعد|ميل|نزلق|تبع|تابع|صعد|هبط|لتف|طير|سير|مر|مشي|تجه|تجول|ستدير|نحرف|تغير|كبر|توغل|عبر|طوف|نساب|علو|تسع|ستعرض|مسح|نعطف|هتز|دخل|(?:بقى|ظل)\s+ثابت)\w*",
+    verb=r"\bو?[تي](?:دور|تحرك|تقدم|تراجع|حلق|نتقل|رتفع|نخفض|قترب|بتعد|ميل|نزلق|تبع|تابع|صعد|هبط|لتف|طير|سير|مر|مشي|تجه|تجول|ستدير|نحرف|تغير|كبر|توغل|عبر|طوف|نساب|علو|تسع|ستعرض|مسح|ضيق|نعطف|هتز|دخل|(?:بقى|ظل)\s+ثابت)\w*",
     verb_first=True,
     phrases="|".join([
         r"لقط(?:ة|ات)\s+(?:ثابتة|تتبع|متحركة|بانورامية|متتبعة|(?:جوية\s+)?(?:ب|من\s+|باستخدام\s+)(?:ال)?(?:طائرة|درون))|لقط(?:ة|ات)\s+(?:\w+\s+){0,4}[تي](?:حلق|تحرك|تقدم|تبع|دور)|تصوير\s+جوي|الشخص\s+الأول|كاميرا\s+(?:محمولة|ثابتة|متحركة|يدوية)|محمولة?\s+باليد",
-        r"\b(?:تكبير|تقريب|تصغير)\s+(?:\w+\s+)?(?:على|نحو|إلى|لل|ل)|حركة\s+(?:\w+\s+)?(?:ل?ال|لل)?كاميرا|(?:^|[.،]\s*)(?:تحليق|طيران|دوران|تقدم|جولة)\s+(?:\w+\s+)?(?:فوق|حول|عبر|نحو|إلى)|(?:ال)?كاميرا\s+(?:لا\s+تتحرك|ثابتة)|\bزوم\b|مصورة?\s+(?:ب|من)\s*(?:طائرة|درون)",
+        r"\b(?:تكبير|تقريب|تصغير)\s+(?:\w+\s+)?(?:على|نحو|إلى|لل|ل)|حركة\s+(?:\w+\s+)?(?:ل?ال|لل)?كاميرا|(?:^|[.،]\s*)(?:تحليق|طيران|دوران|تقدم|جولة)\s+(?:\w+\s+)?(?:فوق|حول|عبر|نحو|إلى)|(?:ال)?كاميرا\s+(?:لا\s+تتحرك|ثابتة)|\bزوم\b|مصورة?\s+(?:ب|من)|تصوير\s+(?:ب|من)",
         r"(?:^|[.،]\s*|\bو)الكاميرا(?!\s+(?:معلقة|موضوعة|على|القديمة|المراقبة|الأمنية|فوق))\s+\w|\b[تي]\w+\s+الكاميرا\b",
         r"(?:^|\s)و?ن(?:سير|تحرك|تقدم|مشي|طير|عبر|مر|صعد|دخل|تجول|حلق|دور|نتقل|قترب|هبط|تجه|بتعد|نعطف|نزل|توجه|خرج|غادر|صل\s+إلى|واصل)\b",
     ]),

@@ -71,7 +71,7 @@ class CheckReport:
 
 def check_rows(rows: Sequence[Row], contract: Contract) -> CheckReport:
     """Checks rows, each a dict by column; an absent column is a missing value. Opens no file."""
-    return _check({name: from_list([row.get(name) for row in rows], kind) for name, kind in _columns(contract)}, len(rows), contract, None)
+    return _check(_from_rows(rows, contract), len(rows), contract, None)
 
 
 def check_table(table: "pyarrow.Table", contract: Contract, files: FileCheck | None = None) -> CheckReport:
@@ -96,8 +96,7 @@ def check_path(path: Path, contract: Contract, files: FileCheck | None = None, i
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(path, "", type(rows).__name__, "a list of objects, one per row", "write the rows as a JSON list")
         _check_names(list({name: None for row in rows for name in row}), path, contract, ignored)
-        columns = {name: from_list([row.get(name) for row in rows], kind) for name, kind in _columns(contract)}
-        return _check(columns, len(rows), contract, files)
+        return _check(_from_rows(rows, contract), len(rows), contract, files)
     try:
         present = parquet.read_schema(path).names
         _check_names(present, path, contract, ignored)
@@ -130,6 +129,10 @@ def _check_names(names: Sequence[str], path: Path, contract: Contract, ignored: 
             near = difflib.get_close_matches(name, known, 1)
             fix = f"did you mean {near[0]}?" if near else "describe it in the contract, or remove it"
             raise InputError(path, name, "a column that no contract describes", f"columns of contract {contract.name}", fix)
+
+
+def _from_rows(rows: Sequence[Row], contract: Contract) -> dict[str, Values]:
+    return {name: from_list([row.get(name) for row in rows], kind) for name, kind in _columns(contract)}
 
 
 def _columns(contract: Contract) -> list[tuple[str, str | None]]:

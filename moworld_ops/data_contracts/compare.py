@@ -37,7 +37,7 @@ def compare(old: Contract, new: Contract) -> list[Change]:
         if getattr(old, part) != getattr(new, part):
             changes.append(Change("", f"{part} was rewritten", "patch"))
     columns = [{column.name: column for column in contract.columns} for contract in (old, new)]
-    rules = [{rule.name: rule for rule in (*contract.rules, *contract.batch_rules)} for contract in (old, new)]
+    rules = [_by_name(contract) for contract in (old, new)]
     for name in dict.fromkeys([*columns[0], *columns[1]]):
         changes += _column_changes(columns[0].get(name), columns[1].get(name), name)
     for name in dict.fromkeys([*rules[0], *rules[1]]):
@@ -65,6 +65,11 @@ def is_enough(needed: str | None, given: str | None) -> bool:
     if given == "back":
         return False
     return needed is None or (given is not None and LEVELS.index(given) >= LEVELS.index(needed))
+
+
+def _by_name(contract: Contract) -> dict[str, Rule | BatchRule]:
+    rules: list[Rule | BatchRule] = [*contract.rules, *contract.batch_rules]
+    return {rule.name: rule for rule in rules}
 
 
 def _column_changes(old: Column | None, new: Column | None, name: str) -> list[Change]:

@@ -113,7 +113,7 @@ def parse_contract(text: str, source: str) -> Contract:
     rules += _key_rules(table["properties"], source)
     if not any(rule.metric == "rowCount" and rule.severity == "error" and rule.operator in LOWER_BOUNDS for rule in batch_rules):
         batch_rules.append(NOT_EMPTY)
-    _check_unique([rule.name for rule in [*rules, *batch_rules]], source, "quality.id")
+    _check_unique([*(rule.name for rule in rules), *(rule.name for rule in batch_rules)], source, "quality.id")
     about = {key: " ".join(str(value).split()) for key, value in (values.get("description") or {}).items()}
     return Contract(
         values["name"], values["version"], tuple(rules), _max_rejected_share(values, source), columns, about.get("purpose", ""),

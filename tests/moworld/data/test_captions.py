@@ -134,6 +134,13 @@ def test_recall_and_precision_in_every_group_of_languages(half):
         assert caught / leaks >= 0.9 and caught / found >= 0.95, name
 
 
+def test_later_captions_stay_right():
+    """Two batches written after rules existed. At first sight: recall 0.69 and 0.66, precision 0.98 and 1; rules were then made from them."""
+    rows = [line.split("\t") for line in LABELLED.with_name("later.tsv").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) > 200
+    assert [text for _, label, text in rows if bool(mentions_camera_motion(text)) != (label == "leak")] == []
+
+
 def test_what_a_sign_says_is_not_the_camera():
     assert mentions_camera_motion("A sign on the wall reads: we move furniture.") == []
     assert mentions_camera_motion('A banner with the words "we fly forward" hangs over a street.') == []
