@@ -32,7 +32,7 @@ def parse_json_object(text: str | bytes, file: object, fix: str = "write it agai
 def parse_yaml(text: str, file: object, expected: str) -> Any:
     """Returns the value of a YAML text; aliases and merge keys are allowed as far as what they stand for is small, and each is a copy.
 
-    Raises InputError, which names `file`, if it is not YAML, or above the limits of this module.
+    Raises InputError, which names `file`, if it is not YAML, has a key twice in one mapping, or is above the limits of this module.
     """
     import yaml
 
@@ -44,6 +44,8 @@ def parse_yaml(text: str, file: object, expected: str) -> Any:
             node = yaml.compose(text, yaml.SafeLoader)
             if node is not None and _count(node, {}, 0) > MAX_YAML_NODES:
                 found, fix = f"aliases that stand for more than {MAX_YAML_NODES} values", "write out what is meant"
+            elif repeated := _repeated_key(node):
+                found, fix = repeated, "remove one of them"
             else:
                 return _copied(yaml.safe_load(text))
     except RecursionError:
@@ -51,6 +53,24 @@ def parse_yaml(text: str, file: object, expected: str) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or a number that does not exist
         found = f"text that is not YAML ({error})"
     raise InputError(file, "", found, expected, fix)
+
+
+def _repeated_key(node: Any) -> str:
+    """Returns the first key that a mapping under a composed node has twice, with its line; "" without one.
+
+    PyYAML keeps the last of them. A key may override one that a merge key (<<) brings in.
+    """
+    if node is None or isinstance(node.value, str):
+        return ""
+    if isinstance(node.value, list) and node.id == "mapping":
+        seen = set[tuple[str, str]]()
+        for key, _ in node.value:
+            named = (key.tag, str(key.value))
+            if named in seen:
+                return f"key {key.value} a second time in line {key.start_mark.line + 1}"
+            seen.add(named)
+    children = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+    return next((found for child in children if (found := _repeated_key(child))), "")
 
 
 def _copied(value: Any) -> Any:

@@ -1,80 +1,80 @@
-"""Scene captions without camera motion (paper 2, stage 3): detected by phrases, and by sentence meaning where the phrases differ."""
+"""Scene captions without camera motion (paper 2, stage 3): found by phrases in eleven languages."""
 
+import codecs
+import math
 import re
-from functools import cache
+import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-MOTION = re.compile(
-    r"\b(camera|viewer|viewpoint)\s+(\w+\s+)?(pan|tilt|zoom|mov|turn|rotat|orbit|track|doll|fl|glid|follow|travel|push|pull)\w*"
-    r"|\b(pan|tilt|zoom)(s|ning|ming|ing|ned|med)\s+(left|right|up|down|in|out|across|over)\b"
-    r"|(^|[.,;:]\s*|\b(slow|slowly|quick|quickly|smooth|gentle|steady|to|then|and)\s+)(pan|tilt|zoom)\s+(left|right|up|down|in|out|across|over)\b"
-    r"|\b(we|you)\s+(\w+ly\s+)?(move|walk|turn|fly|go|travel|glide|advance)\b"
-    r"|\b(dolly|tracking|panning|orbiting|handheld|first-person)\s+(shot|view|movement)\b"
-    r"|\b(moving|walking|turning|rotating|flying)\s+(forward|backward|left|right|through)\b",
-    re.IGNORECASE,
-)
-CAMERA_SENTENCES = (
-    "The camera moves forward through the scene.",
-    "The view slowly turns to the left.",
-    "The shot pans across the room.",
-    "We walk forward and look around.",
-    "The viewpoint rises and flies over the landscape.",
-    "The footage was filmed from a moving vehicle.",
-    "The perspective shifts as the viewer advances.",
-    "The frame zooms in on the object.",
-    "Seen while circling around the object.",
-    "Travelling along the corridor, the footage reveals a door.",
-)
-SCENE_SENTENCES = (
-    "A dark hall with stone walls and barrels.",
-    "A person walks along the street.",
-    "Cars move along a busy road.",
-    "A river flows through a green valley.",
-    "A security camera hangs on the wall.",
-    "Trees sway in the wind under a bright sky.",
-    "A narrow room with a table and a vase of flowers.",
-    "The scene has a brown tint, in the style of an early 3D game.",
-    "A large open place, in the style of a game.",
-    "A frying pan lies on a stove.",
-    "A shop sells cameras and lenses.",
-    "A painting of a ship hangs above the fireplace.",
-    "A drone is parked on the grass.",
-    "People dance in a circle.",
-)
-MARGIN = 0.12  # smallest margin (see motion_margins) of a sentence about camera motion
+from moworld.data.camera_words import motion_patterns
+
+MAX_CAPTION, MAX_CAPTION_BYTES = 2000, 16_000  # characters, as contract captions allows; bytes of a file
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+                    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+QUOTED = re.compile(r"""(?<!^)["“«„「『][^"”»“」』]{1,80}["”»“」』]|\b(?:reads?|says?|saying)\b:?(?:\s+\w+){1,5}""", re.IGNORECASE)
+# Characters per word where words have no spaces between them, on average: Chinese and Japanese 2, Thai, Lao, Burmese and Khmer 5.
+UNSPACED = ((re.compile(r"[\u2e80-\u3005\u3007-\u303f\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"), 2),
+            (re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+"), 5))  # fmt: skip
+KATAKANA = re.compile(r"[\u30a0-\u30ff\uff66-\uff9f]+")  # one word each
 
 
 def mentions_camera_motion(text: str) -> list[str]:
-    """Returns the phrases of a text that mention camera motion, and sentences that mean it in other words; empty for a clean caption."""
-    phrases = [match.group(0) for match in MOTION.finditer(text)]
-    sentences = [part.strip() for part in re.split(r"(?<=[.!?;])\s+", text) if len(part.split()) > 2]
-    caught = [sentence for sentence in sentences if not MOTION.search(sentence)]
-    return phrases + ([s for s, near in zip(caught, motion_margins(caught), strict=True) if near > MARGIN] if caught else [])
+    """Returns the phrases of a text that mention camera motion, in eleven languages; empty for a clean caption.
+
+    What a sign in the scene says does not count.
+    """
+    shown = QUOTED.sub(" ", " ".join(unicodedata.normalize("NFC", text).split()))
+    spans = sorted(match.span() for pattern in motion_patterns() for match in pattern.finditer(shown))
+    phrases = list[str]()
+    end = 0
+    for start, stop in spans:  # languages share words: a place counts once
+        if start >= end:
+            phrases.append(shown[start:stop].strip(" .,;:"))
+        end = max(end, stop)
+    return phrases
 
 
-def motion_margins(sentences: list[str]) -> list[float]:
-    """Returns how much nearer (cosine) each sentence is to the nearest camera sentence than to the nearest scene sentence."""
-    known, own = _embedded(CAMERA_SENTENCES + SCENE_SENTENCES), _embedded(tuple(sentences))
-    cosines = own @ known.T
-    return (cosines[:, : len(CAMERA_SENTENCES)].max(axis=1) - cosines[:, len(CAMERA_SENTENCES) :].max(axis=1)).tolist()  # type: ignore[no-any-return]
+def count_words(text: str) -> int:
+    """Returns the number of words of a text; an estimate for scripts that write no spaces between words."""
+    count = 0
+    for pattern, size in ((KATAKANA, 0), *UNSPACED):
+        for run in pattern.findall(text):
+            letters = sum(unicodedata.category(one)[0] in "LN" for one in run)
+            count += (math.ceil(letters / size) if size else 1) if letters else 0
+        text = pattern.sub(" ", text)
+    return count + sum(any(one.isalnum() for one in word) for word in text.split())
 
 
-@cache
-def _encoder() -> Any:
-    from moworld.model.text import TextSettings, make_text_encoder
+def read_caption_file(video: Path) -> tuple[str | None, str]:
+    """Returns the caption in VIDEO's `.prompt.txt`, None without one, and what is wrong with the file, "" if nothing is.
 
-    return make_text_encoder(TextSettings(kind="minilm", length=48))
-
-
-@cache
-def _embedded(sentences: tuple[str, ...]) -> np.ndarray:
-    """Returns (N, 384) unit vectors: MiniLM's mean over the words of each sentence, as it was trained."""
-    hidden = _encoder().encode(list(sentences)).numpy()
-    words = (np.abs(hidden).sum(axis=2, keepdims=True) > 0).astype(np.float32)
-    mean = (hidden * words).sum(axis=1) / words.sum(axis=1).clip(1)
-    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9))
+    UTF-8, or UTF-16 and UTF-32 with a byte order mark. A faulty caption is no error: the video is imported without it.
+    """
+    path = video.with_suffix(".prompt.txt")
+    if not path.exists():
+        return None, ""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_CAPTION_BYTES + 1)
+    except OSError as error:
+        return None, f"{path.name}: {error.strerror}"
+    if len(content) > MAX_CAPTION_BYTES:
+        return None, f"{path.name}: more than {MAX_CAPTION_BYTES} bytes"
+    mark = next((mark for mark in BYTE_ORDER_MARKS if content.startswith(mark)), b"")
+    try:
+        text = " ".join(unicodedata.normalize("NFC", content.decode(BYTE_ORDER_MARKS.get(mark, "utf-8"))).split())
+    except UnicodeDecodeError:
+        return None, f"{path.name}: text that is not UTF-8; save it as UTF-8"
+    if any(unicodedata.category(one) in ("Cc", "Co", "Cn") for one in text):
+        return None, f"{path.name}: control characters, which no caption has"
+    if not count_words(text):
+        return None, f"{path.name}: no word"
+    if len(text) > MAX_CAPTION:
+        return None, f"{path.name}: {len(text)} characters, more than {MAX_CAPTION}"
+    return text, ""
 
 
 def scene_caption(facts: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ class Clip:
     caption: str | None = None
     caption_source: str | None = None  # given, engine, pixels, or the vision model's name
     caption_prompt: str | None = None  # version of a vision model's prompt
-    caption_words: int | None = None
+    caption_words: int | None = None  # estimated for scripts without spaces
     camera_phrases: int | None = None  # number of phrases that mention camera motion
     points: str | None = None  # point cloud, .ply, native units of the camera file
     epipolar_error_px: float | None = None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moworld.camera import CameraFile, Cameras, read_camera_file, translation_scale
 from moworld.camera.lens import Distortion, Rectifier
+from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, with_cameras
 from moworld.data.discovery import camera_of
 from moworld.data.settings import DataSettings
@@ -81,7 +82,7 @@ def import_video(source: Source, folder: Path, settings: DataSettings, heartbeat
     Raises InputError for a video that cannot be read and for an invalid camera file.
     """
     check_header(source.path)
-    caption = sidecar_caption(source.path)
+    caption, fault = read_caption_file(source.path)
     seen = analyse(source.path, heartbeat)
     line = timeline(source.path, np.array(seen.times), seen.rate, settings.fps)
     sidecar = camera_of(source.path)
@@ -91,6 +92,8 @@ def import_video(source: Source, folder: Path, settings: DataSettings, heartbeat
         cameras, placed = _cameras(file, line, seen.forms[0].display_hw)
         notes += placed
     shots, rejected = _parts(source, seen, line, settings, heartbeat)
+    if fault:  # the caption alone: the video is imported without it
+        rejected.append({"video": source.path.name, "rule": "caption", "value": fault})
     boxes = [_box(seen, line.chosen[shot.start : shot.stop]) for shot in shots]
     limit = max((settings.max_height / (box[1] - box[0]) for box in boxes), default=settings.max_height)
     pictures = _indexed(Decoder(source.path, limit, seen.field_order), heartbeat, file.distortion if file is not None else None)
@@ -207,12 +210,6 @@ def check_header(path: Path) -> VideoInfo:
         found = f"{info.fps:g} frames per second, {info.num_frames} frames"
         raise InputError(path, "rate", found, "a plausible rate and length", "replace the file")
     return info
-
-
-def sidecar_caption(path: Path) -> str | None:
-    """Returns the caption beside a video, or None."""
-    sidecar = path.with_suffix(".prompt.txt")
-    return sidecar.read_text(encoding="utf-8").strip() or None if sidecar.exists() else None
 
 
 def _indexed(decoder: Decoder, heartbeat: Callable[[], None], distortion: Distortion | None) -> Iterator[tuple[int, Frames]]:

@@ -17,10 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, clip_of, write_manifest
 from moworld.data.discovery import Fate, Listing, camera_of, discover
 from moworld.data.game import record_game
-from moworld.data.importing import Rejected, Source, analyse, check_header, import_video, sidecar_caption
+from moworld.data.importing import Rejected, Source, analyse, check_header, import_video
 from moworld.data.isolation import run_isolated
 from moworld.data.settings import DataSettings
 from moworld.data.splits import assign_splits, require_splits, source_of
@@ -153,7 +154,7 @@ def _key(video: Source, settings: DataSettings) -> str:
     seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]
     seen += [sha256_file(lens)] if lens is not None and lens.is_file() else []
     chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf"}, mode="json")
-    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, sidecar_caption(video.path), sorted(chosen.items()))
+    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, read_caption_file(video.path), sorted(chosen.items()))
     return sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 

@@ -6,7 +6,8 @@ were excluded before.
 
 from dataclasses import dataclass
 
-from moworld_ops.data_contracts.load import Column, Contract, Rule
+from moworld_ops.data_contracts.load import Column, Contract
+from moworld_ops.data_contracts.rules import BatchRule, Rule
 
 LEVELS = ("patch", "minor", "major")
 
@@ -35,7 +36,8 @@ def compare(old: Contract, new: Contract) -> list[Change]:
     for part in ("purpose", "limitations"):
         if getattr(old, part) != getattr(new, part):
             changes.append(Change("", f"{part} was rewritten", "patch"))
-    columns, rules = ([{item.name: item for item in getattr(contract, kind)} for contract in (old, new)] for kind in ("columns", "rules"))
+    columns = [{column.name: column for column in contract.columns} for contract in (old, new)]
+    rules = [_by_name(contract) for contract in (old, new)]
     for name in dict.fromkeys([*columns[0], *columns[1]]):
         changes += _column_changes(columns[0].get(name), columns[1].get(name), name)
     for name in dict.fromkeys([*rules[0], *rules[1]]):
@@ -65,6 +67,11 @@ def is_enough(needed: str | None, given: str | None) -> bool:
     return needed is None or (given is not None and LEVELS.index(given) >= LEVELS.index(needed))
 
 
+def _by_name(contract: Contract) -> dict[str, Rule | BatchRule]:
+    rules: list[Rule | BatchRule] = [*contract.rules, *contract.batch_rules]
+    return {rule.name: rule for rule in rules}
+
+
 def _column_changes(old: Column | None, new: Column | None, name: str) -> list[Change]:
     if old is None or new is None:
         if new is None:
@@ -85,10 +92,10 @@ def _column_changes(old: Column | None, new: Column | None, name: str) -> list[C
     return changes
 
 
-def _rule_changes(old: Rule | None, new: Rule | None) -> list[Change]:
-    """Returns the change of a range rule; the other kinds follow from the column."""
+def _rule_changes(old: Rule | BatchRule | None, new: Rule | BatchRule | None) -> list[Change]:
+    """Returns the change of a rule; those of a column's type, presence and uniqueness follow from the column."""
     rule = new or old
-    if rule is None or rule.kind != "range":
+    if rule is None or (isinstance(rule, Rule) and rule.name in (f"{rule.column}-{key}" for key in ("type", "required", "unique"))):
         return []
     if old is None or new is None:
         return [Change(rule.column, f"rule {rule.name} removed" if new is None else f"rule {rule.name} added: {rule.threshold}", "major")]

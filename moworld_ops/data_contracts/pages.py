@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from moworld.files import Pathlike, atomic_folder
-from moworld_ops.data_contracts.load import Contract, Rule
+from moworld_ops.data_contracts.load import Contract
+from moworld_ops.data_contracts.rules import BatchRule, Rule
 
 TEMPLATE = Path(__file__).with_name("pages.html")
 WIDTH, HEIGHT, BINS = 420, 120, 40
@@ -38,7 +39,7 @@ class Checked:
         rows = len(self.accepted) + len(self.rejected)
         if not rows:
             return "not checked"
-        few = bool(self.accepted) and len(self.rejected) <= self.contract.max_rejected_share * rows
+        few = bool(self.accepted) and len(self.rejected) <= self.contract.max_rejected(rows)
         return "kept" if self.passed or few else "broken"
 
 
@@ -65,9 +66,11 @@ def _page(checked: Checked, folder: Path) -> dict[str, Any]:
         rules = [rule for rule in contract.rules if rule.column == column.name and rule.kind != "type"]
         listed = [{"name": rule.name, "text": in_words(rule), "broken": counts[rule.name]} for rule in rules]
         columns.append({"name": column.name, "type": column.logical_type, "description": column.description, "rules": listed})
+    listed = [{"name": rule.name, "text": in_words(rule), "broken": counts[rule.name]} for rule in contract.batch_rules]
+    columns += [{"name": "all rows", "type": "", "description": "Rules on the batch.", "rules": listed}] if listed else []
     plots = []
     for column in contract.columns:
-        bounds = [bound for rule in contract.rules if rule.column == column.name for bound in (rule.minimum, rule.maximum)]
+        bounds = [bound for rule in contract.rules if (rule.column, rule.kind) == (column.name, "range") for bound in (rule.minimum, rule.maximum)]
         drawn = histogram(_numbers(checked.accepted, column.name), _numbers(checked.rejected, column.name), bounds)
         if drawn:
             plots.append({"name": column.name, "description": column.description, "drawing": drawn})
@@ -97,16 +100,21 @@ def _image(source: str | None, index: int, checked: Checked, folder: Path) -> st
     return f"pictures/{target.name}"
 
 
-def in_words(rule: Rule) -> str:
+def in_words(rule: Rule | BatchRule) -> str:
     """Returns a rule as text: "at most 1.5", "between 15 and 240", "in every row", "never twice"."""
+    if isinstance(rule, BatchRule) or rule.kind not in ("required", "unique", "range"):
+        return rule.threshold
     if rule.kind == "required":
         return "in every row"
     if rule.kind == "unique":
-        return "never twice"
+        return "never twice" + (f": {', '.join(rule.columns)} together" if len(rule.columns) > 1 else "")
     low, high = rule.minimum, rule.maximum
-    if low is not None and high is not None:
-        return f"between {low:g} and {high:g}"
-    return f"at least {low:g}" if low is not None else f"at most {high:g}"
+    if low is None or high is None:
+        words = ("above" if rule.exclusive_minimum else "at least") if low is not None else ("below" if rule.exclusive_maximum else "at most")
+        return f"{words} {high if low is None else low:g}"
+    if rule.exclusive_minimum or rule.exclusive_maximum:
+        return f"{'above' if rule.exclusive_minimum else 'at least'} {low:g} and {'below' if rule.exclusive_maximum else 'at most'} {high:g}"
+    return f"between {low:g} and {high:g}"
 
 
 def number(value: Any) -> str:

@@ -9,12 +9,16 @@ from moworld_ops.data_contracts.load import Contract, load_contract, parse_contr
 
 
 def find_contract(named: str) -> Contract:
-    """Returns the contract NAME, FILE.yaml or NAME@REVISION; raises InputError if there is none, or it is no contract."""
-    if named.endswith((".yaml", ".yml")):
-        path = Path(named)
-        if not path.is_file():
-            raise InputError(named, "", "no such file", "a contract", "check the path")
-        return parse_contract(path.read_text(encoding="utf-8", errors="replace"), named)
+    """Returns the contract NAME, FILE or NAME@REVISION; raises InputError if there is none, or it is no contract.
+
+    A text that ends in .yaml, .yml or .json, or has a slash, is a file.
+    """
+    if named.endswith((".yaml", ".yml", ".json")) or "/" in named:
+        try:
+            return parse_contract(Path(named).read_text(encoding="utf-8-sig"), named)
+        except (OSError, UnicodeDecodeError) as error:
+            found = "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or type(error).__name__
+            raise InputError(named, "", found, "a contract", "check the path") from None
     name, at, revision = named.partition("@")
     if not at:
         return load_contract(name)

@@ -48,6 +48,19 @@ def test_yaml_above_a_limit_is_one_line_at_once(text, words):
     assert "\n" not in str(caught.value) and time.process_time() - started < 5
 
 
+@pytest.mark.parametrize(
+    ("text", "line"), [("a: 1\nb: 2\na: 3", 3), ("x:\n  - {a: 1, 'a': 2}", 2), ("<<: {b: 1}\nc: {d: 1}\nc: 2", 3), ('{1: a, 1: b}', 1)]
+)
+def test_a_key_twice_in_a_mapping_is_one_line_with_its_place(text, line):
+    with pytest.raises(InputError, match=rf"^f: found key \w a second time in line {line}, expected a profile; remove one") as caught:
+        parse_yaml(text, "f", "a profile")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_may_override_a_merged_one_and_return_in_another_mapping():
+    assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: {a: 1}", "f", "a profile")["b"] == {"x": 2}
+
+
 def test_yaml_with_a_few_aliases_is_read():
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", "f", "a profile") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
     assert parse_yaml("", "f", "a profile") is None

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moworld.data.captions import appearance_caption, mentions_camera_motion, scene_caption
+from moworld.data.captions import appearance_caption, count_words, mentions_camera_motion, scene_caption
 from moworld.data.clips import read_manifest
 from moworld.data.splits import require_splits
-from moworld.files import read_json
+from moworld.files import read_json, write_json
 from moworld.video import read_frames
 from moworld_ops.components.clips import filter_clips
 
@@ -22,15 +22,17 @@ def annotate(
     settings: vision endpoint (`moworld.data.settings.VisionSettings`) for clips without scene facts of an engine; None uses pixels only
     journal:  file of the endpoint's answers, so that a resumed run repeats no request
 
-    A caption that came with a video is kept if it mentions no camera motion; otherwise it is replaced, and counted.
+    A caption that came with a video is kept if it mentions no camera motion; otherwise it is replaced, counted, and listed with its
+    phrases in the quarantine's replaced.json.
     Raises InputError if a required split has no clip, before the first request or after the check: training has not started then.
     """
-    rows, counts = read_manifest(clips), {"replaced_for_camera_motion": 0.0}
+    rows, replaced = read_manifest(clips), list[dict[str, Any]]()
     require_splits("accepted clips", Counter(clip.split for clip in rows), required_splits)
     for index, clip in enumerate(rows):
-        if clip.caption and mentions_camera_motion(clip.caption):
-            counts["replaced_for_camera_motion"] += 1
+        if clip.caption and (phrases := mentions_camera_motion(clip.caption)):
+            replaced.append({"clip_id": clip.clip_id, "caption": clip.caption, "phrases": phrases})
             rows[index] = replace(clip, caption=None)
+    counts = {"replaced_for_camera_motion": float(len(replaced))}
     requested, answers = [clip for clip in rows if not clip.caption and not clip.scene_facts], dict[str, str]()
     if settings and requested:
         from moworld.data.annotation import Annotator, VisionSettings
@@ -40,6 +42,7 @@ def annotate(
         counts |= result.counts
     captioned = [_captioned(clip, Path(clips), answers, settings) for clip in rows]
     summary, _ = filter_clips(clips, out, quarantine, ["captions"], lambda _: captioned)
+    write_json(Path(quarantine) / "replaced.json", replaced)
     require_splits("captioned clips", Counter(clip.split for clip in read_manifest(out)), required_splits)
     return {**summary, "captions": summary["accepted"], **counts}
 
@@ -66,6 +69,6 @@ def _captioned(clip: Any, folder: Path, answers: dict[str, str], settings: dict[
         caption=caption,
         caption_source=source,
         caption_prompt=prompt,
-        caption_words=len((caption or "").split()),
+        caption_words=count_words(caption or ""),
         camera_phrases=len(mentions_camera_motion(caption or "")),
     )

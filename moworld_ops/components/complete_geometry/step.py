@@ -18,7 +18,7 @@ def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str,
     A clip counts as accepted if at least one part is. `seed` is ignored: matching and mapping use fixed seeds.
     Raises Refused when more clips are rejected than a contract allows.
     """
-    highest = {rule.column: rule.maximum for rule in load_contract("geometry").rules if rule.maximum is not None}
+    highest = {rule.column: rule.maximum for rule in load_contract("geometry").rules if rule.kind == "range" and rule.maximum is not None}
     limits = JumpLimits(highest["max_rotation_step_degrees"], highest["max_translation_step"])
 
     def measure(folder: Path) -> list[Any]:

@@ -91,8 +91,9 @@ def _measure(
     if case is Case.contract:
         from moworld_ops.benchmarks.contract import bench_contract
         from moworld_ops.data_contracts.check import check_path
+        from moworld_ops.data_contracts.load import load_contract
 
-        return [bench_contract(lambda path: check_path(path, "geometry").quarantined)]
+        return [bench_contract(lambda path: check_path(path, load_contract("geometry")).quarantined)]
     if case is Case.player:
         from moworld_ops.benchmarks.player import bench_player
         from moworld_ops.components.platform.registry import model_folder

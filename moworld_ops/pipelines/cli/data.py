@@ -244,25 +244,39 @@ def lineage(
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="A clip directory, a feature directory, or a Parquet or JSON file of rows.")],
-    contract: Annotated[str, option("clips, geometry, quality, captions or features.")] = "clips",
+    contract: Annotated[str, option("clips, geometry, quality, captions or features; a contract file; or NAME@REVISION.")] = "clips",
+    files: Annotated[Path | None, option("Directory of the files that rows name; default: the checked directory.")] = None,
+    open_files: Annotated[bool, typer.Option("--open/--no-open", help="Open the files that rows name.")] = True,
     json: Json = False,
 ) -> None:
     """Check data against a contract.
 
     Example: moworld data check my-clips --contract clips
 
-    Exit status 1 if a row is rejected.
+    Files that rows name are opened: present, inside the directory, with their hash, readable, of the stated size. For a file of rows
+    outside a clip or feature directory, only with --files. Exit status 1 if a row or the batch is rejected.
     """
-    from moworld_ops.data_contracts.check import check_path
+    from moworld.data.clips import REMOVED
+    from moworld.data.inspection import make_openers
+    from moworld_ops.data_contracts.check import TABLES, check_path, table_of
+    from moworld_ops.data_contracts.files import FileCheck
+    from moworld_ops.pipelines.contracts import find_contract
 
+    chosen, table = find_contract(contract), table_of(path)
+    folder = files or (table.parent if table.name in TABLES else None)
+    if folder is not None and not folder.is_dir():
+        raise InputError(folder, "--files", "no such directory", "the directory of the rows' files", "check the path")
     with working(f"checking {path}"):
-        report = check_path(path, contract).as_dict()
+        report = check_path(table, chosen, FileCheck(folder, make_openers()) if folder and open_files else None, REMOVED)
+    found = report.as_dict()
     if json:
-        print_json(report)
+        print_json(found)
     else:
-        print(f"contract {report['contract']}: {report['rows']} rows, {report['accepted']} accepted, {report['quarantined']} rejected")
-        if report["failures"]:
-            rows = [(f["row"], f["rule"], f["value"], f["threshold"]) for f in report["failures"]]
-            print_table("failures", ("row", "rule", "value", "threshold"), rows)
-    if report["quarantined"]:
+        opened = f", {report.files} files opened" if report.files else ""
+        print(f"contract {found['contract']}: {report.rows} rows, {found['accepted']} accepted, {report.quarantined} rejected{opened}")
+        for title in ("failures", "batch", "warnings"):
+            if found[title]:
+                rows = [(entry.get("row", "all rows"), entry["rule"], entry["value"], entry["threshold"]) for entry in found[title]]
+                print_table(title, ("row", "rule", "value", "threshold"), rows)
+    if not report.passed:
         raise typer.Exit(1)

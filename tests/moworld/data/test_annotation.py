@@ -185,7 +185,7 @@ def test_a_caption_with_camera_motion_is_requested_again_and_kept_if_it_stays(se
     result = annotator(server, tmp_path).annotate(clips(tmp_path), tmp_path)
     assert result.captions == {"hash-0": SCENE} and result.counts["asked_again"] == 1
     again = server.seen[1]["messages"]
-    assert [message["role"] for message in again] == ["user", "assistant", "user"] and "turns to the left" in again[-1]["content"]
+    assert [message["role"] for message in again] == ["user", "assistant", "user"] and "The view slowly turns" in again[-1]["content"]
     server.script = [json.dumps({"caption": moving})]
     (clip,) = clips(tmp_path)
     stubborn = Clip(**{**clip.__dict__, "video_sha256": "other"})

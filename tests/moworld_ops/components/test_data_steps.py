@@ -91,9 +91,10 @@ def test_captions_are_written_counted_and_checked(tmp_path: Path):
     assert (summary["captions"], summary["quarantined"], summary["replaced_for_camera_motion"]) == (13, 1, 1)
     rows = {clip.clip_id: clip for clip in read_manifest(tmp_path / "out")}
     assert (rows["clip-00"].caption_source, rows["clip-02"].caption_source) == ("pixels", "given")
-    assert rows["clip-00"].caption_words == len(str(rows["clip-00"].caption).split()) and rows["clip-00"].camera_phrases == 0
+    assert rows["clip-00"].caption_words == 6 and rows["clip-00"].camera_phrases == 0
     (reason,) = read_json(tmp_path / "bad/reasons.json")
     assert (reason["rule"], reason["value"]) == ("long-enough-to-say-something", 2)
+    assert read_json(tmp_path / "bad/replaced.json") == [{"clip_id": "clip-00", "caption": given[0], "phrases": ["The camera pans"]}]
 
 
 def test_annotation_refuses_an_empty_required_split_before_and_after_its_check(tmp_path: Path):
@@ -123,14 +124,16 @@ def test_a_clip_with_one_accepted_part_counts_as_accepted(game: Path, tmp_path: 
     summary = sorted_out("cut", parts(first, wrong, right, wrong, wrong), replace(second, **right))
     assert (summary["rows"], summary["accepted"], summary["quarantined"]) == (5, 2, 3)
     assert [clip.clip_id for clip in read_manifest(tmp_path / "cut")] == [f"{first.clip_id}-1", second.clip_id]
-    with pytest.raises(Refused, match=r"rejects 1 of 2 clips"):
-        sorted_out("lost", parts(first, wrong, wrong), replace(second, **right))
+    summary = sorted_out("lost", parts(first, wrong, wrong), replace(second, **right))  # one bad caption rejects no batch
+    assert (summary["accepted"], summary["quarantined"]) == (1, 2)
+    with pytest.raises(Refused, match=r"rejects 2 of 3 clips"):
+        sorted_out("more", parts(first, wrong, wrong), replace(second, clip_id="b", **wrong), replace(second, **right))
 
 
 def test_a_refused_batch_leaves_its_reasons_with_the_run(game: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv(CONTEXT, StepContext(step="annotate", folder=tmp_path / "run").text())
     clips = [replace(clip, caption="x", caption_words=1, caption_source="given", camera_phrases=0) for clip in read_manifest(game)]
-    with pytest.raises(Refused, match=r"contract captions 2\.0\.1 rejects 2 of 2 clips"):
+    with pytest.raises(Refused, match=r"contract captions 3\.0\.0 rejects 2 of 2 clips"):
         filter_clips(str(game), str(tmp_path / "out"), str(tmp_path / "bad"), ["captions"], lambda _: clips)
     assert not (tmp_path / "out").exists() and not (tmp_path / "bad").exists()
     assert {row["rule"] for row in read_json(tmp_path / "run/refused/annotate/reasons.json")} == {"long-enough-to-say-something"}
