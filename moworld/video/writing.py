@@ -14,7 +14,9 @@ LIMITED = 1  # luma 16 to 235
 
 
 def write_video(path: Pathlike, frames: Iterable[Frames], fps: float, crf: int = 18) -> int:
-    """Writes H.264 (yuv420p, BT.709, limited range, tagged as such) from (H, W, 3) uint8 RGB frames with even sizes, atomically; returns their number.
+    """Writes H.264 from (H, W, 3) uint8 RGB frames with even sizes, atomically; returns their number.
+
+    The pixels are yuv420p, BT.709, limited range, and the file says so.
 
     Equal frames give equal bytes: one encoder thread, no timestamps of the clock.
     Raises InputError for no frame, frames of different sizes and odd sizes.
