@@ -1,4 +1,4 @@
-"""Finds the videos of a file, folder, list or URI, and accounts for every other file that lies there.
+"""Finds the videos of a file, folder, list or URI, and accounts for every other file.
 
 A video is a file with a suffix of `SUFFIXES`. Hidden files, folders that are links and files with other suffixes are ignored; links
 to nothing and empty files are rejected. Camera and caption files beside a video are used with it.
@@ -77,7 +77,7 @@ def _folder(root: Path) -> Listing:
         name = printable(path.relative_to(root).as_posix())
         if path.is_symlink() and path.is_dir():
             listing.fates.append(Fate(name, "ignored", "a link to a folder"))
-        elif (any(part.startswith(".") for part in path.relative_to(root).parts) and path.suffix.lower() not in SUFFIXES) or path.name.startswith("._"):
+        elif _is_hidden(path, root):
             listing.fates.append(Fate(name, "ignored", "a hidden file"))
         elif path.suffix.lower() in SUFFIXES:
             _judge(listing, path, name)
@@ -86,6 +86,12 @@ def _folder(root: Path) -> Listing:
         else:
             listing.fates.append(Fate(name, "ignored", f"no video by its suffix {printable(path.suffix)!r}"))
     return listing
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Returns whether a file is hidden and no video; macOS writes ._NAME.mp4 beside videos, which holds no video either."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.name.startswith("._") or (hidden and path.suffix.lower() not in SUFFIXES)
 
 
 def _judge(listing: Listing, path: Path, name: str) -> None:

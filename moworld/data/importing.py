@@ -1,4 +1,4 @@
-"""Imports one video as clips (paper 2): two passes over its frames, so that memory does not depend on its length or size.
+"""Imports one video as clips (paper 2): its frames are decoded twice, so that memory does not depend on its length or size.
 
 The first pass decodes small pictures: times, damage, shots, letterbox bars. The second writes each shot, scaled while it is decoded.
 A camera file belongs to the upright picture with square pixels and has one camera for each frame that the source decodes to; when

@@ -28,9 +28,11 @@ LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looke
 UNLIKE = 0.2  # change between the two ends of a part of a dissolve
 MIXED = 0.75  # share of the variance of a dissolve's frames that its ends explain
 LINEAR = 0.15  # how far the last end's share may be from growing in proportion to time
+VOTES = 2  # windows of different starts or lengths that must agree on a dissolve
 BETTER = 1.25  # times the variance that one end leaves, relative to what both leave: in a moving shot, either end does
 OVERLAP = 0.4  # of the image that must be covered by both ends
-FADED = 1.02  # contrast in the middle of a dissolve, relative to its ends
+DIP = 0.8  # smallest contrast in a whole dissolve, relative to its ends
+FADED = 1.02  # contrast in the middle of a part, relative to its ends
 FLAT = 2.5  # grey levels between the 5th and the 95th percentile of a uniform frame
 DARK, BRIGHT = 20.0, 235.0  # mean of a black and of a white frame
 FADE_FRAMES, FADE_STEP = 48, 1.02  # longest fade, and its smallest growth of contrast per frame
@@ -176,13 +178,17 @@ def _uniform(thumbnails: Thumbnails) -> NDArray[np.str_]:
     means, contrast = flat.mean(axis=1), flat.std(axis=1)
     uniform = high - low < FLAT
     rules[uniform & (means < DARK)], rules[uniform & (means > BRIGHT)] = "black", "white"
+    for start, stop in _runs(rules == "white"):
+        if stop - start <= FLASH and 0 < start and stop < len(rules) and change(thumbnails[start - 1], thumbnails[stop]) < JUMP:
+            rules[start:stop] = ""  # a flash
     for index in np.flatnonzero(rules != ""):
         for step in (-1, 1):
             last, now = index, index + step
             while 0 <= now < len(rules) and rules[now] == "" and abs(now - index) <= FADE_FRAMES and contrast[now] > FADE_STEP * contrast[last] + 0.1:
                 last, now = now, now + step
             if abs(now - index) > 3:  # the last frame of the ramp is a whole picture
-                rules[min(index - step * -1, last) if step > 0 else last + 1 : last if step > 0 else index] = "fade"
+                first, end = (index + 1, last) if step > 0 else (last + 1, index)
+                rules[first:end] = "fade"
     return rules
 
 
@@ -210,7 +216,7 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
     """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either."""
     contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)
     ended = np.cumsum(cuts | (rules != ""))  # equal at both ends of a window without a cut or a marked frame after its first
-    mixed = np.zeros(len(thumbnails), bool)
+    votes = np.zeros(len(thumbnails), int)
     for length in LENGTHS:
         count = len(thumbnails) - length
         if count <= 0:
@@ -220,13 +226,22 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
         stride = max(1, length // 6)
         for start in (stride * np.flatnonzero(plausible[::stride])).tolist():
             heartbeat()
-            if not mixed[start + 1 : start + length].all() and _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
-                mixed[start + 1 : start + length] = True
-    rules[mixed] = "dissolve"
+            if _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
+                votes[start + 1 : start + length] += 1
+    for start, stop in _runs(votes > 0):
+        ends = contrast[max(start - 1, 0)], contrast[min(stop, len(contrast) - 1)]
+        if votes[start:stop].max() >= VOTES and contrast[start:stop].min() < DIP * (ends[0] + ends[1]) / 2:
+            rules[start:stop] = "dissolve"
+
+
+def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Returns start and stop (exclusive) of each run of marked frames."""
+    edges = np.flatnonzero(np.diff(np.r_[False, marked, False].astype(np.int8))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _is_mixture(images: NDArray[np.float32]) -> bool:
-    """Returns whether a window of frames (T, H, W) lies in a dissolve.
+    """Returns whether a window of frames (T, H, W) is part of a dissolve.
 
     Least squares explain its frames by its two ends, aligned with them, and its middle by neither alone; the share of the last end grows
     in proportion to time.

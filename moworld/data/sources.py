@@ -1,6 +1,6 @@
 """Makes a clips folder (paper 2) from game levels and from videos in files, folders and URIs, and accounts for every file.
 
-Videos are imported in separate processes; each finished video is kept, so that an import that was killed goes on where it stopped.
+Videos are imported in separate processes; each finished video is kept, so that an import that was killed resumes where it stopped.
 An unreadable video is an error if it was named itself, and listed as rejected if it was found in a folder.
 """
 

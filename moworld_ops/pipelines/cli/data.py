@@ -31,7 +31,7 @@ def collect(
 
     Example: moworld data collect --set data.game=null --set data.videos=my-clips --out raw
 
-    Every file of the sources is listed with what happened to it. After a kill, the same command goes on with the videos that are left.
+    Every file of the sources is listed with what happened to it. After a kill, the same command imports only the videos that are left.
     """
     from moworld.files import output_directory
     from moworld_ops.pipelines import profile as profiles

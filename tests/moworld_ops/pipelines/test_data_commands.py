@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from moworld.data.clips import read_manifest
+from moworld.files import sha256_file
 from moworld.video import read_frames, write_video
 from moworld_ops.benchmarks.browser import CHROMIUM, browser_page
 from moworld_ops.pipelines.runs import Run
@@ -15,7 +17,10 @@ from tests.moworld.data.test_sources import DATA, needs_data
 from tests.moworld_ops.data_contracts.test_pages import Seen
 from tests.moworld_ops.pipelines.test_cli import moworld
 
-ORBIT, NIGHT = "orbit-00", "z-night-00"
+
+def clip_id(place: Path, name: str) -> str:
+    """The id of the only clip of an imported video."""
+    return f"{name}-{sha256_file(place / 'footage' / f'{name}.mp4')[:8]}-0000000"
 
 
 @pytest.mark.parametrize(
@@ -61,14 +66,14 @@ def test_footage_passes_every_contract_and_the_docs_count_accepted_clips(importe
     place, answer, run, docs = imported
     assert answer["status"] == "done" and all(step["status"] == "done" for step in answer["steps"].values())
     (clip,) = read_manifest(run.output("annotate", "captioned"))
-    assert clip.clip_id == ORBIT and clip.camera_origin == "sfm" and clip.points
+    assert clip.clip_id == clip_id(place, "orbit") and clip.camera_origin == "sfm" and clip.points
     assert clip.registered_share > 0.5 and clip.num_frames == round(45 * clip.registered_share)  # small pictures: SfM registers only a part
     assert docs["run"] == run.name and [part["contract"].split()[0] for part in docs["contracts"]] == [
         "clips", "geometry", "quality", "captions", "features"]  # fmt: skip
     assert [part["accepted"] for part in docs["contracts"]][2:] == [1, 1, 1]
     assert sum(part["rejected"] for part in docs["contracts"]) >= 1
     pages = {path.stem: Seen(path.read_text()) for path in (place / "docs").glob("*.html")}
-    shown = [page for name, page in pages.items() if name != "index" and NIGHT in page.words]
+    shown = [page for name, page in pages.items() if name != "index" and clip_id(place, "z-night") in page.words]
     assert shown and all((place / "docs" / picture).is_file() for page in shown for picture in page.pictures)
     assert any(page.pictures for page in shown) and run.name in pages["index"].words
 
@@ -84,7 +89,7 @@ def test_lineage_finds_a_clip_by_name_and_by_hash_and_a_rejected_one_with_its_re
         return json.loads(done.stdout)
 
     (clip,) = read_manifest(run.output("annotate", "captioned"))
-    kept, same, rejected = lineage(ORBIT), lineage(clip.video_sha256), lineage(NIGHT)
+    kept, same, rejected = lineage(clip_id(place, "orbit")), lineage(clip.video_sha256), lineage(clip_id(place, "z-night"))
     assert kept["kind"] == "clip" and kept["models"] == kept["decisions"] == []
     assert kept["in_newest_revision"] == same["in_newest_revision"] == run.record["data_revision"] != ""
     assert rejected["in_newest_revision"] == "" and {reason["run"] for reason in rejected["decisions"]} == {run.name}
