@@ -45,7 +45,7 @@ def reach(name: str, registry: str, models: ModelRegistry) -> Reach:
 
     name: a scene (file stem or level), a clip_id, or the SHA-256 of a clip's video
     registry: folder of the data registry
-    Raises InputError if neither a revision nor a run knows it.
+    Raises InputError if neither a revision nor a run has it.
     """
     clips: dict[str, str] = {}
     shards: dict[str, list[str]] = {}
@@ -102,7 +102,7 @@ def withdraw(found: Reach, registry: str, remote: str, models: ModelRegistry, re
 def bytes_of(found: Reach, registry: str, delete: bool = False) -> list[str]:
     """Returns the files that an erasure deletes; with `delete`, deletes them.
 
-    They are the clips' in runs, features with them in runs, the cache of encoded clips, whose names do not tell the clip, and their shards in
+    They are the clips' in runs, features with them in runs, the cache of encoded clips, whose names do not have the clip, and their shards in
     DVC's cache and remote. Older revisions keep their index and lose these shards.
     """
     from moworld_ops.components.platform.home import home
