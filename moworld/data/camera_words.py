@@ -71,7 +71,7 @@ ENGLISH = Words(
         r"|(?:\s+\w+){0,2}\s+(?:(?:is|sits|placed|left)\s+on|hangs?|hung|stands?|lies|lay|sits?|mounted|rests?|belongs?|rusts?|dusty|broken|attached|placed|fixed\s+(?:to|above|on))\b)(?=\s+\w)",
         START + r"(?:we|you)\s+are\s+(?:carried|led|taken|moved|pulled|guided|drawn|brought)\b|" + CLAUSE + r"drone\s+(?:\w+ly\s+)?(?:\w+ing)\b",
         r"\bthrough the windshield\b|" + CLAUSE + r"(?:an?\s+)?(?:\w+\s+)?(?:ride|flight)\s+(?:through|over|along|across|down|above)\b",
-        rf"{START}we\s+(?:\w+ly\s+)?(?!see\b|can\b|are\b|have\b|find\b|look\b|notice\b|observe\b|hear\b|sell\b|buy\b|need\b|want\b|love\b|\w+ed\b)\w+\s+(?:\w+ly\s+)?{EN_WAYS}",
+        rf"{START}we\s+(?:\w+ly\s+)?(?!see\b|can\b|are\b|have\b|find\b|look\b|notice\b|observe\b|sell\b|buy\b|need\b|want\b|love\b|\w+ed\b)\w+\s+(?:\w+ly\s+)?{EN_WAYS}",
         CLAUSE + r"(?:an?\s+)?(?:journey|ride|drive|flight|stroll|trip|glide|walk|onward|forward|backward)\s+(?:through|down|along|over|across|into|past|up)\b",
         r"\b(?:everything|surroundings|whoever films)\s+(?:\w+ly\s+)?(?:swing|mov|slid|shift|turn|climb|walk|glid)\w*",
         r"\b(?:dolly|push|pull)[ -](?:in|out|back)\b|\bwhip[ -]pan\b|\b360[- ]?(?:degrees?)?[- ](?:rotation|turn|spin|pan|shot|orbit|sweep)",

@@ -201,7 +201,7 @@ def _format(column: str, kind: str, name: Any, file: str, field: str) -> list[Ru
     if kind == "number":
         largest = LARGEST[one_of(name, LARGEST, file, field)]
         return [] if largest is None else [Rule("format", column, "range", -largest, largest)]
-    return [Rule("format", column, "format", text=one_of(name, FORMATS, file, field, "no check knows this format; remove it"))]
+    return [Rule("format", column, "format", text=one_of(name, FORMATS, file, field, "no check has this format; remove it"))]
 
 
 def _values(values: Any, kind: str, file: str, field: str) -> tuple[Any, ...]:

@@ -35,8 +35,6 @@ ALLOWED = {
     ("tests/moworld_ops/components/platform/test_preflight.py", "mend"): "key of checks.json",
     ("moworld/training/trainer.py", "told"): "key in checkpoints that exist",
     ("moworld/model/costs.py", "pass over"): "a forward pass over tokens",
-    ("moworld/data/captions.py", "door"): "example sentences of captions",
-    ("moworld/data/captions.py", "lies on"): "example sentences of captions",
     ("tests/moworld/data/test_captions.py", "door"): "example sentences of captions",
     ("tests/moworld/model/test_text.py", "door"): "an example caption",
 }

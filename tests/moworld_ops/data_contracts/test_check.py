@@ -120,6 +120,7 @@ def test_a_table_and_a_list_of_rows_get_the_same_result(cells):
         ("clips", {"clip_id": ""}, "clip_id-length"),
         ("clips", {"scene": ""}, "scene-length"),
         ("geometry", {"camera_origin": "sfn"}, "camera_origin-enum"),
+        ("clips", {"video": ""}, "video-length"),
         ("geometry", {"camera": None}, "camera-required"),
         ("geometry", {"epipolar_error_px": 1.6}, "cameras-agree-with-pictures"),
         ("geometry", {"epipolar_error_px": math.nan}, "epipolar_error_px-required"),

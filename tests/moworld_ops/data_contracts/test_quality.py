@@ -186,7 +186,7 @@ ONE = {"id": "q", "metric": "invalidValues", "mustBe": 0, "arguments": {"minimum
         ({"logicalTypeOptions": {"multipleOf": 0}}, "a.logicalTypeOptions.multipleOf"),
         ({"logicalTypeOptions": {"format": "f16"}}, "a.logicalTypeOptions.format"),
         ({"logicalType": "string", "logicalTypeOptions": {"pattern": "("}}, "a regular expression"),
-        ({"logicalType": "string", "logicalTypeOptions": {"format": "password"}}, "no check knows this format"),
+        ({"logicalType": "string", "logicalTypeOptions": {"format": "password"}}, "no check has this format"),
         ({"logicalType": "string", "logicalTypeOptions": {"minLength": 3, "maxLength": 1}}, "rising counts"),
         ({"logicalType": "date"}, "a.logicalType: found 'date'"),
         ({"enum": [{"value": 1}, {"value": 1}]}, "a value twice"),
