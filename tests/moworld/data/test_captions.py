@@ -206,8 +206,8 @@ def test_a_video_without_a_caption_file_has_none(tmp_path):
 
 def test_a_faulty_caption_file_costs_the_caption_and_not_the_video(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3), np.uint8).repeat(4, 1).repeat(4, 2)
-    for name in "ab":
-        write_video(tmp_path / f"in/{name}.mp4", [np.roll(frames[0], 2 * step, axis=1) for step in range(20)], 24)
+    for name, shift in (("a", 2), ("b", -2)):  # one content is imported once
+        write_video(tmp_path / f"in/{name}.mp4", [np.roll(frames[0], shift * step, axis=1) for step in range(20)], 24)
     (tmp_path / "in/a.prompt.txt").write_bytes("Ein Café in der Straße".encode("latin-1"))
     (tmp_path / "in/b.prompt.txt").write_bytes("A café in a street".encode("utf-16"))
     summary = collect_clips(tmp_path / "out", DataSettings(videos=str(tmp_path / "in"), min_frames=13), 0)
