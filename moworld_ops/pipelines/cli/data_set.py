@@ -56,7 +56,7 @@ def withdraw(
     profile: Where = "pocket",
     json: Json = False,
 ) -> None:
-    """Withdraw footage: a data revision without it, and a failed gate for every model that learned from it.
+    """Withdraw footage, and fail the gate of models that learned from it.
 
     Example: moworld data withdraw holiday --reason "consent withdrawn"
 

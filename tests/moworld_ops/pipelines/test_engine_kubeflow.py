@@ -294,7 +294,8 @@ def test_the_ir_equals_the_golden_files(compiled, pocket, profile_name):
 
 def normal(text: str) -> str:
     text = re.sub(r"^sdkVersion:.*\n", "", text, flags=re.MULTILINE)
-    text = text.replace(code_revision(), "<commit>")
+    head = code_revision().partition("+")[0]  # the golden files themselves may be what changed since the pipelines were compiled
+    text = re.sub(rf"{re.escape(head)}(\+changes)?", "<commit>", text)
     return re.sub(r"@sha256:[0-9a-f]{64}", "@sha256:<digest>", text)
 
 
