@@ -28,11 +28,11 @@ def test_a_signal_ends_it_with_128_plus_its_number_and_no_recording_is_left(tmp_
     command = [sys.executable, "-c", CODE, "play", "--port", "0", "--model", str(tmp_path / "model"), "--backend", "torch"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as playing:
         address = re.search(r"http\S+", playing.stdout.readline())[0]
-        with urllib.request.urlopen(f"{address}pictures/0", timeout=60) as answer:
+        with urllib.request.urlopen(f"{address}pictures/0", timeout=300) as answer:
             assert answer.headers["Content-Type"] == "image/jpeg"
         assert list((tmp_path / "scratch").glob("moworld-player-*"))
         playing.send_signal(number)
-        _, err = playing.communicate(timeout=60)
+        _, err = playing.communicate(timeout=300)
         assert playing.returncode == status
     assert not list((tmp_path / "scratch").glob("moworld-player-*"))
     assert "has no pictures" in err and "--image" in err and "Traceback" not in err
