@@ -5,6 +5,7 @@ A gaussian i covers pixel p with alpha_i(p) = min(ALPHA_MOST, opacity_i exp(-q_i
 sum_i w_i colour_i, w_i = alpha_i T_i, T_i = prod_{j < i} (1 - alpha_j), with i in the order of depth. These are the constants of the package gsplat.
 """
 
+import torch
 from torch import Tensor
 
 from moworld.kernels.dispatch import Implementation, Operator, needs
@@ -44,7 +45,7 @@ def composite(
 OPERATOR = Operator(
     "gaussians",
     (
-        Implementation("gsplat", ("cuda",), "gsplat_binding:composite", needs("gsplat")),
+        Implementation("gsplat", ("cuda",), "gsplat_binding:composite", needs("gsplat"), (torch.float32,)),
         Implementation("spans", ("cpu",), "spans:composite"),
         Implementation("reference", ("cpu", "cuda", "npu"), "reference:composite"),
     ),

@@ -67,13 +67,12 @@ def cover(means: Tensor, conics: Tensor, opacities: Tensor, order: Tensor, size_
     span, within = _expanded(counts)
     dtype, first = means.dtype, torch.cumsum(counts, 0) - counts
     from_left, of_row = (left + 0.5 - x[owner]).to(dtype), (log_opacity[owner] - 0.5 * c[owner] * dy * dy).to(dtype)
-    dx = within.to(dtype) + from_left[span]
-    power = of_row[span] - dx * ((b[owner] * dy).to(dtype)[span] + (0.5 * a[owner]).to(dtype)[span] * dx)
-    alpha = torch.exp(power)
+    dx = within.to(dtype) + _at(from_left, span)
+    slope, curve = (b[owner] * dy).to(dtype), (0.5 * a[owner]).to(dtype)
+    alpha = torch.exp(_at(of_row, span) - dx * (_at(slope, span) + _at(curve, span) * dx))
     alpha = torch.where(alpha >= ALPHA_LEAST, alpha, 0)
-    pixel = (row * width + left)[span] + within
-    owner = order[owner]
-    return Cover(owner, dy.to(dtype), first, owner[span], pixel, dx, alpha)
+    pixel, owner = _at(row * width + left, span) + within, order[owner]
+    return Cover(owner, dy.to(dtype), first, _at(owner, span), pixel, dx, alpha)
 
 
 class _Composite(torch.autograd.Function):
@@ -86,15 +85,15 @@ class _Composite(torch.autograd.Function):
         found = cover(means, conics, opacities, torch.argsort(depths, stable=True), size_hw)
         pixels = size_hw[0] * size_hw[1]
         sort = stable_order(found.pixel, pixels)
-        alpha, of_gaussian = found.alpha[sort].clamp(max=ALPHA_MOST), found.of_gaussian[sort]
+        alpha, of_gaussian = _at(found.alpha, sort).clamp(max=ALPHA_MOST), _at(found.of_gaussian, sort)
         ends = torch.cumsum(torch.bincount(found.pixel, minlength=pixels), 0)
         starts = torch.cat([ends.new_zeros(1), ends[:-1]])  # of each pixel's part of the sorted list
         logs = torch.cat([alpha.new_zeros(1, dtype=torch.float64), torch.cumsum(torch.log1p(-alpha.double()), 0)])
-        pixel = found.pixel[sort]
-        passing = torch.exp(logs[:-1] - logs[starts][pixel]).to(means.dtype)
+        pixel = _at(found.pixel, sort)
+        passing = torch.exp(logs[:-1] - _at(logs[starts], pixel)).to(means.dtype)
         picture = _weighted_sums(colours, of_gaussian, starts, alpha * passing)
         through = torch.exp(logs[ends] - logs[starts]).to(means.dtype)
-        ctx.save_for_backward(means, conics, opacities, colours, sort, alpha, of_gaussian, pixel, passing, starts, ends, through)
+        ctx.save_for_backward(conics, opacities, colours, sort, alpha, of_gaussian, pixel, passing, ends, through)
         ctx.cover = found
         return picture.reshape(*size_hw, -1), through.reshape(size_hw)
 
@@ -102,13 +101,13 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, to_picture: Tensor, to_through: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         from moworld.kernels.gaussians import ALPHA_MOST
 
-        means, conics, opacities, colours, sort, alpha, of_gaussian, pixel, passing, starts, ends, through = ctx.saved_tensors
+        conics, opacities, colours, sort, alpha, of_gaussian, pixel, passing, ends, through = ctx.saved_tensors
         found: Cover = ctx.cover
         to_picture = to_picture.reshape(-1, colours.shape[1]).contiguous()
         weight = alpha * passing
         value = _row_products(colours, of_gaussian, to_picture, pixel)  # gradient of the picture along each colour
         sums = torch.cat([value.new_zeros(1, dtype=torch.float64), torch.cumsum((weight * value).double(), 0)])
-        behind = (sums[ends] + (through * to_through.reshape(-1)).double())[pixel] - sums[1:]  # through all that follows in the pixel
+        behind = _at(sums[ends] + (through * to_through.reshape(-1)).double(), pixel) - sums[1:]  # through all that follows in the pixel
         to_alpha = passing * value - (behind / (1 - alpha)).to(value.dtype)
         to_log = torch.empty_like(alpha)
         to_log[sort] = torch.where(alpha < ALPHA_MOST, alpha * to_alpha, 0)  # to log alpha, again in the order of the spans
@@ -144,18 +143,23 @@ def stable_order(keys: Tensor, bound: int) -> Tensor:
 def _expanded(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Returns for each element of consecutive groups of `counts` (G,) elements: its group, and its place in the group."""
     group = torch.repeat_interleave(counts)
-    return group, torch.arange(len(group)) - (torch.cumsum(counts, 0) - counts)[group]
+    return group, torch.arange(len(group)) - _at(torch.cumsum(counts, 0) - counts, group)
+
+
+def _at(values: Tensor, indices: Tensor) -> Tensor:
+    """Returns values[indices] of a vector; four times as fast as indexing."""
+    return torch.index_select(values, 0, indices)
 
 
 def _weighted_sums(rows: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     """Returns sums of weights[i] * rows[indices[i]] over i from each start to the next, (len(starts), C)."""
-    return embedding_bag(indices, rows, starts, mode="sum", per_sample_weights=weights)
+    return embedding_bag(indices, rows.detach(), starts, mode="sum", per_sample_weights=weights)
 
 
 def _row_products(one: Tensor, of_one: Tensor, other: Tensor, of_other: Tensor) -> Tensor:
     """Returns the products of row of_one[i] of `one` and row of_other[i] of `other`, summed over columns: (M,)."""
-    products = [one[:, column][of_one] * other[:, column][of_other] for column in range(one.shape[1])]
-    return torch.stack(products).sum(0) if len(products) != 3 else products[0] + products[1] + products[2]
+    pairs = zip(one.T.contiguous(), other.T.contiguous(), strict=True)
+    return sum((_at(mine, of_one) * _at(others, of_other) for mine, others in pairs), one.new_zeros(()))
 
 
 def _span_sums(values: Tensor, first: Tensor) -> Tensor:
