@@ -137,7 +137,7 @@ def rotations(quaternions: Tensor) -> Tensor:
 
 def colours(rows: Tensor, towards: Tensor) -> Tensor:
     """Returns the colours (N, 3) of rows seen along unit vectors `towards` (N, 3) from the camera, at least 0."""
-    coefficients = rows[:, COLOURS].reshape(len(rows), -1, 3)
+    coefficients = rows[:, COLOURS].unflatten(1, (-1, 3))
     colour = 0.5 + C0 * coefficients[:, 0]
     if coefficients.shape[1] == 4:
         x, y, z = towards[:, 0:1], towards[:, 1:2], towards[:, 2:3]
@@ -146,7 +146,11 @@ def colours(rows: Tensor, towards: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def render_frames(scene: Scene, views: list[View]) -> NDArray[np.uint8]:
-    """Returns the pictures of a scene on black, (T, H, W, 3) uint8."""
-    pictures = [render(scene.rows, view).picture for view in views]
-    return np.stack([(picture.clamp(0, 1) * 255).round().byte().cpu().numpy() for picture in pictures])
+def render_frames(scene: Scene, views: list[View], background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.uint8]:
+    """Returns the pictures of a scene, (T, H, W, 3) uint8; background: colour in [0, 1] where light passes all gaussians."""
+    frames, behind = [], torch.tensor(background)
+    for view in views:
+        seen = render(scene.rows, view)
+        picture = seen.picture.cpu() + seen.through.cpu()[..., None] * behind
+        frames.append((picture.clamp(0, 1) * 255).round().byte().numpy())
+    return np.stack(frames)

@@ -139,6 +139,7 @@ def measure(
         "revisits": (frames[split.revisits], walk.c2w[split.revisits], walk.depth[split.revisits], split.revisits),
         "off_path": (recording.beside.frames, recording.beside.c2w, recording.beside.depth, np.array(recording.moved_from, np.int64)),
     }
+    mean = tuple((footage.frames.mean(axis=(0, 1, 2)) / 255).tolist())  # of what no frame showed
     values: dict[str, Any] = dict(facts)
     shown: dict[str, list[Frames]] = {}
     for name, (truth, c2w, depth, numbers) in tests.items():
@@ -149,7 +150,7 @@ def measure(
         sources = [int(split.train[nearest(pose, poses)]) for pose in c2w]
         before = [int(split.train[max(0, np.searchsorted(split.train, number, side="right") - 1)]) for number in numbers]
         made = {
-            "splats": render_frames(scene, [view_of(pose, recording.lens, truth.shape[1:3]) for pose in _in_scene(c2w, walk.c2w, footage)]),
+            "splats": render_frames(scene, [view_of(pose, recording.lens, truth.shape[1:3]) for pose in _in_scene(c2w, walk.c2w, footage)], mean),
             "previous": frames[before],
             "warp": np.stack([forward_warp(frames[i], walk.depth[i], walk.c2w[i], pose, recording.lens) for i, pose in zip(sources, c2w, strict=True)]),
             "warp_exact": np.stack([

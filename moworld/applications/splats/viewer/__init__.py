@@ -13,7 +13,7 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/gsplat.js": ("third_party/gsplat.js", "text/javascript"),
 }
-POLICY = "default-src 'self'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src blob:; connect-src 'self' data: blob:; frame-ancestors 'none'"
+POLICY = "default-src 'self'; script-src 'self' blob: 'wasm-unsafe-eval'; worker-src blob:; connect-src 'self' data: blob:; img-src data:; frame-ancestors 'none'"
 
 
 def server(scene: Path, port: int) -> ThreadingHTTPServer:
