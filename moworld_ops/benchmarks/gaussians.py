@@ -21,8 +21,8 @@ def bench_gaussians(count: int, size_hw: tuple[int, int], turns: int = 5) -> lis
             composite(*inputs, size_hw, backend=backend)
 
     def both(backend: str) -> None:
-        leaves = [each.clone().requires_grad_() for each in inputs[:4]]
-        picture, _ = composite(*leaves, inputs[4], size_hw, backend=backend)
+        means, conics, opacities, colours = (each.clone().requires_grad_() for each in inputs[:4])
+        picture, _ = composite(means, conics, opacities, colours, inputs[4], size_hw, backend=backend)
         picture.sum().backward()
 
     case = f"{count} gaussians at {size_hw[0]}x{size_hw[1]}, {name}"

@@ -57,7 +57,7 @@ class Recording:
 def record(settings: ScoreSettings, size_hw: tuple[int, int], seed: int, index: int) -> Recording:
     """Returns the recording of one walk of a seed, as the engine shows it at a size."""
     names = game_maps()["held_out"]
-    rng, game = np.random.default_rng([seed, 3, index]), GameSettings()
+    rng, game = np.random.default_rng([seed, 3, index]), GameSettings.model_validate({})
     with Level(names[index % len(names)], game, size_hw) as level:
         start, actions = level.planned(settings.frames, rng)
         places = level.follow(start, actions)

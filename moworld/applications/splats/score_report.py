@@ -68,7 +68,7 @@ def _frames(kind: str, recording: Recording, world: WorldModel | None, seed: int
 
 def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Returns rows (video, held out, method, PSNR, SSIM, frames), means over the walks that have such frames, with the standard deviation."""
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for kind, walks in result["rows"].items():
         for held_out in SETS:
             with_frames = [walk for walk in walks if walk.get(f"{held_out}_frames")]

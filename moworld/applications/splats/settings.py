@@ -1,6 +1,6 @@
 """Settings of the fit of a scene. Imports no heavy package."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,15 +19,15 @@ class FitSettings(Settings):
     """
 
     steps: PositiveInt = 1200
-    gaussians: int = Field(10_000, ge=16, le=1_000_000)
-    height: int = Field(96, ge=16, le=2160)
+    gaussians: Annotated[int, Field(ge=16, le=1_000_000)] = 10_000
+    height: Annotated[int, Field(ge=16, le=2160)] = 96
     degree: Literal[0, 1] = 0
-    start_share: float = Field(0.7, gt=0, le=1)
+    start_share: Annotated[float, Field(gt=0, le=1)] = 0.7
     split_every: PositiveInt = 100
-    split_until: float = Field(0.6, ge=0, le=1)
-    structure: float = Field(0.2, ge=0, le=1)
-    rate_means: float = Field(2e-3, gt=0, le=1)
-    rate_scales: float = Field(1e-2, gt=0, le=1)
-    rate_rotations: float = Field(5e-3, gt=0, le=1)
-    rate_opacities: float = Field(5e-2, gt=0, le=1)
-    rate_colours: float = Field(1e-2, gt=0, le=1)
+    split_until: Annotated[float, Field(ge=0, le=1)] = 0.6
+    structure: Annotated[float, Field(ge=0, le=1)] = 0.2
+    rate_means: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    rate_scales: Annotated[float, Field(gt=0, le=1)] = 1e-2
+    rate_rotations: Annotated[float, Field(gt=0, le=1)] = 5e-3
+    rate_opacities: Annotated[float, Field(gt=0, le=1)] = 5e-2
+    rate_colours: Annotated[float, Field(gt=0, le=1)] = 1e-2

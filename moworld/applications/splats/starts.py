@@ -17,6 +17,7 @@ FRAMES = 32  # of a clip that points are taken from
 SPREAD = 0.05  # standard deviation of the logarithm of a depth that is taken from a neighbour
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 def first_points(footage: Footage, count: int, seed: int = 0) -> tuple[Cloud, str]:
@@ -31,11 +32,11 @@ def first_points(footage: Footage, count: int, seed: int = 0) -> tuple[Cloud, st
         kept = rng.choice(len(known[0]), count, replace=False)
         return (known[0][kept], known[1][kept]), origin
     filled = _along_rays(footage, known[0], count - len(known[0]), rng)
-    both = tuple(np.concatenate(parts) for parts in zip(known, filled, strict=True))
-    return (both[0], both[1]), f"{len(known[0])} {origin}, {len(filled[0])} along rays"
+    both = np.concatenate([known[0], filled[0]]), np.concatenate([known[1], filled[1]])
+    return both, f"{len(known[0])} {origin}, {len(filled[0])} along rays"
 
 
-def _pixels(footage: Footage, num_frames: int, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+def _pixels(footage: Footage, num_frames: int, count: int, rng: np.random.Generator) -> tuple[Index, Index, Index]:
     """Returns the numbers of frames, rows and columns of `count` random pixels in FRAMES of the first num_frames frames."""
     frames = np.unique(np.linspace(0, num_frames - 1, FRAMES).astype(int))
     height, width = footage.frames.shape[1:3]
@@ -49,7 +50,7 @@ def _from_depth(footage: Footage, depth: NDArray[np.float32], count: int, rng: n
     return _placed(footage, frame, row, column, depth[frame, rows, columns].astype(np.float64))
 
 
-def _placed(footage: Footage, frame: Array, row: Array, column: Array, depth: Array) -> Cloud:
+def _placed(footage: Footage, frame: Index, row: Index, column: Index, depth: Array) -> Cloud:
     """Returns the points at depths (N,) of pixels (N,) each."""
     height, width = footage.frames.shape[1:3]
     fx, fy, cx, cy = footage.cameras.intrinsics[frame].T
@@ -64,7 +65,7 @@ def _along_rays(footage: Footage, known: NDArray[np.float32], count: int, rng: n
     from scipy.spatial import cKDTree
 
     frame, row, column = _pixels(footage, len(footage.frames), count, rng)
-    depth = np.exp(rng.uniform(*np.log(DEPTHS), count))
+    depth = np.exp(rng.uniform(np.log(DEPTHS[0]), np.log(DEPTHS[1]), count))
     height, width = footage.frames.shape[1:3]
     for number in np.unique(frame):
         camera = known @ footage.cameras.w2c[number, :3, :3].T + footage.cameras.w2c[number, :3, 3]

@@ -12,9 +12,10 @@ def composite(
     """Implements `composite`."""
     height, width = size_hw
     order = torch.argsort(depths, stable=True)
-    ordered = [each[order] for each in (means, conics, opacities, colours)]
+    means, conics, opacities, colours = means[order], conics[order], opacities[order], colours[order]
     rows = max(1, BAND_BYTES // max(1, width * len(means) * means.element_size()))
-    bands = [_band(*ordered, range(start, min(start + rows, height)), width) for start in range(0, height, rows)]
+    parts = (range(start, min(start + rows, height)) for start in range(0, height, rows))
+    bands = [_band(means, conics, opacities, colours, part, width) for part in parts]
     return torch.cat([picture for picture, _ in bands]), torch.cat([through for _, through in bands])
 
 
