@@ -33,7 +33,7 @@ ASIDE, TURN = (64.0, 48.0, 32.0), 15.0  # map units beside the path, the farthes
 
 class ScoreSettings(Settings):
     """`walks` walks of `frames` frames over the held-out levels in turn; every `every`-th chunk of `chunk` frames is held out, and the last
-    `tail` of the walk; views beside the path every `beside` frames, to the left and to the right."""
+    `tail` of the walk; views beside the path before it every `beside` frames, to the left and to the right."""
 
     walks: PositiveInt = 6
     frames: PositiveInt = 193
@@ -42,6 +42,10 @@ class ScoreSettings(Settings):
     tail: Share = 1 / 3
     beside: PositiveInt = 12
     fit: FitSettings = FitSettings()
+
+    def fitted_frames(self, count: int) -> int:
+        """Returns how many of a walk's `count` frames are before its tail."""
+        return int(count * (1 - self.tail))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,8 @@ def record(settings: ScoreSettings, size_hw: tuple[int, int], seed: int, index: 
         start, actions = level.planned(settings.frames, rng)
         places = level.follow(start, actions)
         walk = level.views(places)
-        moved = [(number, place) for number in range(0, len(places), settings.beside) for place in _beside(level, places[number])]
+        shown = range(0, settings.fitted_frames(len(places)), settings.beside)
+        moved = [(number, place) for number in shown for place in _beside(level, places[number])]
         beside = level.views([places[0], *(place for _, place in moved)])
     lens = Cameras(engine_intrinsics(game.width, game.height)[None], np.eye(4)[None]).cropped(*cover_crop((game.height, game.width), size_hw))
     others = SeenWalk(beside.name, beside.frames[1:], beside.c2w[1:], beside.depth[1:])
@@ -95,7 +100,7 @@ class Split:
 def split_of(c2w: Array, settings: ScoreSettings) -> Split:
     """Returns the split of a walk by its poses (T, 4, 4), in model units."""
     count = len(c2w)
-    first, numbers = int(count * (1 - settings.tail)), np.arange(count)
+    first, numbers = settings.fitted_frames(count), np.arange(count)
     in_chunk = (numbers // settings.chunk) % settings.every == settings.every // 2
     train = np.flatnonzero(~in_chunk & (numbers < first))
     known = c2w[train]

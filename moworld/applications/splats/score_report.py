@@ -34,7 +34,7 @@ def evaluate_splats(model: Path | None, settings: ScoreSettings, seeds: list[int
     size_hw = SIZE_HW if model is None else (read_config(model).height, read_config(model).width)
     kinds = ("recorded",) if model is None else ("recorded", "codec", "generated")
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-    key = {"format": FORMAT, "model": model and sha256_tree(model), "size": list(size_hw), **settings.model_dump(mode="json")}
+    key = {"format": FORMAT, "model": model and sha256_tree(model), "size": list(size_hw), **settings.model_dump(mode="json", exclude={"walks"})}
     tasks = [(seed, index, kind) for seed in seeds for index in range(settings.walks) for kind in kinds]
     world: WorldModel | None = None
     seen: tuple[tuple[int, int], Recording] | None = None

@@ -58,7 +58,7 @@ def bench(
     game episodes beside the engine's, minutes per episode. rollout: a session beside Diffusers over a sliding window and beside a
     KV cache. kernels: each operator on an NVIDIA GPU. player: frames and key latency in a headless Chromium.
     backends: the default model by OpenVINO, INT8 and float32 on this CPU, alone and beside a busy process. gaussians: compositing of
-    10,000 gaussians at 96x160, or --size, on the CPU.
+    1,000 gaussians at 96x160, or --size, on the CPU beside the torch reference.
     """
     from moworld_ops.pipelines import profile as profiles
 
@@ -111,7 +111,7 @@ def _measure(
     if case is Case.gaussians:
         from moworld_ops.benchmarks.gaussians import bench_gaussians
 
-        return bench_gaussians(10_000, pixels)
+        return bench_gaussians(1000, pixels)
     if case is Case.geometry:
         from moworld_ops.benchmarks.geometry import bench_geometry
 

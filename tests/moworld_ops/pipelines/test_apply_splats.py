@@ -10,7 +10,7 @@ from moworld.camera import Cameras, se3
 from moworld.camera.formats import write_realestate10k
 from moworld.video import write_video
 from tests.moworld.data.folders import recorded_game
-from tests.moworld.worlds import tiny_world
+from tests.moworld.inference.worlds import served_world
 from tests.moworld_ops.pipelines.command import Command
 
 QUICK = ("--steps", 3, "--gaussians", 60, "--height", 32)
@@ -39,7 +39,7 @@ def test_a_video_with_cameras_and_a_rollout_become_splats(command, tmp_path):
     done = command("apply", "splats", "a.mp4", "--out", "scene.splat", *QUICK)
     assert done.returncode == 0 and "scene.splat: " in done.stdout and "along rays" in done.stdout, done.stderr
     assert (tmp_path / "scene.splat").stat().st_size % 32 == 0
-    tiny_world().save(tmp_path / "model")
+    served_world(tmp_path / "codec").save(tmp_path / "model")
     done = command("apply", "splats", "model", "--actions", "w*8,l*4", "--out", "made.ply", *QUICK, "--degree", 1, "--json")
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["units"] == "model units" and facts["frames"] >= 13 and read_scene(tmp_path / "made.ply").degree == 1
