@@ -14,6 +14,8 @@ INSIDE = {
     "attention": 2e-5,
     # Twice the sums, over logits' gradients of the same size.
     "attention gradients": 1e-4,
+    # Up to 400 gaussians in a pixel: sums of 400 terms up to 1, and exponents up to 6 of products of 30 pixels; measured: a third.
+    "gaussians": 2e-5,
     # The integer product is exact; two scalings and a bias, of values up to 40: 3 * 40 * 2^-24.
     "int8_linear": 1e-5,
     # A mean of up to 3,000 squares summed in 2,048 lanes and a tree of 11 sums (12 roundings), a square root, four products; values up to 30.

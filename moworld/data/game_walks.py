@@ -1,5 +1,6 @@
 """Pictures of a level along given keys: the truth for a model that walks there. Walls and high stairs stop the player, who slides along them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +67,12 @@ class Level:
 
     def walk(self, start: Place, actions: list[str]) -> SeenWalk:
         """Returns the T + 1 frames of T actions from a start."""
+        return self.views(self.follow(start, actions), looks_of(actions, self.settings.yaw_degrees_per_frame))
+
+    def views(self, places: list[Place], looks: Sequence[float] | Array = ()) -> SeenWalk:
+        """Returns what the engine shows at places, poses relative to the first; looks: degrees upwards at each, () for level views."""
         frames, depth, poses = [], [], []
-        for place, up in zip(self.follow(start, actions), looks_of(actions, self.settings.yaw_degrees_per_frame), strict=True):
+        for place, up in zip(places, looks if len(looks) else np.zeros(len(places)), strict=True):
             state = self.engine.render(*place, up)
             frames.append(resize_to_cover(self.engine.image(state), self.size_hw))
             if not self.settings.look_share:
@@ -86,10 +91,11 @@ class Level:
             here = places[-1]
             tries = (there, np.array([there[0], here[1], there[2]]), np.array([here[0], there[1], there[2]]))
             stays = np.array([here[0], here[1], there[2]])
-            places.append(next((place for place in tries if self._passable(here, place)), stays))
+            places.append(next((place for place in tries if self.passable(here, place)), stays))
         return [(float(x), float(y), float(angle)) for x, y, angle in places]
 
-    def _passable(self, here: Array, there: Array) -> bool:
+    def passable(self, here: Array, there: Array) -> bool:
+        """Returns whether the body can go straight from one place (x, y, ...) to another."""
         points = np.linspace(here[:2], there[:2], 5)
         clear = self.geometry.at(self.geometry.clearance, *points.T).min() >= self.walker.body_units / 2
         floor = self.geometry.at(self.geometry.floor, *points.T)

@@ -1,5 +1,6 @@
 """Point clouds of clips: from depth maps if the source has them, otherwise from structure from motion."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
 from moworld.data.clips import Clip
+from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write
 from moworld.video import iterate_frames
 
@@ -19,13 +21,27 @@ VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 
 
 def write_ply(path: Pathlike, points: Points, colours: Colours) -> None:
-    """Writes points (N, 3) float32 and colours (N, 3) uint8 as binary PLY, the format of cloud and splat viewers."""
+    """Writes points (N, 3) float32 and colours (N, 3) uint8 as binary PLY, the format of cloud viewers."""
     vertices = np.zeros(len(points), VERTEX)
     vertices["xyz"], vertices["rgb"] = points, colours
-    properties = [*(f"property float {axis}" for axis in "xyz"), *(f"property uchar {colour}" for colour in ("red", "green", "blue"))]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     with atomic_write(path) as stream:
-        stream.write("\n".join(header).encode() + b"\n" + vertices.tobytes())
+        stream.write(_header(len(points)) + vertices.tobytes())
+
+
+def _header(count: int) -> bytes:
+    properties = [*(f"property float {axis}" for axis in "xyz"), *(f"property uchar {colour}" for colour in ("red", "green", "blue"))]
+    return "\n".join(["ply", "format binary_little_endian 1.0", f"element vertex {count}", *properties, "end_header\n"]).encode()
+
+
+def read_ply(path: Pathlike) -> tuple[Points, Colours]:
+    """Returns points and colours of a file that `write_ply` wrote; raises InputError for any other file."""
+    content = Path(path).read_bytes() if Path(path).is_file() else b""
+    count = next((int(number) for number in re.findall(rb"^element vertex (\d{1,9})$", content[:200], re.MULTILINE)), 0)
+    header = _header(count)
+    if not content.startswith(header) or len(content) != len(header) + count * VERTEX.itemsize:
+        raise InputError(path, "", "no point cloud of a clip", "a .ply as the data steps write it", "write it again with complete_geometry")
+    vertices = np.frombuffer(content, VERTEX, count, len(header))
+    return vertices["xyz"].copy(), vertices["rgb"].copy()
 
 
 def unproject(depth: NDArray[np.floating], intrinsics: NDArray[np.float64], c2w: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""The model's hot operators (paper 5.4): a folder each, with a reference, implementations, and the function that callers use."""
+"""Hot operators of the model (paper 5.4) and of its applications (7): a folder each, with a reference, implementations, and the function that callers use."""
 
-OPERATORS = ("attention", "int8_linear", "modulated_norm", "qk_norm_rope")
+OPERATORS = ("attention", "gaussians", "int8_linear", "modulated_norm", "qk_norm_rope")
 
 
 class NoKernel(ValueError):

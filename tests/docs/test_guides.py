@@ -12,7 +12,7 @@ from tests.docs.guides import Command, Result, differences, read_session, run_se
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-USERS = {"mlops", "data-steward", "release-manager", "researcher", "evaluator", "player", "agent"}
+USERS = {"mlops", "data-steward", "release-manager", "researcher", "evaluator", "player", "agent", "applications"}
 SHARED = "moworld run lifecycle --profile test"  # minutes: run once, by the first guide that begins with it
 
 

@@ -26,6 +26,7 @@ class Case(StrEnum):
     player = "player"
     backends = "backends"
     environments = "environments"
+    gaussians = "gaussians"
 
 
 MAPS = ",".join(f"MAP{number:02d}" for number in range(1, 21))
@@ -40,7 +41,7 @@ NOTES = {
 def bench(
     case: Annotated[Case, typer.Argument(metavar="CASE", help=f"One of {', '.join(Case)}; described above.")],
     profile: Annotated[str, option("Profile whose sizes are measured.", autocompletion=completion.profiles)] = "pocket",
-    size: Annotated[str, option("linear, rollout, kernels: pixels, as in 96x160; default: the profile's.", metavar="HEIGHTxWIDTH")] = "",
+    size: Annotated[str, option("linear, rollout, kernels, gaussians: pixels, as in 96x160; default: the profile's.", metavar="HEIGHTxWIDTH")] = "",
     clips: Annotated[int, option("loader: number of clips of 2,001 frames; as many windows are read.")] = 64,
     frames: Annotated[int, option("rollout: frames of the session.", min=240)] = 10_000,
     full_precision: Annotated[bool, option("rollout: float32 instead of INT8.", "--float32")] = False,
@@ -59,11 +60,12 @@ def bench(
     KV cache. kernels: each operator on an NVIDIA GPU. player: frames and key latency in a headless Chromium.
     backends: the default model by OpenVINO, INT8 and float32 on this CPU, alone and beside a busy process.
     environments: chunks a second of Gymnasium environments that share the default model, beside one environment.
+    gaussians: compositing of 1,000 gaussians at 96x160, or --size, on the CPU beside the torch reference.
     """
     from moworld_ops.pipelines import profile as profiles
 
     _, settings = profiles.load(profile)
-    pixels = _pixels(size, settings)
+    pixels = _pixels(size or ("96x160" if case is Case.gaussians else ""), settings)
     with working(f"bench {case}"), tempfile.TemporaryDirectory() as folder:
         rows = _measure(case, profile, settings, pixels, clips, frames, maps, not full_precision, Path(folder))
     if json:
@@ -114,6 +116,10 @@ def _measure(
         from moworld_ops.pipelines.bench_pipeline import bench_pipeline
 
         return bench_pipeline(profile)
+    if case is Case.gaussians:
+        from moworld_ops.benchmarks.gaussians import bench_gaussians
+
+        return bench_gaussians(1000, pixels)
     if case is Case.geometry:
         from moworld_ops.benchmarks.geometry import bench_geometry
 

@@ -22,7 +22,7 @@ def test_every_operator_has_a_choice_and_reasons_for_the_refused_implementations
     assert rows["kernel attention with log-sum-exp on cpu"]["found"] == "flash_cpu"
     for name in OPERATORS:
         assert rows[f"kernel {name} on cpu"]["ok"]
-        of_gpus = "hopper" if name == "attention" else "triton"
+        of_gpus = {"attention": "hopper", "gaussians": "gsplat"}.get(name, "triton")
         assert rows[f"kernel {name} on cpu: {of_gpus}"] == {
             "what": f"kernel {name} on cpu: {of_gpus}", "ok": None, "found": "refused", "fix": "serves cuda", "mend": "serves cuda",
         }  # fmt: skip
