@@ -47,8 +47,8 @@ def identify_model(reference: str, folder: Path) -> ModelIdentity:
     """
     digest, signature = sha256_tree(folder), folder.resolve().parent / f"{folder.resolve().name}.sig"
     name = revision = number = ""
-    registry = _registry()
-    if registry is not None and reference and "/" not in reference and not Path(reference).exists():
+    registered = reference and "/" not in reference and not Path(reference).exists()  # a folder needs no registry, nor its packages
+    if registered and (registry := _registry()) is not None:
         version = registry.find(reference)
         name, number, revision = version.name, version.version, version.tags.get("data_revision", "")
     return ModelIdentity(sha256=digest, name=name, version=number, data_revision=revision, signed_by=_signer_of(folder, signature, digest))

@@ -219,7 +219,7 @@ def verify(
     profile: Where = "",
     json: Json = False,
 ) -> None:
-    """Verify signatures, MLflow record and ledger of a version, or where a video comes from.
+    """Verify a version (signatures, record, ledger) or the origin of a video.
 
     Example: moworld release verify moworld-pocket@champion
 
