@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,8 @@ def _encode(file: IO[bytes], frames: Iterable[Frames], fps: float, suffix: str, 
     import av
 
     codec, options = ENCODERS[suffix]
-    count, stream = 0, None
+    count = 0
+    stream: Any = None
     with av.open(file, "w", format=suffix[1:], options={"fflags": "+bitexact"} if suffix == ".webm" else {}) as container:
         for frame in frames:
             if stream is None:

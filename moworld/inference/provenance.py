@@ -122,7 +122,7 @@ def sidecar_path(video: Pathlike) -> Path:
 
 def write_sidecar(video: Path, kind: str, model: ModelIdentity, controls: Controls, frames: FrameDigests, sign: Signer | None) -> Path:
     """Writes the sidecar of a video that is complete, and returns its path. sign: None leaves it unsigned, and marked so."""
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT, "kind": kind, "file": video.name, "sha256": sha256_file(video), "software": f"moworld {version('moworld-operations')}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "model": model, "controls": controls, "frames": frames,
     }  # fmt: skip

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from moworld.errors import InputError
 from moworld_ops.pipelines.cli.layout import Json, option
@@ -32,7 +32,7 @@ class Rolled:
 
     chunks: list[Any]
     seconds: float
-    backend: str
+    backend: Literal["torch", "openvino"]
     fps: float
     chunk_latents: int
 
@@ -104,7 +104,7 @@ def compute(serving: Serving, first: Any, chunks: list[Any], prompt: str, seed: 
         frames = [session.open(first, prompt=prompt, seed=seed)]
         started = time.perf_counter()
         frames.extend(track(stream(session, chunks), "rollout", total=len(chunks)))
-        used = "openvino" if isinstance(world.denoiser, OpenVinoDenoiser) else "torch"
+        used: Literal["torch", "openvino"] = "openvino" if isinstance(world.denoiser, OpenVinoDenoiser) else "torch"
         return Rolled(frames, time.perf_counter() - started, used, world.config.fps, session.chunk_latents)
 
 
