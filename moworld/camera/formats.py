@@ -185,10 +185,10 @@ def _read_array(path: Pathlike, name: str, file: IO[bytes], size: int) -> Array:
         raise _error(path, name, f"format {version[0]}.{version[1]}", "a numpy file of format 1.0 or 2.0")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
-    told = math.prod(shape) * dtype.itemsize
+    stated = math.prod(shape) * dtype.itemsize
     if dtype.kind not in "iuf":
         raise _error(path, name, f"dtype {dtype}"[:80], "numbers, without pickles")
-    if told > size:
+    if stated > size:
         raise _error(path, name, f"shape {shape} in {size} bytes", "as many numbers as its header says")
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

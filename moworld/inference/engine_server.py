@@ -115,7 +115,7 @@ def _answer(connection: Connection, slot: "Slot") -> None:
     first = connection.recv_bytes(MAX_FRAMES_BYTES) if "open" in header else b""
     try:
         chunk = _chunk(slot, header, first)
-    except Exception as error:  # any failure of a world is its client's to hear of, and the others' worlds go on
+    except Exception as error:  # any failure of a world is reported to its client; other worlds continue
         _send(connection, _error(error))
         return
     _send(connection, {"shape": chunk.frames.shape, "c2w": slot.c2w.ravel().tolist()})

@@ -31,7 +31,7 @@ FOLDER_FIX = "pass a model folder or an Engine"
 
 @dataclass(frozen=True)
 class WorldFacts:
-    """What an environment has to know of a model: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame."""
+    """Facts of a model that an environment uses: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame."""
 
     height: int
     width: int

@@ -104,7 +104,7 @@ def test_the_default_task_rewards_new_distance_and_ends_by_truncation(engine: En
     assert [step[1] for step in steps] == pytest.approx([1, 0, 0, 1]) and [step[2:4] for step in steps] == [(False, number == 3) for number in range(4)]
     assert steps[-1][4]["distance"] == pytest.approx(24 * engine.model.config.move_units)
     world.reset(seed=1)
-    assert world.step(np.array(AHEAD))[1] == pytest.approx(1)  # the distance starts anew
+    assert world.step(np.array(AHEAD))[1] == pytest.approx(1)  # the distance starts again at 0
     assert WorldEnvironment(engine, pictures=PICTURES).max_chunks == MAX_CHUNKS
 
 
