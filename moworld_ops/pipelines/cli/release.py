@@ -219,7 +219,7 @@ def verify(
     profile: Where = "",
     json: Json = False,
 ) -> None:
-    """Verify signatures, MLflow record and ledger of a version, or where a video comes from.
+    """Verify a version, or a video and the record of where it comes from.
 
     Example: moworld release verify moworld-pocket@champion
 
