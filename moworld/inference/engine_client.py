@@ -201,10 +201,14 @@ def _place() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock file. The last server of a name removes it, so a lock on a file that was removed does not count."""
+    """Holds a lock file, which its server removes when it ends, or this function if none started. A lock on a removed file does not count."""
     while True:
         with open(path, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                yield
+                try:
+                    yield
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
                 return
