@@ -179,7 +179,7 @@ def _uniform(thumbnails: Thumbnails) -> NDArray[np.str_]:
     uniform = high - low < FLAT
     rules[uniform & (means < DARK)], rules[uniform & (means > BRIGHT)] = "black", "white"
     for start, stop in _runs(rules == "white"):
-        if stop - start <= FLASH and 0 < start and stop < len(rules) and change(thumbnails[start - 1], thumbnails[stop]) < JUMP:
+        if stop - start <= FLASH and start > 0 and stop < len(rules) and change(thumbnails[start - 1], thumbnails[stop]) < JUMP:
             rules[start:stop] = ""  # a flash
     for index in np.flatnonzero(rules != ""):
         for step in (-1, 1):
