@@ -32,7 +32,7 @@ def splats(
     port: Annotated[int, option("Port of the viewer; 0 takes a free one.", min=0, max=65535, panel=VIEW)] = 8801,
     json: Json = False,
 ) -> None:
-    """Fit a scene of 3D gaussians to a video with cameras, for SuperSplat, Blender and other viewers.
+    """Fit a scene of 3D gaussians to a video with cameras, for viewers of splats.
 
     Example: moworld apply splats raw --clip map01-00 --out scene.ply
 
