@@ -11,7 +11,7 @@ from moworld_ops.benchmarks.measure import Row, side_by_side
 WIDTH = 1.0  # pixels: mean standard deviation
 
 
-def bench_gaussians(count: int, size_hw: tuple[int, int], turns: int = 5) -> list[Row]:
+def bench_gaussians(count: int, size_hw: tuple[int, int], turns: int = 3) -> list[Row]:
     """Returns rows of `count` random gaussians in a picture, for the implementation that this machine's CPU gets.
 
     The reference needs memory for every gaussian at every pixel: 10,000 gaussians at 96x160 take it gigabytes and minutes.

@@ -21,6 +21,7 @@ NOT_DECLARED = {
     "google": "protobuf, which kfp requires",
     "urllib3": "the errors of the Kubernetes client, which requires it",
     "kfp_server_api": "the client of kfp, which requires it",
+    "gsplat": "an NVIDIA host's own: it compiles CUDA code",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-BAND_BYTES = 64 * 2**20  # of one (pixels, gaussians) matrix
+BAND_BYTES = 4 * 2**20  # of one (pixels, gaussians) matrix
 
 
 def composite(
