@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -295,13 +296,9 @@ def steps_of(vector: gymnasium.vector.VectorEnv) -> list[np.ndarray]:
     return frames
 
 
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_workers_of_an_async_vector_are_clients_of_one_server(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, context: str, monkeypatch: pytest.MonkeyPatch
-):
-    place = tmp_path_factory.mktemp("s")  # short: a socket's path has at most 100 bytes
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("TMPDIR", str(place))
+def one_server_for_all(context: str, folder: Path, place: Path) -> None:
+    """The body of the next test, in a program of its own: multiprocessing keeps one fork server, with its environment, per program."""
+    os.environ["TMPDIR"], tempfile.tempdir = str(place), None
     here = gymnasium.make_vec(NAME, num_envs=3, model=folder)
     expected = steps_of(here)
     here.close()
@@ -314,6 +311,15 @@ def test_workers_of_an_async_vector_are_clients_of_one_server(
     while list(place.rglob("*.sock")):  # the server ends when nobody is connected; the test's limit is the suite's
         time.sleep(0.1)
     assert not list(place.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_of_an_async_vector_are_clients_of_one_server(folder: Path, tmp_path_factory: pytest.TempPathFactory, context: str):
+    place = tmp_path_factory.mktemp("s")  # short: a socket's path has at most 100 bytes
+    program = multiprocessing.get_context("spawn").Process(target=one_server_for_all, args=(context, folder, place))
+    program.start()
+    program.join()
+    assert program.exitcode == 0  # the error is on its standard error
 
 
 def invalid_worlds(folder: str, answers: object) -> None:
