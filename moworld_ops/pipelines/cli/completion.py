@@ -1,4 +1,4 @@
-"""Values that a shell completes: names of runs, pipelines and profiles. They import nothing heavy and raise nothing."""
+"""Values that a shell completes: names of runs, pipelines, profiles and models. They import nothing heavy and raise nothing."""
 
 from pathlib import Path
 
@@ -15,6 +15,33 @@ def runs(incomplete: str) -> list[str]:
     except OSError:  # deleted meanwhile, or not readable: no name is offered
         found = []
     return [name for name in ("latest", *(path.parent.name for path in found)) if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """Returns the names of the models that are registered in the state folder; a tracking server is not asked."""
+    return [name for name in _versions() if name.startswith(incomplete)]
+
+
+def references(incomplete: str) -> list[str]:
+    """Returns NAME@ALIAS and NAME@VERSION of the models that are registered in the state folder; a tracking server is not asked."""
+    found = [f"{name}@{end}" for name, ends in _versions().items() for end in ends]
+    return [reference for reference in found if reference.startswith(incomplete)]
+
+
+def _versions() -> dict[str, list[str]]:
+    """Returns the aliases and versions of every model in the state folder, by name."""
+    from moworld.errors import InputError
+    from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.tracking import store_at
+
+    database = home() / "mlflow" / "mlflow.db"
+    if not database.is_file():
+        return {}
+    try:
+        store = store_at(f"sqlite:///{database}")
+        return {model.name: [*model.aliases, *(version.version for version in store.versions(model))] for model in store.models()}
+    except InputError:  # a damaged database: no name is offered
+        return {}
 
 
 def pipelines(incomplete: str) -> list[str]:

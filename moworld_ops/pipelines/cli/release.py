@@ -9,14 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
 from moworld_ops.pipelines.cli.output import note, print_result, print_rows, working
 
 app = Commands(help="Compare, promote, roll back and verify registered models.")
-Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION.")]
-Name = Annotated[str, typer.Argument(help="Name of a registered model.")]
-Profile = Annotated[str, option("Profile with the gates and the registry.", "--profile")]
-Where = Annotated[str, option("Profile with the registry; default: MLFLOW_TRACKING_URI, or the state folder.", "--profile")]
+Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION.", autocompletion=completion.references)]
+Name = Annotated[str, typer.Argument(help="Name of a registered model.", autocompletion=completion.models)]
+Profile = Annotated[str, option("Profile with the gates and the registry.", "--profile", autocompletion=completion.profiles)]
+OTHER = "NAME@ALIAS or NAME@VERSION; default: the champion of the same model."
+VERIFIED = "NAME@ALIAS, NAME@VERSION, or a video of 'rollout' with its record."
+PLACE = "Profile with the registry; default: MLFLOW_TRACKING_URI, or the state folder."
+Where = Annotated[str, option(PLACE, "--profile", autocompletion=completion.profiles)]
 Reason = Annotated[str, option("Reason, written to the ledger.")]
 Patch = Annotated[Path | None, option("Write a kustomize patch with which the player serves this version.", panel="Output")]
 SHOWN = 3  # metrics of a version in a table
@@ -83,7 +87,7 @@ def history(model: Name, profile: Where = "", json: Json = False) -> None:
 @app.command()
 def compare(
     candidate: Reference,
-    champion: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION; default: the champion of the same model.")] = "",
+    champion: Annotated[str, typer.Argument(help=OTHER, autocompletion=completion.references)] = "",
     page: Annotated[Path | None, option("HTML page with the held-out videos side by side.", "--out", panel="Output")] = None,
     profile: Where = "",
     json: Json = False,
@@ -214,7 +218,7 @@ def adopt(model: Name, reason: Reason = "", profile: Where = "", json: Json = Fa
 
 @app.command()
 def verify(
-    reference: Annotated[str, typer.Argument(help="NAME@ALIAS, NAME@VERSION, or a video of 'rollout' with its record.")],
+    reference: Annotated[str, typer.Argument(help=VERIFIED, autocompletion=completion.references)],
     unsigned: Annotated[bool, option("Of a video: accept a record without a signature.", "--unsigned")] = False,
     profile: Where = "",
     json: Json = False,

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from moworld.files import sha256_tree
+from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.app import main
 from tests.moworld_ops.components.platform.registries import NAME, run_folder, sql, state
 
@@ -202,6 +203,13 @@ def test_a_refused_rollback_writes_no_patch(home, tmp_path, moworld):
     before = state(home)
     status, out, err = moworld("rollback", NAME, "--patch", tmp_path / "player.yaml")
     assert (status, out) == (1, "") and one_line(err) and not (tmp_path / "player.yaml").exists() and state(home) == before
+
+
+def test_a_shell_completes_models_and_their_versions(home, moworld):
+    assert completion.models("") == [NAME] and completion.models("x") == []
+    assert set(completion.references(f"{NAME}@")) >= {f"{NAME}@champion", f"{NAME}@1", f"{NAME}@4"}
+    (home / "mlflow" / "mlflow.db").write_bytes(b"no database")
+    assert completion.references("") == []
 
 
 def test_reading_does_not_import_mlflow(home, moworld):
