@@ -3,6 +3,7 @@
 All variants get the same windows and the same noise. Errors are in pixel space [0, 1] after the codec; the given first frame does not count.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,23 @@ def pixel_mse(codec: Any, latents: Tensor, target: Tensor) -> float:
     return float(error.square().mean() / 4)
 
 
-def measure_accuracy(
-    model: WorldModel, teacher: WorldModel, unquantized: WorldModel, store: FeatureStore, settings: BenchmarkSettings, seed: int
-) -> dict[str, Any]:
-    """Returns next-chunk errors of teacher and student with their baselines, by the names of moworld/evaluation/metrics.py."""
-    batch, _ = held_out_windows(store, 1 + model.config.model.chunk_latents, settings.windows, seed)
-    codec, target = model.codec, batch["latents"].to(model.device)
-    mse = {
-        "teacher": pixel_mse(codec, teacher_chunk(teacher, batch, settings.teacher_steps, seed), target),
-        "zeroed": pixel_mse(codec, teacher_chunk(teacher, batch, settings.teacher_steps, seed, camera=False), target),
-        "student": pixel_mse(codec, student_rollout(model, batch, seed), target),
-        "student_fp32": pixel_mse(codec, student_rollout(unquantized, batch, seed), target),
-        "last": pixel_mse(codec, target[:, :, :1].expand_as(target), target),
-    }
+def measure_accuracy(load: Callable[[str], WorldModel], store: FeatureStore, settings: BenchmarkSettings, seed: int) -> dict[str, Any]:
+    """Returns next-chunk errors of teacher and student with their baselines, by the names of moworld/evaluation/metrics.py.
+
+    load: returns the world "teacher", "unquantized" or "model"; one of them is held at a time, because three do not fit a device
+    """
+    world = load("teacher")
+    batch, _ = held_out_windows(store, 1 + world.config.model.chunk_latents, settings.windows, seed)
+    made = {"teacher": teacher_chunk(world, batch, settings.teacher_steps, seed).cpu()}
+    made["zeroed"] = teacher_chunk(world, batch, settings.teacher_steps, seed, camera=False).cpu()
+    for variant, name in (("student_fp32", "unquantized"), ("student", "model")):
+        del world  # before the next is loaded
+        world = load(name)
+        made[variant] = student_rollout(world, batch, seed).cpu()
+    target = batch["latents"].to(world.device)
+    made["last"] = target[:, :, :1].expand_as(target)
+    codec = world.codec
+    mse = {variant: pixel_mse(codec, latents.to(world.device), target) for variant, latents in made.items()}
     return {
         "teacher_next_chunk_mse": mse["teacher"],
         "teacher_next_chunk_mse_camera_zeroed": mse["zeroed"],

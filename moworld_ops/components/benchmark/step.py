@@ -33,8 +33,9 @@ def benchmark(
     with atomic_folder(out) as target:
         (target / "samples").mkdir()
         if chosen.held_out:
-            world, full, source = (WorldModel.load(folder, place) for folder in (model, unquantized, teacher))
-            metrics |= measure_accuracy(world, source, full, store, chosen, seed)
+            folders = {"model": model, "unquantized": unquantized, "teacher": teacher}
+            metrics |= measure_accuracy(lambda name: WorldModel.load(folders[name], place), store, chosen, seed)
+            world = WorldModel.load(model, place)
             metrics |= write_samples(world, store, clips, target, chosen, seed)
             metrics |= measure_straight_walks(world, store, chosen, seed)
         metrics |= {"model_bytes": weight_bytes(model), "unquantized_bytes": weight_bytes(unquantized)}

@@ -18,5 +18,5 @@ def test_accuracy_and_samples_are_measured_on_the_accelerator(made, tmp_path):  
     (tmp_path / "samples").mkdir()
     with fake_accelerator():
         loaded = WorldModel.load(tmp_path / "model", "cuda")
-        assert "student_next_chunk_psnr" in measure_accuracy(loaded, loaded, loaded, store, SETTINGS, 3)
+        assert "student_next_chunk_psnr" in measure_accuracy(lambda _: loaded, store, SETTINGS, 3)
         assert len(write_samples(loaded, store, None, tmp_path, SETTINGS, 3)["samples"]) == 1

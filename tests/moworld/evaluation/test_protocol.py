@@ -1,6 +1,8 @@
 """The held-out protocol on a tiny feature store: baselines that can be computed by hand, and the same noise for all."""
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +64,7 @@ def test_without_held_out_clips_nothing_is_measured_on_others(made, tmp_path):
     training.clips = [row for row in store.clips if row.split == "train"]
     measured = (
         lambda: held_out_windows(training, 4, 6, 0),
-        lambda: measure_accuracy(world, world, world, training, SETTINGS, 5),
+        lambda: measure_accuracy(lambda _: world, training, SETTINGS, 5),
         lambda: write_samples(world, training, None, tmp_path, SETTINGS, 5),
     )
     for measure in measured:
@@ -73,7 +75,7 @@ def test_without_held_out_clips_nothing_is_measured_on_others(made, tmp_path):
 
 def test_the_last_frame_baseline_equals_its_definition(made):
     store, world, codec = made
-    metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
+    metrics = measure_accuracy(lambda _: world, store, SETTINGS, 5)
     batch, _ = held_out_windows(store, 4, 3, 5)
     repeated = batch["latents"][:, :, :1].expand_as(batch["latents"])
     with torch.no_grad():
@@ -84,11 +86,26 @@ def test_the_last_frame_baseline_equals_its_definition(made):
 
 def test_equal_models_have_equal_metrics_and_the_camera_matters(made):
     store, world, _ = made
-    metrics = measure_accuracy(world, world, world, store, SETTINGS, 5)
+    metrics = measure_accuracy(lambda _: world, store, SETTINGS, 5)
     assert metrics["int8_psnr_drop"] == 0 and metrics["student_next_chunk_psnr"] == metrics["student_fp32_next_chunk_psnr"]
     gain = psnr(metrics["teacher_next_chunk_mse"]) - psnr(metrics["teacher_next_chunk_mse_camera_zeroed"])
     assert metrics["teacher_camera_gain"] == pytest.approx(gain) and gain != 0
-    assert measure_accuracy(world, world, world, store, SETTINGS, 5) == metrics
+    assert measure_accuracy(lambda _: world, store, SETTINGS, 5) == metrics
+
+
+def test_one_world_is_held_at_a_time(made):
+    store, world, _ = made
+    held: list[weakref.ref] = []
+
+    def load(name: str):
+        gc.collect()
+        assert not any(each() for each in held), f"another world was held when {name} was loaded"
+        loaded = copy.copy(world)
+        held.append(weakref.ref(loaded))
+        return loaded
+
+    measure_accuracy(load, store, SETTINGS, 5)
+    assert len(held) == 3
 
 
 def test_equal_latents_have_no_error(made):
