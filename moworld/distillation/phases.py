@@ -50,6 +50,8 @@ class SelfForcing:
         self.student, self.teacher, self.settings, self.ranks = student, teacher.experts.requires_grad_(False), settings, ranks
         for _, expert in student.experts.named_experts():
             ranks.place(expert)
+        for _, expert in self.teacher.named_experts():
+            ranks.place(expert, settings.offload_teacher)
         self.fake = ranks.copy(self.teacher, torch.float32).requires_grad_(True)
         self.learners = {
             f"student {name}": Learner(expert, settings.student, settings.steps) for name, expert in student.experts.named_experts()

@@ -32,7 +32,7 @@ def plan_distillation(model: ModelSettings, settings: DistillSettings, height: i
     whole, window = 1 + settings.chunks * model.chunk_latents, window_latents(model)
     shard = 4 * parameters / devices
     averages = 2 * (bool(settings.student.average) + bool(settings.fake.average)) * shard
-    teacher_shard = shard / 2 if parallel.dtype == "bfloat16" else shard
+    teacher_shard = 0 if settings.offload_teacher else shard / 2 if parallel.dtype == "bfloat16" else shard
     weights, moments = 2 * (3 * shard + teacher_shard) + averages, 2 * 4 * shard  # student, fake, and the monitor's copy of the student
     forward = {frames: forward_flops(model, frames, frames * per_frame, text) for frames in (whole, window)}
     learning = 4 if parallel.checkpoint_activations else 3

@@ -75,6 +75,7 @@ class DistillSettings(Settings):
     batch:       over all ranks
     teacher:     `bidirectional`, the paper's: the pretrained model sees the whole rollout from its first frame. `autoregressive`: the student
                  before distillation, at any noise level, sees each chunk under the history of the rollout
+    offload_teacher: its weights stay in the hosts' memory and come to a device block by block: slower, and less memory per device
     guidance_start, consistency: training before the distillation, in this order; None, the paper's choice, omits it
     """
 
@@ -83,6 +84,7 @@ class DistillSettings(Settings):
     steps: NonNegativeInt
     fake_steps: NonNegativeInt = 5
     teacher: Literal["bidirectional", "autoregressive"] = "bidirectional"
+    offload_teacher: bool = False
     student: OptimizerSettings
     fake: OptimizerSettings
     guidance: NonNegativeFloat = 1.0

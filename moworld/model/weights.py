@@ -104,9 +104,17 @@ def own_rows(tensor: Tensor) -> slice:
 
 
 @torch.no_grad()
-def allocate(module: nn.Module, device: torch.device) -> None:
-    """Moves a module to a device; tensors on the meta device get uninitialised memory there. Sharded tensors stay sharded."""
-    module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+def allocate(module: nn.Module, device: torch.device, parameters: str | None = None) -> None:
+    """Moves a module to a device; tensors on the meta device get uninitialised memory there. Sharded tensors stay sharded.
+
+    parameters: another device for the parameters
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        place = device if parameters is None or not isinstance(tensor, nn.Parameter) else parameters
+        return torch.empty_like(tensor, device=place) if tensor.is_meta else tensor.to(place)
+
+    module._apply(move)
 
 
 def gathered(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

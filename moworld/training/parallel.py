@@ -56,31 +56,38 @@ class Ranks:
         """Returns a source of noise for this rank's samples, drawn for the global batch."""
         return NoiseShare(generator, self.data_rank, self.data_size)
 
-    def place(self, transformer: Any) -> None:
+    def place(self, transformer: Any, on_host: bool = False) -> None:
         """Shares an expert's tokens, shards its weights and moves it to this rank's device, in place. Repeated calls change nothing.
 
         Parameters on the meta device are sharded first; only this rank's shards then get memory, which is uninitialised. Others move
         block by block.
+        on_host: the shards stay in the host's memory; a block's come to the device when the block is computed
+        Raises InputError if they cannot, because nothing is sharded.
         """
+        if on_host and self.mesh is None:
+            raise InputError("parallel", "", "one rank in float32", "sharded weights to keep on the host", "use bfloat16 or more ranks")
         transformer.share_sequence(self.sequence)
         if self.settings.checkpoint_activations:
             # Early stop ends a recomputation by an exception, whose traceback keeps the block's local tensors alive: 19 % of the peak.
             transformer.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, early_stop=False))
         if self.mesh is not None:
-            self._shard(transformer)
-        if any(tensor.device != self.device for tensor in tensors_of(transformer).values()):
-            allocate(transformer, self.device)
+            if hasattr(transformer, "unshard"):  # placed by an earlier stage of the same step
+                return
+            self._shard(transformer, on_host)
+        if on_host or any(tensor.device != self.device for tensor in tensors_of(transformer).values()):
+            allocate(transformer, self.device, parameters="cpu" if on_host else None)
 
-    def _shard(self, transformer: Any) -> None:
-        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    def _shard(self, transformer: Any, on_host: bool) -> None:
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-        if isinstance(transformer, FSDPModule):  # placed by an earlier stage of the same step
-            return
         low = None if self.dtype == torch.float32 else self.dtype
-        precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        options: dict[str, Any] = {"mesh": self.mesh}
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        if on_host:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type != "cpu")
         for block in transformer.blocks:
-            fully_shard(block, mesh=self.mesh, mp_policy=precision)
-        fully_shard(transformer, mesh=self.mesh, mp_policy=precision)
+            fully_shard(block, **options)
+        fully_shard(transformer, **options)
         for method in ("prepare", "denoise"):  # the two parts of forward, which a rollout calls separately
             register_fsdp_forward_method(transformer, method)
 

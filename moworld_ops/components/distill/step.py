@@ -1,6 +1,7 @@
 """Self-forcing distillation (paper 4.4): the autoregressive student becomes a few-step student on its own rollouts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def distill(
     chosen = DistillSettings(**settings)
     ranks = join_ranks(chosen.parallel)
     world = WorldModel.load(student, place=ranks.place)
-    frozen = WorldModel.load(student if chosen.teacher == "autoregressive" else teacher, place=ranks.place, dtype=ranks.dtype)
+    place = partial(ranks.place, on_host=chosen.offload_teacher)
+    frozen = WorldModel.load(student if chosen.teacher == "autoregressive" else teacher, place=place, dtype=ranks.dtype)
     world.codec_folder = Path(features) / "codec"
     seed += 2
     task = ranks.from_first(lambda: task_of({"settings": settings, "seed": seed}, features=features, teacher=teacher, student=student))

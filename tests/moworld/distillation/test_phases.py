@@ -8,6 +8,7 @@ import torch
 
 from moworld.distillation.phases import SelfForcing, distill
 from moworld.distillation.settings import DistillSettings, MonitorSettings
+from moworld.errors import InputError
 from moworld.model.experts import Experts
 from moworld.model.settings import HistoryPolicy
 from moworld.model.world import WorldModel
@@ -30,7 +31,9 @@ def whole(experts: Experts) -> dict[str, torch.Tensor]:
     return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state.items()}
 
 
-def distilled(ranks: Ranks, checkpoints: Checkpoints | None = None, until: int | None = None) -> tuple[dict[str, torch.Tensor], dict]:
+def distilled(
+    ranks: Ranks, checkpoints: Checkpoints | None = None, until: int | None = None, settings: DistillSettings = SETTINGS
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Returns the student's weights and the curves; `until` ends the batches early, like a kill."""
 
     def from_number(start: int):
@@ -40,13 +43,13 @@ def distilled(ranks: Ranks, checkpoints: Checkpoints | None = None, until: int |
             yield {key: ranks.of_global(value) for key, value in tiny_batch(7, 4, seed=number).items()}
 
     student = tiny_world(1, num_attention_heads=4)
-    curves, reason = distill(student, tiny_world(0, num_attention_heads=4), SETTINGS, Run(from_number, 5, ranks, checkpoints))
+    curves, reason = distill(student, tiny_world(0, num_attention_heads=4), settings, Run(from_number, 5, ranks, checkpoints))
     assert reason == ""
     return whole(student.experts), curves
 
 
-def on_ranks(rank: int, ulysses: int, ring: int) -> dict[str, torch.Tensor]:
-    weights, curves = distilled(joined(ulysses, ring))
+def on_ranks(rank: int, ulysses: int, ring: int, offload_teacher: bool = False) -> dict[str, torch.Tensor]:
+    weights, curves = distilled(joined(ulysses, ring), settings=SETTINGS.model_copy(update={"offload_teacher": offload_teacher}))
     return {**weights, **{f"curve {name}": torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}}
 
 
@@ -56,19 +59,29 @@ def alone() -> tuple[dict[str, torch.Tensor], dict]:
 
 
 @pytest.mark.parametrize(
-    ("world", "ulysses", "ring"),
-    [(2, 1, 1), pytest.param(2, 1, 2, marks=pytest.mark.slow), pytest.param(4, 2, 1, marks=pytest.mark.slow)],
-    ids=["fsdp2", "ring2", "ulysses2-data2"],
+    ("world", "ulysses", "ring", "offload_teacher"),
+    [
+        (2, 1, 1, False),
+        (2, 1, 1, True),
+        pytest.param(2, 1, 2, False, marks=pytest.mark.slow),
+        pytest.param(4, 2, 1, False, marks=pytest.mark.slow),
+    ],
+    ids=["fsdp2", "offloaded teacher", "ring2", "ulysses2-data2"],
 )
-def test_ranks_distil_like_one(alone, world, ulysses, ring):
+def test_ranks_distil_like_one(alone, world, ulysses, ring, offload_teacher):
     weights, curves = alone
-    for found in run_ranks(world, on_ranks, ulysses, ring):
+    for found in run_ranks(world, on_ranks, ulysses, ring, offload_teacher):
         for name, values in curves.items():
             torch.testing.assert_close(found[f"curve {name}"], torch.tensor(values, dtype=torch.float64), rtol=1e-3, atol=1e-4)
         for name, weight in weights.items():
             # The first moment is 0, so a step is the gradient's sign: a gradient that is only rounding may flip a step, but rarely.
             error = (found[name] - weight).abs()
             assert error.mean() <= 5e-6 and error.max() <= SETTINGS.steps * RATE.lr, name
+
+
+def test_a_teacher_that_is_not_sharded_cannot_stay_on_the_host():
+    with pytest.raises(InputError, match="found one rank in float32, expected sharded weights"):
+        distilled(Ranks(), settings=SETTINGS.model_copy(update={"offload_teacher": True}))
 
 
 def test_interruptions_do_not_change_the_weights(alone, tmp_path):
