@@ -172,7 +172,7 @@ cache_features(*sys.argv[1:4], {"height": 16, "width": 32, "videos": "x"}, {"kin
 """
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_caching_resumes_and_encodes_nothing_twice(made, tmp_path: Path, kills: int):
     root = made[0]
     clips = [make_clip(tmp_path / "clips", f"clip-{number:02d}", 45, seed=number) for number in range(24)]

@@ -80,11 +80,11 @@ def test_releases_on_postgresql_and_s3_are_registered_promoted_verified_fetched_
 @pytest.mark.timeout(3600)
 @services
 def test_two_state_directories_share_one_registry_in_postgresql_and_s3(tmp_path, monkeypatch):
-    """8 processes on two state directories with 6 moves each (MOWORLD_MOVES; 125 take half an hour): one linear ledger, whose end equals the alias."""
+    """8 processes on two state directories with 3 moves each (MOWORLD_MOVES; 125 take half an hour): one linear ledger, whose end equals the alias."""
     ada, bob = tmp_path / "ada", tmp_path / "bob"
     for folder in ("postgres", "mlflow", "swift", "work"):
         (tmp_path / folder).mkdir()
-    moves = int(os.environ.get("MOWORLD_MOVES", "6"))
+    moves = int(os.environ.get("MOWORLD_MOVES", "3"))
     with ExitStack() as running:
         s3, store = running.enter_context(swift(tmp_path / "swift")), running.enter_context(postgres(tmp_path / "postgres"))
         bucket(s3)

@@ -112,6 +112,7 @@ def restore(sound: Path, state: Path) -> None:
     shutil.copytree(sound, state, dirs_exist_ok=True, ignore=lambda folder, names: [n for n in names if n.startswith(database.name)])
 
 
+MOVES = int(os.environ.get("MOWORLD_MOVES", "40"))
 KINDS = ("weight", "metric", "evidence", "logged metric", "tag", "head", "alias", "ledger")
 
 
@@ -164,10 +165,10 @@ def manage_in_processes(*work: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "managers", "moves"), [(manage_in_threads, 3, 6), pytest.param(manage_in_processes, 8, 125, marks=pytest.mark.slow)]
+    ("run", "managers", "moves"), [(manage_in_threads, 3, 6), pytest.param(manage_in_processes, 8, MOVES, marks=pytest.mark.slow)]
 )
 def test_concurrent_managers_leave_one_history(home, registry, run, managers, moves):
-    """8 processes with 125 moves each: 1,000 promotions and rollbacks."""
+    """8 processes with MOWORLD_MOVES moves each; 125 are 1,000 promotions and rollbacks, and take two minutes."""
     run(*((str(home / "state"), seed, moves) for seed in range(managers)))
     entries, standing = registry.entries(NAME), list[str]()
     for entry in entries:  # each line continues from the previous one: none was lost or inserted
