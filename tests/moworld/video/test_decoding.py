@@ -151,6 +151,36 @@ def test_damage_spoils_the_pictures_until_the_next_key_frame(tmp_path: Path):
         read_frames(path)
 
 
+def copied(source: Path, target: Path, skip: int, shift: float = 0.0) -> Path:
+    """Copies the packets from number `skip` on, `shift` seconds earlier; times before zero are kept out by an edit list, as after a cut."""
+    with av.open(str(source)) as opened, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as made:
+        stream = made.add_stream_from_template(opened.streams.video[0])
+        for number, packet in enumerate(opened.demux(opened.streams.video[0])):
+            if packet.dts is not None and number >= skip:
+                less = round(shift / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - less, packet.dts - less, stream
+                made.mux(packet)
+    return target
+
+
+def test_frames_before_the_start_of_an_edit_list_are_not_shown(tmp_path: Path):
+    whole = encode(tmp_path / "whole.mp4", frames(48), options={"bf": "2", "g": "48"})
+    shown, cut = [*Decoder(whole)], Decoder(copied(whole, tmp_path / "cut.mp4", 0, 0.5))
+    kept = [*cut]
+    assert len(kept) == 36 and cut.missing == "" and not any(picture.damage for picture in kept)
+    assert all(np.array_equal(one.image, other.image) for one, other in zip(shown[12:], kept, strict=True))
+
+
+def test_leading_frames_of_an_open_group_whose_reference_was_cut_off_are_not_shown(tmp_path: Path):
+    options = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0"}
+    whole = encode(tmp_path / "whole.ts", frames(48), options=options)
+    shown = [*Decoder(whole)]
+    with av.open(str(whole)) as opened:
+        keys = [number for number, packet in enumerate(opened.demux(opened.streams.video[0])) if packet.is_keyframe]
+    kept = [picture for picture in Decoder(copied(whole, tmp_path / "cut.ts", keys[1])) if not picture.damage]
+    assert len(kept) >= 32 and all(np.array_equal(one.image, other.image) for one, other in zip(shown[-len(kept) :], kept, strict=True))
+
+
 def test_a_file_that_ends_before_its_index_says_so(tmp_path: Path):
     path = encode(tmp_path / "v.mp4", frames(48), options={"g": "12", "bf": "0"}, container={"movflags": "faststart"})
     with av.open(str(path)) as container:
