@@ -5,7 +5,7 @@ Every row has the SHA-256 of its video and camera file. Steps never change the f
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Frames = NDArray[np.uint8]
 MANIFEST = "manifest.parquet"
 REMOVED = {"aesthetic"}  # columns of earlier versions, ignored when read
-ADDED = {  # columns of this version that earlier manifests lack
-    "source_file", "source_sha256", "source_start", "source_fps", "source_rotation", "source_sar", "source_changes", "time_gap_max",
-}  # fmt: skip
 REWRITE = "write it again with the step that made it"
 FILE_COLUMNS = ("video", "camera", "depth", "actions", "scene_facts", "points")
 
@@ -122,8 +119,10 @@ def read_manifest(folder: Pathlike) -> list[Clip]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(path, "", str(error), "a Parquet file", REWRITE) from None
     names = {field.name for field in fields(Clip)}
-    for name in sorted((names ^ (set(rows[0]) - REMOVED)) - (ADDED - set(rows[0]))) if rows else ():
-        found = "an unknown column" if name in rows[0] else "no such column"
+    required = {field.name for field in fields(Clip) if field.default is MISSING}  # earlier versions had fewer of the others
+    found_names = set(rows[0]) - REMOVED if rows else required
+    for name in sorted((found_names - names) | (required - found_names)):
+        found = "an unknown column" if name in found_names else "no such column"
         raise InputError(path, name, found, "the columns of a clip", REWRITE)
     return sorted((clip_of(row) for row in rows), key=lambda clip: clip.clip_id)
 

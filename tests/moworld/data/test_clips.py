@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from moworld.data.clips import Clip, clip_of, link_files, read_manifest, write_manifest
+from moworld.data.clips import MANIFEST, Clip, clip_of, link_files, read_manifest, write_manifest
 from moworld.errors import InputError
 from moworld.files import sha256_file
 from moworld.video import write_video
@@ -75,3 +75,21 @@ def test_carrying_a_clip_links_its_files(folder: Path, tmp_path: Path):
     for relative in clip.files():
         assert (tmp_path / "next" / relative).read_bytes() == (folder / relative).read_bytes()
     assert (tmp_path / "next/videos/a.mp4").stat().st_nlink == 2
+
+
+FIRST_COLUMNS = (  # of the manifests that version 1 wrote
+    "clip_id source scene split num_frames fps height width video video_sha256 camera camera_sha256 camera_origin translation_scale depth"
+    " actions scene_facts caption caption_source caption_prompt caption_words camera_phrases points epipolar_error_px epipolar_inliers"
+    " registered_share reprojection_error_px track_length max_rotation_step_degrees max_translation_step jitter_degrees path_length"
+    " parallax_degrees lens_error followed_share followed_share_lowest loop_error_px sharpness brightness contrast motion frozen_share"
+    " cut_score flicker text_share aspect similarity aesthetic"
+)
+
+
+def test_a_manifest_of_the_first_version_is_read(tmp_path: Path):
+    texts, counts = {"clip_id", "source", "scene", "split", "video", "video_sha256"}, {"num_frames", "height", "width"}
+    row: dict[str, object] = dict.fromkeys(FIRST_COLUMNS.split())
+    row |= dict.fromkeys(texts, "a") | dict.fromkeys(counts, 16) | {"fps": 24.0, "sharpness": 0.5, "aesthetic": 1.0}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / MANIFEST)
+    (clip,) = read_manifest(tmp_path)
+    assert (clip.clip_id, clip.num_frames, clip.sharpness, clip.source_sha256) == ("a", 16, 0.5, None)
