@@ -8,6 +8,7 @@ import json
 import math
 import os
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 HEADER_BYTES = 100 * 2**20  # safetensors' own limit
+
+WAITS = (1.0, 4.0, 16.0)  # seconds before a broken read of a URI is tried again
 
 Rows = tuple[str, int, int | None]  # tensor, first row of its first dim, number of rows (None: all following)
 
@@ -100,11 +103,7 @@ class Shard:
             data = [bytearray(part.nbytes) for part in parts]
             done = [_read_at(self.file.fileno(), read, part.start) for read, part in zip(data, parts, strict=True)]
         else:
-            starts, stops = [part.start for part in parts], [part.stop for part in parts]
-            try:
-                data = [bytearray(read) for read in self.system.cat_ranges([self.path] * len(parts), starts, stops, on_error="raise")]
-            except OSError as error:
-                raise InputError(self.uri, "", f"{type(error).__name__}: {error}", "a readable shard", "restore the shard") from None
+            data = self._ranges(parts)
             done = [len(read) for read in data]
         for found, part in zip(done, parts, strict=True):
             if found != part.nbytes:
@@ -113,6 +112,20 @@ class Shard:
             torch.frombuffer(read, dtype=part.dtype).reshape(part.shape) if read else torch.empty(part.shape, dtype=part.dtype)
             for read, part in zip(data, parts, strict=True)
         ]
+
+    def _ranges(self, parts: list[Entry]) -> list[bytearray]:
+        """Fetches byte ranges; a connection that breaks is tried again, because hours of reading or training would be lost with it."""
+        starts, stops = [part.start for part in parts], [part.stop for part in parts]
+        for wait in (*WAITS, None):
+            try:
+                return [bytearray(read) for read in self.system.cat_ranges([self.path] * len(parts), starts, stops, on_error="raise")]
+            except Exception as error:  # fsspec passes on errors of its HTTP client, which are no OSErrors
+                if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] != "aiohttp":
+                    raise
+                if wait is None or isinstance(error, FileNotFoundError | PermissionError):
+                    raise InputError(self.uri, "", f"{type(error).__name__}: {error}", "a readable shard", "restore the shard") from None
+                time.sleep(wait)
+        raise AssertionError("unreachable")
 
     def prefetch(self, rows: list[Rows]) -> None:
         """Makes the operating system fetch rows of a local file in the background; does nothing for URIs."""
