@@ -35,12 +35,14 @@ def plan_distillation(model: ModelSettings, settings: DistillSettings, height: i
     teacher_shard = 0 if settings.offload_teacher else shard / 2 if parallel.dtype == "bfloat16" else shard
     weights, moments = 2 * (3 * shard + teacher_shard) + averages, 2 * 4 * shard  # student, fake, and the monitor's copy of the student
     forward = {frames: forward_flops(model, frames, frames * per_frame, text) for frames in (whole, window)}
-    learning = 4 if parallel.checkpoint_activations else 3
+    recompute = parallel.checkpoint_activations
+    learning = 4 if recompute else 3
     steps = (model.student_steps + 1) / 2  # of a chunk, on average
     teacher = 1 if settings.guidance == 1 else 2
     passes = {  # forward passes on one chunk's window and on the whole rollout; those of the backward pass count as forward ones
         "fake": (settings.chunks * steps, learning, whole, False, 1, 3),
-        "student": (settings.chunks * (steps - 1 + learning), teacher + 1, window, True, settings.chunks, 4),
+        # a student step with recomputation predicts each chunk again in a backward pass of its own
+        "student": (settings.chunks * (steps - 1 + learning + recompute), teacher + 1, window, True, 1 if recompute else settings.chunks, 4),
     }
     plans = {}
     for kind, (of_window, of_whole, kept, history, windows, experts) in passes.items():

@@ -20,7 +20,7 @@ from moworld.model.history import HistoryBank
 from moworld.model.latent_cameras import LatentCameras, RayCache
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import HistoryPolicy, Sampler
-from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity
+from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity, predict_velocity_again
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def denoise_few_steps(
         level, learning = float(schedule[index]), torch.is_grad_enabled() and index == last
         expert, levels = experts.at(level), torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
         if learning:  # in one call, because the conditions need gradients, too
-            predicted = predict_velocity(expert, noisy, levels, window)
+            predict = predict_velocity_again if expert.gradient_checkpointing else predict_velocity
+            predicted = predict(expert, noisy, levels, window)
         else:
             with torch.no_grad():
                 if id(expert) not in prepared:

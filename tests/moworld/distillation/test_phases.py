@@ -48,8 +48,9 @@ def distilled(
     return whole(student.experts), curves
 
 
-def on_ranks(rank: int, ulysses: int, ring: int, offload_teacher: bool = False) -> dict[str, torch.Tensor]:
-    weights, curves = distilled(joined(ulysses, ring), settings=SETTINGS.model_copy(update={"offload_teacher": offload_teacher}))
+def on_ranks(rank: int, ulysses: int, ring: int, saving: bool) -> dict[str, torch.Tensor]:
+    ranks = joined(ulysses, ring, checkpoint_activations=saving)
+    weights, curves = distilled(ranks, settings=SETTINGS.model_copy(update={"offload_teacher": saving}))
     return {**weights, **{f"curve {name}": torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}}
 
 
@@ -59,18 +60,18 @@ def alone() -> tuple[dict[str, torch.Tensor], dict]:
 
 
 @pytest.mark.parametrize(
-    ("world", "ulysses", "ring", "offload_teacher"),
+    ("world", "ulysses", "ring", "saving"),
     [
         (2, 1, 1, False),
         (2, 1, 1, True),
         pytest.param(2, 1, 2, False, marks=pytest.mark.slow),
-        pytest.param(4, 2, 1, False, marks=pytest.mark.slow),
+        pytest.param(4, 2, 1, True, marks=pytest.mark.slow),
     ],
-    ids=["fsdp2", "offloaded teacher", "ring2", "ulysses2-data2"],
+    ids=["fsdp2", "fsdp2-saving-memory", "ring2", "ulysses2-data2"],
 )
-def test_ranks_distil_like_one(alone, world, ulysses, ring, offload_teacher):
+def test_ranks_distil_like_one(alone, world, ulysses, ring, saving):
     weights, curves = alone
-    for found in run_ranks(world, on_ranks, ulysses, ring, offload_teacher):
+    for found in run_ranks(world, on_ranks, ulysses, ring, saving):
         for name, values in curves.items():
             torch.testing.assert_close(found[f"curve {name}"], torch.tensor(values, dtype=torch.float64), rtol=1e-3, atol=1e-4)
         for name, weight in weights.items():
