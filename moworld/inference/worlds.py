@@ -31,13 +31,17 @@ FOLDER_FIX = "pass a model folder or an Engine"
 
 @dataclass(frozen=True)
 class WorldFacts:
-    """What an environment needs of a model: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame."""
+    """What an environment needs of a model: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame.
+
+    pitch: whether it was trained on footage that looks up and down
+    """
 
     height: int
     width: int
     fps: float
     chunk_frames: int
     move_units: float
+    pitch: bool = False
 
 
 class PendingChunk(Protocol):
@@ -103,7 +107,7 @@ def facts_of(config: "WorldConfig", chunk_latents: int | None) -> WorldFacts:
     if chunk_latents is not None and chunk_latents > longest:
         raise InputError("environment", "chunk_latents", chunk_latents, f"1 to {longest}, as trained", "choose a shorter chunk")
     frames = CODEC_GRID.frames_after_first(chunk_latents or longest)
-    return WorldFacts(config.height, config.width, config.fps, frames, config.move_units)
+    return WorldFacts(config.height, config.width, config.fps, frames, config.move_units, config.pitch)
 
 
 class EngineWorlds:

@@ -32,7 +32,7 @@ WARM_SECONDS, QUEUE_SECONDS = 300.0, 30.0
 
 @dataclass
 class Load:
-    """What is asked of the server.
+    """Settings of a measurement.
 
     sessions: visitors with a place; fps: frames a second that each is to get; seconds: of the measurement
     price:    of an hour of one core, in any currency; 0: cost is stated in hours of cores alone
@@ -64,7 +64,9 @@ def _server(model: Path, load: Load, home: Path) -> Iterator[tuple["subprocess.P
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line.startswith("listening on "):
-                raise InputError(model, "", f"a server that ended with status {process.wait()}", "a model that is served", "see its message above")
+                raise InputError(
+                    model, "", f"a server that ended with status {process.wait()}", "a model that is served", "see its message above"
+                )
             yield process, f"ws://{line.removeprefix('listening on ').strip()}/world"
         finally:
             process.terminate()
@@ -138,7 +140,11 @@ async def _measure(url: str, process: psutil.Process, load: Load) -> list[Row]:
         await late.until("hello", QUEUE_SECONDS)
         for walk in walks:
             walk.cancel()
-        return [*rows, row("queue: place of one more visitor", place, ""), row("queue: seconds to the place of one who left", time.perf_counter() - left, "s")]
+        return [
+            *rows,
+            row("queue: place of one more visitor", place, ""),
+            row("queue: seconds to the place of one who left", time.perf_counter() - left, "s"),
+        ]
 
 
 def _rows(visitors: list[_Visitor], load: Load, start: float, end: float, core_seconds: float, memory: int) -> list[Row]:
@@ -151,7 +157,14 @@ def _rows(visitors: list[_Visitor], load: Load, start: float, end: float, core_s
     hours = load.fps * core_seconds / max(1, frames)  # a core's seconds for a second of a session's frames
     in_time = [visitor.newest["numbers"]["deadline_attainment"] for visitor in visitors if "numbers" in visitor.newest]
     rows = [
-        row("cadence: frames a second of a session, median", statistics.median(rates), "1/s", load.fps, "wanted", statistics.median(rates) / load.fps),
+        row(
+            "cadence: frames a second of a session, median",
+            statistics.median(rates),
+            "1/s",
+            load.fps,
+            "wanted",
+            statistics.median(rates) / load.fps,
+        ),
         row("cadence: the slowest session", rates[0], "1/s", load.fps, "wanted", rates[0] / load.fps),
         row("cadence: all sessions", sum(rates), "1/s", load.fps * load.sessions, "wanted", sum(rates) / load.fps / load.sessions),
         row("cadence: chunks in time, median session", 100 * statistics.median(in_time or [0.0]), "%"),

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from moworld.errors import InputError
+from moworld.files import sha256_tree
 from moworld.inference.engine import Engine
 from moworld.inference.loading import serving_world
 from moworld.inference.pictures import model_pictures
 from moworld.inference.player import server
+from moworld.inference.player.recorder import Origins
+from moworld.inference.provenance import ModelIdentity
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +44,8 @@ def main(argv: list[str]) -> int:
             listening, engine = server.listen(options.host, options.port), Engine(world, options.sessions)
             print(f"listening on {options.host}:{listening.getsockname()[1]}", flush=True)
             try:
-                player = server.Player(engine, pictures, options.fps, options.host, token, origin=origin, model=options.model.name)
+                origins = Origins(lambda: ModelIdentity(sha256=sha256_tree(options.model)), quantized=options.quantize)
+                player = server.Player(engine, pictures, options.fps, options.host, token, origin=origin, model=options.model.name, origins=origins)
                 return server.serve(player, listening)
             finally:
                 engine.close()

@@ -10,6 +10,7 @@ from moworld_ops.benchmarks.serve import Load, bench_serve
 from tests.moworld.inference.worlds import picture, served_world
 
 
+@pytest.mark.slow
 def test_eight_visitors_get_frames_and_the_ninth_a_place_in_the_queue(tmp_path: Path) -> None:
     served_world(tmp_path / "codec").save(tmp_path / "model")
     (tmp_path / "model" / "pictures").mkdir()
@@ -24,6 +25,7 @@ def test_eight_visitors_get_frames_and_the_ninth_a_place_in_the_queue(tmp_path: 
     assert rows["queue: place of one more visitor"]["ours"] == 1 and rows["queue: seconds to the place of one who left"]["ours"] < 30
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_served_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a server that ended with status 2"):
         bench_serve(tmp_path, Load(), tmp_path)
