@@ -139,12 +139,14 @@ class FolderWorlds:
 
     def admit(self) -> Seat:
         from moworld.inference.engine import Engine
+        from moworld.inference.threads import denoising_workers
         from moworld.model.world import WorldModel
 
         with self._lock:
             engine, users = self._engines.get(self._key, (None, 0))
             if engine is None:
-                engine = Engine(WorldModel.load(self.folder, self.device), MAX_SESSIONS, self.chunk_latents)
+                world = WorldModel.load(self.folder, self.device)
+                engine = Engine(world, MAX_SESSIONS, self.chunk_latents, workers=denoising_workers(world))
             if not self._borrowed:
                 self._engines[self._key], self._borrowed = (engine, users + 1), True
         return engine.admit()

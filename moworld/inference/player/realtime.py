@@ -245,7 +245,7 @@ class _Session:
         return poses
 
     async def _take(self, frames: Frames) -> None:
-        """Sends a chunk: its metadata, then its bytes. Frames beyond those that were asked for are left out."""
+        """Sends a chunk: its metadata, then its bytes. Frames beyond `num_frames` are omitted."""
         wanted = len(frames) if self.num_frames is None else min(len(frames), self.num_frames - self.frames)
         if wanted <= 0:
             return

@@ -155,7 +155,7 @@ def _parsed(adapter: TypeAdapter[Any], text: str, limit: int) -> Any:
 
 
 def frame_size(start: SessionStart) -> tuple[int | None, int | None]:
-    """Returns width and height that are asked for; `size` counts more than the two alone."""
+    """Returns the requested width and height; `size` counts more than the two alone."""
     if start.size is None:
         return start.width, start.height
     width, height = start.size.split("x")

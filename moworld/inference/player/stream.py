@@ -3,9 +3,9 @@
 Latency from a key to its first frame: a chunk of n frames plays for n / fps. Keys are read once per chunk, `lead` = making + margin before its
 first frame is due. So a key waits up to n / fps to be read, then `lead`, then for network and drawing: at most n / fps + lead + network, half a
 chunk less on average. With 12 frames at 30 FPS the first wait alone is 0.4 s. Therefore, if keys change and the engine has spare time, the next
-chunk is started at once, and every second one of the frames still to be played is skipped: the rest of the old chunk plays in half the time. A
-key that changes just after the keys were read waits for `lead`, then for half a chunk: at most max(n / (2 fps), lead) + lead + network. Frames
-are skipped, never queued; recordings contain all of them.
+chunk is started at once, and only every third one of the frames still to be played is shown: the rest of the old chunk plays in a third of the
+time. A key that changes just after the keys were read waits for `lead`, then for a third of a chunk: at most max(n / (3 fps), lead) + lead +
+network. Frames are skipped, never queued; recordings contain all of them.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from moworld.video import Frames
 
 LAG_FRAMES = 30  # frames sent and not drawn yet; further ones are dropped, not queued
 MARGIN = 0.012  # seconds by which a chunk is started earlier than its expected duration requires
+HURRY = 3  # of so many frames one is shown while the next chunk follows changed keys
 SPARE = 0.75  # frames are skipped only while `lead` is below this share of a chunk's duration: others share the engine
 RECORDED_FRAMES = 3600
 MAX_RUNS = 50_000  # of frames under the same keys that are noted of a walk
@@ -156,9 +157,9 @@ class Stream:
             self.next_at += max(0.0, time.monotonic() + self.lead - self.due)  # a pause makes no chunk late
 
     def _hurry(self) -> None:
-        """Skips every second remaining frame, or fewer if the next chunk would not be ready in time."""
+        """Shows one of `HURRY` remaining frames, or more if the next chunk would not be ready in time."""
         left = len(self.left)
-        shown = min(left, max(-(-left // 2), ceil((time.monotonic() + self.lead - self.next_at) * self.fps)))
+        shown = min(left, max(ceil(left / HURRY), ceil((time.monotonic() + self.lead - self.next_at) * self.fps)))
         if shown < left:
             self.numbers["hurried"] += left - shown
             chosen = {(number + 1) * left // shown - 1 for number in range(shown)}  # includes the last one

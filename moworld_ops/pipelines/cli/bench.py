@@ -107,9 +107,10 @@ def _measure(
         return [bench_contract(lambda path: check_path(path, load_contract("geometry")).quarantined)]
     if case is Case.player:
         from moworld_ops.benchmarks.player import bench_player
+        from moworld_ops.components.platform.home import home
         from moworld_ops.components.platform.registry import model_folder
 
-        return bench_player(model_folder(""))
+        return bench_player(model_folder(""), cache=home() / "openvino")
     if case is Case.environments:
         from moworld_ops.benchmarks.environments import bench_environments
         from moworld_ops.components.platform.registry import model_folder

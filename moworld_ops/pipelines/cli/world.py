@@ -66,6 +66,7 @@ def play(
     from moworld.inference.pictures import model_pictures
     from moworld.inference.player import server
     from moworld.inference.player.recorder import Origins
+    from moworld.inference.threads import denoising_workers
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.provenance import identify_model, signer
 
@@ -78,7 +79,7 @@ def play(
         if world is None:  # a rank that only computes its share
             return
         print_memory_plan(world)
-        engine = Engine(world, sessions, chunk_latents=chunk_latents)
+        engine = Engine(world, sessions, chunk_latents=chunk_latents, workers=denoising_workers(world))
         if not pictures:
             pictures = model_pictures(served_folder("", signed=False))
             note(f"{folder} has no pictures: worlds start from those of the model in the package; --image starts from another one")
