@@ -203,7 +203,8 @@ class _Session:
             return
         self.ids.add(event_id)
         chunks = 1 if body.transition_chunks is None else body.transition_chunks
-        camera = body.event.multi_modal_data and body.event.multi_modal_data.camera
+        media = body.event.multi_modal_data
+        camera = None if media is None else media.camera
         pose = None if camera is None else Pose.from_unity(camera.data.translation, camera.data.rotation)
         if pose is not None and not (pose.level or self.connection.player.engine.model.config.pitch):
             self.ids.discard(event_id)
