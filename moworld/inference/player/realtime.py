@@ -135,7 +135,7 @@ class _Session:
         self.frames, self.chunks, self.ids = 0, 0, set[str]()
         self.prompts, self.begun, self.replaced = dict[str, int](), list[str](), list[str]()
         self.marks: dict[str, list[str]] = {"started_event_ids": [], "active_event_ids": [], "completed_event_ids": []}
-        self.complete = asyncio.Event()
+        self.opened, self.complete = asyncio.Event(), asyncio.Event()
         self.progress = self.message_at = asyncio.get_running_loop().time()
 
     async def run(self, picture: Frames) -> None:
@@ -214,6 +214,7 @@ class _Session:
             return
         await self.connection.say("session.interaction.queued", request_id=self.id, event_id=event_id)
         if body.event.prompt is not None:
+            await self.opened.wait()  # a prompt that came before the first frame changes the world once there is one
             try:
                 await self.connection.on_worker(self.stream.slot.session.change_prompt, body.event.prompt.strip(), chunks)
             except InputError as error:
@@ -247,6 +248,7 @@ class _Session:
 
     async def _take(self, frames: Frames) -> None:
         """Sends a chunk: its metadata, then its bytes. Frames beyond `num_frames` are omitted."""
+        self.opened.set()
         wanted = len(frames) if self.num_frames is None else min(len(frames), self.num_frames - self.frames)
         if wanted <= 0:
             return
