@@ -1,8 +1,8 @@
 """Serves several sessions on one model (paper 5.2): admission up to a limit, chunks in the order of requests.
 
-One thread denoises and one decodes, so a chunk is denoised while another is decoded, unless both would use several threads of the same CPU:
-then one thread does both (see `decodes_beside`). A session has at most one chunk in progress: sessions
-that request without pause get the same number of chunks.
+Workers denoise, one chunk each, and one thread decodes, so a chunk is denoised while another is decoded, unless both would use several
+threads of the same CPU: then one thread does both (see `decodes_beside`). A session has at most one chunk in progress: sessions that
+request without pause get the same number of chunks.
 """
 
 import asyncio
@@ -41,15 +41,21 @@ class Engine:
 
     chunk_latents: see `WorldSession`
     text_encoder:  None loads the model's encoder at the first prompt
+    workers:       chunks that are denoised at once, of different sessions (see `denoising_workers`). Frames do not depend on it
     """
 
     def __init__(
-        self, model: WorldModel, max_sessions: int = 4, chunk_latents: int | None = None, text_encoder: TextEncoder | None = None
+        self,
+        model: WorldModel,
+        max_sessions: int = 4,
+        chunk_latents: int | None = None,
+        text_encoder: TextEncoder | None = None,
+        workers: int = 1,
     ) -> None:
         self.model, self.max_sessions, self.chunk_latents = model, max_sessions, chunk_latents
         self.codec, self.text_encoder = model.codec, text_encoder or LazyTextEncoder(model)
         self._slots, self._lock, self._process = set["Slot"](), threading.Lock(), os.getpid()
-        self._denoiser = ThreadPoolExecutor(1, "denoise", use_device, (model.device,))
+        self._denoiser = ThreadPoolExecutor(workers, "denoise", use_device, (model.device,))
         self._decoder = ThreadPoolExecutor(1, "decode", use_device, (model.device,))
 
     @property
@@ -75,7 +81,7 @@ class Engine:
             raise InputError("engine", "process", f"a fork of process {self._process}", "the process that made the engine", fix)
 
     def close(self) -> None:
-        """Cancels waiting chunks and stops both threads."""
+        """Cancels waiting chunks and stops the threads."""
         for executor in (self._denoiser, self._decoder):
             executor.shutdown(wait=True, cancel_futures=True)
 

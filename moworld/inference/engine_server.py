@@ -70,9 +70,11 @@ def main() -> None:
     try:
         from moworld.devices import pick_device
         from moworld.inference.engine import Engine
+        from moworld.inference.threads import denoising_workers
         from moworld.model.world import WorldModel
 
-        engine = Engine(WorldModel.load(settings["model"], pick_device(settings["device"])), MAX_SESSIONS, chunk_latents)
+        world = WorldModel.load(settings["model"], pick_device(settings["device"]))
+        engine = Engine(world, MAX_SESSIONS, chunk_latents, workers=denoising_workers(world))
         facts = facts_of(engine.model.config, chunk_latents)
     except InputError as error:
         print(json.dumps(_error(error)), flush=True)

@@ -39,11 +39,16 @@ MIN_SIDE, MAX_SIDE = 16, 8192  # pixels of a picture
 MAX_PROMPT = 2000  # characters
 
 
-def action_keys(action: Any) -> str:
-    """Returns the keys of an action of four numbers. Raises InputError for anything but four integers of 0 to 2."""
+def action_keys(action: Any, pitch: bool = True) -> str:
+    """Returns the keys of an action of four numbers. Raises InputError for anything but four integers of 0 to 2.
+
+    pitch: whether the last number, look up and down, may be other than 0
+    """
     numbers = np.asarray(action)
     if numbers.shape != (len(AXES),) or numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > 2:
         raise InputError("action", "", repr(action), "four integers of 0 to 2", "see WorldEnvironment.action_space")
+    if numbers[-1] and not pitch:
+        raise InputError("action", "look up and down", repr(action), "0, because the model has not learned it", "see WorldEnvironment.action_space")
     return "".join(("", *axis)[number] for axis, number in zip(AXES, numbers, strict=True))
 
 
@@ -57,7 +62,8 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
     chunk_latents: latent frames of a chunk, 4 frames each; None uses the model's. Ignored with an Engine, which has its own
     device:        of a model folder, such as "cuda:1"; "" is this machine's accelerator, or the CPU
     actions:       "keys": MultiDiscrete([3, 3, 3, 3]): forward and back, right and left, turn right and left, look up and down; 0 is no
-                   key. "discrete": Discrete(9) of DISCRETE. A list of keys, such as ["", "w", "wl"]: Discrete of its length
+                   key; MultiDiscrete([3, 3, 3, 1]) if the model was not trained to look up and down (`pitch` in model_index.json).
+                   "discrete": Discrete(9) of DISCRETE. A list of keys, such as ["", "w", "wl"]: Discrete of its length
     goal_tolerance: `goal_distance` at which an episode with a goal is terminated
 
     Observation: the newest frame, (H, W, 3) uint8 RGB. Info: `frames` (T, H, W, 3) uint8 of the chunk (after `reset` the first frame T
@@ -92,8 +98,9 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
         if render_mode not in (None, "rgb_array"):
             raise InputError("environment", "render_mode", render_mode, "rgb_array or None", "record the frames of info yourself")
         _check_task(max_chunks, reward, goal_tolerance)
-        self.action_space, self._choices = _action_space(actions)
+        choices = _choices(actions)
         self.worlds = find_worlds(model, chunk_latents, device)
+        self.action_space, self._choices = _action_space(choices, self.worlds.facts.pitch), choices
         facts, of_folder = self.worlds.facts, model is None or isinstance(model, str | Path)
         found = model_pictures(model_path(model)) if pictures is None and of_folder else list(pictures or [])  # type: ignore[arg-type]
         self.pictures = [_checked(f"pictures[{index}]", picture) for index, picture in enumerate(found)]
@@ -138,7 +145,7 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
     def keys(self, action: Any) -> str:
         """Returns the keys of an action. Raises InputError for one that is not in `action_space`."""
         if self._choices is None:
-            return action_keys(action)
+            return action_keys(action, self.worlds.facts.pitch)
         number = np.asarray(action)
         if number.shape != () or number.dtype.kind not in "iu" or not 0 <= number < len(self._choices):
             raise InputError("action", "", repr(action), f"an integer of 0 to {len(self._choices) - 1}", "see WorldEnvironment.action_space")
@@ -196,19 +203,29 @@ def _check_task(max_chunks: Any, reward: Any, goal_tolerance: Any) -> None:
         raise InputError("environment", "goal_tolerance", repr(goal_tolerance)[:80], "a number of 0 to 1", "omit it")
 
 
-def _action_space(actions: Any) -> tuple[Any, list[str] | None]:
-    """Returns the space and, of a discrete one, the keys of every action."""
+def _choices(actions: Any) -> list[str] | None:
+    """Returns the keys of every action of a discrete space; None for "keys"."""
     expected = '"keys", "discrete" or a list of keys, such as ["", "w", "wl"]'
     if isinstance(actions, str):
         if actions not in ("keys", "discrete"):
             raise InputError("environment", "actions", repr(actions)[:80], expected, "omit it")
         if actions == "keys":
-            return MultiDiscrete([3] * len(AXES)), None
+            return None
         actions = DISCRETE
     if not isinstance(actions, Sequence) or not actions or not all(isinstance(keys, str) for keys in actions):
         raise InputError("environment", "actions", repr(actions)[:80], expected, "omit it")
     Walk().go(actions)  # raises for unknown keys, and for keys that cancel each other
-    return Discrete(len(actions)), list(actions)
+    return list(actions)
+
+
+def _action_space(choices: list[str] | None, pitch: bool) -> Any:
+    """Returns the space of some choices, or of AXES. Raises InputError for keys that look up and down without `pitch`."""
+    if choices is None:
+        return MultiDiscrete([3, 3, 3, 3 if pitch else 1])
+    if not pitch and (found := next((keys for keys in choices if set(keys) & set("ik")), "")):
+        fix = "omit the keys i and k, or use a model with `pitch` in its model_index.json"
+        raise InputError("environment", "actions", repr(found), "keys that the model has learned: it does not look up and down", fix)
+    return Discrete(len(choices))
 
 
 def _checked_options(options: Any) -> tuple[Frames | None, str, Frames | None]:

@@ -58,7 +58,7 @@ class Controls(Settings):
     actions:       keys and frames, as in "w*48,l*24"; "" with poses
     poses:         float64 c2w (T, 4, 4) of the frames after the first, little-endian, in base64; "" with actions
     picture:       the first frame as PNG in base64, as large as the model's frames
-    picture_sha256: of the file that it was read from
+    picture_sha256: of the file that it was read from; for a recording of the player, of `picture` itself
     backend:       what denoised; other backends give slightly other frames
     """
 
@@ -84,7 +84,10 @@ class FrameDigests(Settings):
 
 
 class Record(Settings):
-    """The record of a video (see the module)."""
+    """The record of a video (see the module).
+
+    first_frame: number of the frame, among those that `controls` and `frames` describe, with which the video begins
+    """
 
     format: Literal["moworld-provenance/1"]
     kind: Literal["rollout", "recording"]
@@ -95,6 +98,7 @@ class Record(Settings):
     model: ModelIdentity
     controls: Controls
     frames: FrameDigests
+    first_frame: int = Field(default=0, ge=0, le=10_000_000)
 
 
 class Signature(Settings):
@@ -120,11 +124,14 @@ def sidecar_path(video: Pathlike) -> Path:
     return Path(f"{video}.json")
 
 
-def write_sidecar(video: Path, kind: str, model: ModelIdentity, controls: Controls, frames: FrameDigests, sign: Signer | None) -> Path:
+def write_sidecar(
+    video: Path, kind: str, model: ModelIdentity, controls: Controls, frames: FrameDigests, sign: Signer | None, first_frame: int = 0
+) -> Path:
     """Writes the sidecar of a video that is complete, and returns its path. sign: None leaves it unsigned, and marked so."""
     facts: dict[str, Any] = {
         "format": FORMAT, "kind": kind, "file": video.name, "sha256": sha256_file(video), "software": f"moworld {version('moworld-operations')}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "model": model, "controls": controls, "frames": frames,
+        "first_frame": first_frame,
     }  # fmt: skip
     record = Record(**facts).model_dump(mode="json")
     signature = None if sign is None else sign(signed_bytes(record))
@@ -155,8 +162,12 @@ def signed_bytes(record: dict[str, Any]) -> bytes:
 def digests_of(chunks: Sequence[Frames], fps: float) -> FrameDigests:
     """Returns the digests of the first frame (1, H, W, 3) and the chunks (T, H, W, 3), uint8."""
     height, width = chunks[0].shape[1:3]
-    found = tuple(hashlib.sha256(np.ascontiguousarray(chunk).data).hexdigest() for chunk in chunks)
-    return FrameDigests(count=sum(map(len, chunks)), height=height, width=width, fps=fps, chunks=found)
+    return FrameDigests(count=sum(map(len, chunks)), height=height, width=width, fps=fps, chunks=tuple(map(digest_of, chunks)))
+
+
+def digest_of(frames: Frames) -> str:
+    """Returns the SHA-256 of frames (T, H, W, 3) uint8."""
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
 def encode_picture(picture: Frames) -> str:

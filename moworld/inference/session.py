@@ -3,6 +3,7 @@
 A step has two halves, `denoise` and `decode`, so that a chunk can be denoised while the one before is decoded.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -49,6 +50,8 @@ class WorldSession:
         self.rollout: Rollout | None = None
         self.cache: Cache | None = None
         self.walk = Walk()
+        self._turn: tuple[Tensor, int] | None = None  # the text that a changed prompt leads to, and the chunks left until then
+        self._turn_lock = threading.Lock()
 
     @property
     def chunk_frames(self) -> int:
@@ -71,10 +74,7 @@ class WorldSession:
             raise InputError("first_frame", "shape", found, "(H, W, 3) uint8", "convert the image to RGB")
         picture = resize_to_cover(first_frame, (config.height, config.width))
         latent = self.codec.encode(torch.from_numpy(picture).to(device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
-        if prompt:
-            text = (self.text_encoder or self.model.text_encoder).encode([prompt]).to(device)
-        else:
-            text = torch.zeros(1, config.text.length, config.model.text_dim, device=device)
+        text = self._encode(prompt)
         self.rollout = Rollout(
             self.model.experts,
             latent,
@@ -87,8 +87,39 @@ class WorldSession:
             least_spread=config.model.least_spread,
             denoise=self.model.denoiser.denoise,
         )
-        self.walk, self.cache = Walk(config.move_units, config.yaw_degrees), None
+        self.walk, self.cache, self._turn = Walk(config.move_units, config.yaw_degrees), None, None
         return self.decode(latent)
+
+    @torch.inference_mode()
+    def change_prompt(self, prompt: str, chunks: int = 1) -> None:
+        """Changes the prompt of the open world from the next chunk on, in equal parts of its embedding over `chunks` chunks.
+
+        Encodes at once, so it may be called from another thread than the one that denoises. A later change replaces one that is not complete.
+        Raises InputError without an open world, and as `open` does for a prompt.
+        """
+        self._require_world()
+        text = self._encode(prompt)
+        with self._turn_lock:
+            self._turn = text, max(1, chunks)
+
+    def _encode(self, prompt: str) -> Tensor:
+        config, device = self.model.config, self.model.device
+        if prompt:
+            return (self.text_encoder or self.model.text_encoder).encode([prompt]).to(device)
+        return torch.zeros(1, config.text.length, config.model.text_dim, device=device)
+
+    def _require_world(self) -> Rollout:
+        if self.rollout is None:
+            raise InputError("session", "", "no open world", "an open world", "call open(first_frame, prompt) first")
+        return self.rollout
+
+    def _turn_text(self, rollout: Rollout) -> None:
+        """Moves the text of the next chunk towards that of a changed prompt."""
+        with self._turn_lock:
+            if self._turn is not None:
+                text, left = self._turn
+                rollout.text = torch.lerp(rollout.text, text, 1 / left)
+                self._turn = (text, left - 1) if left > 1 else None
 
     def step(self, controls: Controls) -> Frames:
         """Returns the next chunk, (chunk_frames, height, width, 3) uint8, under keys or along poses.
@@ -103,8 +134,7 @@ class WorldSession:
     @torch.inference_mode()
     def denoise(self, controls: Controls) -> Tensor:
         """First half of `step`: returns latents (1, C, chunk_latents, h, w) and appends them to the history bank."""
-        if self.rollout is None:
-            raise InputError("session", "", "no open world", "an open world", "call open(first_frame, prompt) first")
+        rollout = self._require_world()
         if isinstance(controls, np.ndarray):
             if controls.shape != (self.chunk_frames, 4, 4):
                 found, expected = controls.shape, f"({self.chunk_frames}, 4, 4)"
@@ -116,7 +146,8 @@ class WorldSession:
             if len(actions) > self.chunk_frames:
                 raise InputError("controls", "", f"{len(actions)} frames", f"at most {self.chunk_frames}", "step chunk by chunk")
             c2w = self.walk.go(actions + [frozenset()] * (self.chunk_frames - len(actions)))
-        return self.rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])
+        self._turn_text(rollout)
+        return rollout.next_chunk(torch.as_tensor(c2w, dtype=torch.float32)[None])
 
     @memory_errors("decoding")
     @torch.inference_mode()

@@ -31,13 +31,17 @@ FOLDER_FIX = "pass a model folder or an Engine"
 
 @dataclass(frozen=True)
 class WorldFacts:
-    """What an environment needs of a model: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame."""
+    """What an environment needs of a model: frame size, frame rate, frames of a chunk, and model units that a key moves in a frame.
+
+    pitch: whether it was trained on footage that looks up and down
+    """
 
     height: int
     width: int
     fps: float
     chunk_frames: int
     move_units: float
+    pitch: bool = False
 
 
 class PendingChunk(Protocol):
@@ -103,7 +107,7 @@ def facts_of(config: "WorldConfig", chunk_latents: int | None) -> WorldFacts:
     if chunk_latents is not None and chunk_latents > longest:
         raise InputError("environment", "chunk_latents", chunk_latents, f"1 to {longest}, as trained", "choose a shorter chunk")
     frames = CODEC_GRID.frames_after_first(chunk_latents or longest)
-    return WorldFacts(config.height, config.width, config.fps, frames, config.move_units)
+    return WorldFacts(config.height, config.width, config.fps, frames, config.move_units, config.pitch)
 
 
 class EngineWorlds:
@@ -135,12 +139,14 @@ class FolderWorlds:
 
     def admit(self) -> Seat:
         from moworld.inference.engine import Engine
+        from moworld.inference.threads import denoising_workers
         from moworld.model.world import WorldModel
 
         with self._lock:
             engine, users = self._engines.get(self._key, (None, 0))
             if engine is None:
-                engine = Engine(WorldModel.load(self.folder, self.device), MAX_SESSIONS, self.chunk_latents)
+                world = WorldModel.load(self.folder, self.device)
+                engine = Engine(world, MAX_SESSIONS, self.chunk_latents, workers=denoising_workers(world))
             if not self._borrowed:
                 self._engines[self._key], self._borrowed = (engine, users + 1), True
         return engine.admit()

@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from moworld.errors import InputError
+from moworld.files import sha256_tree
 from moworld.inference.engine import Engine
 from moworld.inference.loading import serving_world
 from moworld.inference.pictures import model_pictures
 from moworld.inference.player import server
+from moworld.inference.player.recorder import Origins
+from moworld.inference.provenance import ModelIdentity
+from moworld.inference.threads import denoising_workers
 
 
 def main(argv: list[str]) -> int:
@@ -38,10 +42,12 @@ def main(argv: list[str]) -> int:
             pictures = model_pictures(options.model)
             if not pictures:
                 raise InputError(options.model, "pictures", "none", "at least one PNG to start from", "put one into the folder pictures/")
-            listening, engine = server.listen(options.host, options.port), Engine(world, options.sessions)
+            listening = server.listen(options.host, options.port)
+            engine = Engine(world, options.sessions, workers=denoising_workers(world))
             print(f"listening on {options.host}:{listening.getsockname()[1]}", flush=True)
             try:
-                player = server.Player(engine, pictures, options.fps, options.host, token, origin=origin, model=options.model.name)
+                origins = Origins(lambda: ModelIdentity(sha256=sha256_tree(options.model)), quantized=options.quantize)
+                player = server.Player(engine, pictures, options.fps, options.host, token, origin=origin, model=options.model.name, origins=origins)
                 return server.serve(player, listening)
             finally:
                 engine.close()

@@ -86,6 +86,9 @@ function receive(message) {
   } else if (message.type === "recording") {
     const link = element("recording");
     link.href = withToken(message.url); link.hidden = false; link.textContent = `Save recording (${message.frames} frames)`;
+    const record = element("origin");
+    record.hidden = !message.record;
+    if (message.record) { record.href = withToken(message.record); record.textContent = message.signed ? "Save its signed record" : "Save its record"; }
   }
 }
 

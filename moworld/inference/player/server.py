@@ -1,4 +1,4 @@
-"""HTTP server of the player: one page, and one WebSocket per visitor. Loopback needs no token; any other address does."""
+"""HTTP server of the player: one page, and a WebSocket per visitor, of the page or of `/v1/realtime/video`. Loopback needs no token; any other address does."""
 
 import asyncio
 import hmac
@@ -8,7 +8,7 @@ import signal
 import socket as socket_module
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ from moworld.errors import InputError
 from moworld.inference.engine import Engine
 from moworld.inference.pictures import PICTURE_BYTES, encode_jpeg
 from moworld.inference.player.messages import SESSION, RateLimit
+from moworld.inference.player.realtime import RealtimeVideo
+from moworld.inference.player.recorder import Origins
 from moworld.inference.player.seats import Seats
 from moworld.inference.player.stream import Stream
 from moworld.inference.player.visitor import Visitor
@@ -63,6 +65,7 @@ class Player:
     origin:     address of a proxy with TLS in front of this server, such as "https://world.example": its requests are accepted, and
                 visitors are distinguished by the last address of X-Forwarded-For
     model:      name that the page shows
+    origins:    for the records of recordings; None writes none
     Raises InputError for a prompt if the extra `text` is not installed.
     """
 
@@ -75,6 +78,7 @@ class Player:
     recordings: Path | None = None
     origin: str = ""
     model: str = ""
+    origins: Origins | None = None
     worker: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "pictures"))  # decodes one picture at a time: each needs memory
 
     def __post_init__(self) -> None:
@@ -117,8 +121,9 @@ class Player:
         app.add_routes([web.get(f"/{name}", self._page) for name in SCRIPTS])
         app.router.add_get("/settings", self._settings)
         app.router.add_get("/pictures/{number:[0-9]{1,4}}", self._picture)
-        app.router.add_get("/recordings/{name:[0-9a-f]{32}}.mp4", self._recording)
+        app.router.add_get("/recordings/{name:[0-9a-f]{32}}{suffix:(\\.mp4|\\.mp4\\.json)}", self._recording)
         app.router.add_get("/world", self._world)
+        app.router.add_get("/v1/realtime/video", self._realtime_video)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
         app.on_shutdown.append(self._end_visits)
@@ -180,10 +185,11 @@ class Player:
         return web.Response(body=encode_jpeg(self.pictures[number]), content_type="image/jpeg")
 
     async def _recording(self, request: web.Request) -> web.StreamResponse:
-        path = self.recording_folder / f"{request.match_info['name']}.mp4"
+        suffix = request.match_info["suffix"]
+        path = self.recording_folder / f"{request.match_info['name']}{suffix}"
         if not path.is_file():
             raise web.HTTPNotFound
-        return web.FileResponse(path, headers={"Content-Disposition": 'attachment; filename="world.mp4"'})
+        return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="world{suffix}"'})
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"sessions": self.engine.sessions, "max_sessions": self.engine.max_sessions})
@@ -195,13 +201,19 @@ class Player:
         session = request.query.get("session", "")
         if session and not re.fullmatch(SESSION, session):
             raise web.HTTPBadRequest(text="session: expected 32 hexadecimal digits")
+        return await self._connected(request, lambda socket: Visitor(self, socket, session).visit())
+
+    async def _realtime_video(self, request: web.Request) -> web.WebSocketResponse:
+        return await self._connected(request, lambda socket: RealtimeVideo(self, socket).visit())
+
+    async def _connected(self, request: web.Request, visit: Callable[[web.WebSocketResponse], Awaitable[None]]) -> web.WebSocketResponse:
         # twice the limit: a picture that is a bit too large is refused by a message, not by the end of the connection
         socket = web.WebSocketResponse(max_msg_size=2 * PICTURE_BYTES, heartbeat=20, compress=False)
         await socket.prepare(request)
         self.sockets.add(socket)
         watch = asyncio.create_task(_abort_stalled(request.transport))
         try:
-            await Visitor(self, socket, session).visit()
+            await visit(socket)
         except InputError as error:  # the queue is full
             await socket.send_json({"type": "error", "message": str(error)})
             await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"the queue is full")

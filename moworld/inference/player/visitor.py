@@ -1,42 +1,35 @@
-"""One WebSocket connection of the player: waits for a seat, then carries messages to it and frames from it, until it ends."""
+"""One connection of the page: waits for a seat, then carries messages to it and frames from it, until it ends."""
 
 import asyncio
 import base64
 import contextlib
-import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
-from PIL import Image
 
 from moworld.camera.cameras import resize_to_cover
 from moworld.camera.controls import parse_controls
 from moworld.errors import InputError
-from moworld.inference.pictures import encode_png, read_picture, read_untrusted
+from moworld.inference.pictures import encode_png, read_untrusted
+from moworld.inference.player.connection import Connection
 from moworld.inference.player.messages import HEADER, Keys, Message, Pause, RateLimit, Record, Shown, Start, parse
-from moworld.inference.player.seats import Seat, Waiting, cancelled
+from moworld.inference.player.recorder import Walk, walk_of, write_recording
+from moworld.inference.player.seats import Seat, cancelled
 from moworld.inference.player.stream import discard
-from moworld.video import Frames, write_video
 
 if TYPE_CHECKING:
     from moworld.inference.player.server import Player
 
 IDLE_SECONDS = 120.0  # without a message for so long, a visitor's seat is freed
-MALFORMED = 10  # invalid messages after which a visitor is disconnected
-KEPT_RECORDINGS = 8
-RECORDED_HEIGHT = 480  # pixels at least: frames of small models are enlarged by an integer factor
 MAX_WALKED = 3600  # frames of a walk that a start asks for
 TAKEN_OVER = 4001  # close code: another connection of the same page has the seat
 
 
-class Visitor:
-    """A connection. session: of its page, "" for a page that cannot continue."""
+class Visitor(Connection):
+    """A connection of the page, by its own protocol (see `messages`)."""
 
     def __init__(self, player: "Player", socket: web.WebSocketResponse, session: str) -> None:
-        self.player, self.socket, self.session = player, socket, session
-        self.messages, self.malformed = RateLimit(rate=150, burst=300), 0
+        super().__init__(player, socket, session)
         self.uploads, self.starts = RateLimit(rate=0.5, burst=4), RateLimit(rate=1, burst=4)
         self.wanted: Start | None = None  # the newest start that is not opened yet
         self.opening: asyncio.Task[None] | None = None
@@ -44,52 +37,18 @@ class Visitor:
 
     async def visit(self) -> None:
         """Serves the connection until it ends; waits for a seat first."""
-        seats, resumed = self.player.seats, True
-        seat = await seats.resume(self.session)
-        if seat is None:
-            resumed, seat = False, seats.take(self.session)
-        if seat is None and (seat := await self._wait(seats.wait(self.session))) is None:
+        seats = self.player.seats
+        resumed = await seats.resume(self.session)
+        if (seat := resumed or await self.find_seat()) is None:
             return
         try:
-            await self.serve(seat, resumed)
+            await self.serve(seat, resumed is not None)
         finally:
             if self.opening is not None:
                 self.opening.cancel()
             if not self.left:
                 seat.stream.send = discard
                 seats.hold(seat)
-
-    async def _wait(self, waiting: Waiting) -> Seat | None:
-        """Sends the place in the queue as it changes, until the visitor gets a seat. Returns None if the connection ends before."""
-        ended: asyncio.Future[None] = asyncio.ensure_future(self._ended())
-        place: asyncio.Future[int] = asyncio.ensure_future(waiting.places.get())
-        given = False
-        try:
-            while not waiting.seat.done():
-                changes: set[asyncio.Future[Any]] = {ended, place, waiting.seat}
-                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    return None
-                if place.done():
-                    limit = self.player.engine.max_sessions
-                    await self.socket.send_json({"type": "queue", "place": place.result(), "sessions": limit})
-                    place = asyncio.ensure_future(waiting.places.get())
-            await cancelled(ended)
-            given = True
-            return waiting.seat.result()
-        finally:
-            waiting.leave()
-            for task in (ended, place):
-                task.cancel()
-            if waiting.seat.done() and not given:  # to one who has left
-                self.player.seats.release(waiting.seat.result())
-
-    async def _ended(self) -> None:
-        """Returns when the connection of one who waits is closed, or sends too many messages."""
-        while (await self.socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            if not self.messages.take():
-                await self._end(WSCloseCode.POLICY_VIOLATION, "too many messages")
-                return
 
     async def serve(self, seat: Seat, resumed: bool) -> None:
         """Carries messages and frames between the connection and its seat."""
@@ -128,10 +87,7 @@ class Visitor:
             try:
                 await (self._upload(message.data) if message.type == WSMsgType.BINARY else self._handle(parse(message.data)))
             except InputError as error:
-                self.malformed += 1
-                await self._say_error(error)
-                if self.malformed > MALFORMED:
-                    await self._end(WSCloseCode.POLICY_VIOLATION, "too many malformed messages")
+                if not await self.count_malformed(error):
                     return
 
     async def _handle(self, message: Message) -> None:
@@ -169,8 +125,7 @@ class Visitor:
             stream.running.set()
             seat.started = message
             await self._say_opened(message)
-            picture = seat.uploaded if message.picture is None else self.player.pictures[message.picture]
-            seat.playing = asyncio.create_task(self._play(picture, message))
+            seat.playing = asyncio.create_task(self._play(self._first_picture(message), message))
 
     async def _play(self, picture: Any, message: Start) -> None:
         prompt, walk = message.prompt or self.player.prompt, parse_controls(message.walk) if message.walk else []
@@ -193,13 +148,27 @@ class Visitor:
     async def _record(self, on: bool) -> None:
         stream = self.stream
         if on:
-            stream.recorded, stream.recording = [], True
+            stream.record()
             return
         stream.recording = False
         if stream.recorded:
-            name = await asyncio.to_thread(_write_recording, self.player.recording_folder, stream.recorded, self.player.fps)
-            await self.socket.send_json({"type": "recording", "url": f"recordings/{name}.mp4", "frames": len(stream.recorded)})
+            jpegs, walk, origins = stream.recorded, self._recorded_walk(), self.player.origins
             stream.recorded = []
+            name = await asyncio.to_thread(write_recording, self.player.recording_folder, jpegs, self.player.fps, walk, origins)
+            url = f"recordings/{name}.mp4"
+            record = {"record": f"{url}.json", "signed": origins.sign is not None} if walk and origins else {"record": "", "signed": False}
+            await self.socket.send_json({"type": "recording", "url": url, "frames": len(jpegs), **record})
+
+    def _recorded_walk(self) -> Walk | None:
+        start, origins = self.seat.started, self.player.origins
+        if start is None or origins is None:
+            return None
+        config = self.player.engine.model.config
+        picture = resize_to_cover(self._first_picture(start), (config.height, config.width))
+        return walk_of(self.stream, self.player.engine, start, start.prompt or self.player.prompt, picture, origins)
+
+    def _first_picture(self, start: Start) -> Any:
+        return self.seat.uploaded if start.picture is None else self.player.pictures[start.picture]
 
     async def _report(self) -> None:
         while True:
@@ -211,10 +180,6 @@ class Visitor:
         with contextlib.suppress(ConnectionError):
             await self.socket.send_json({"type": "opened", "picture": start.picture, "seed": start.seed, "prompt": start.prompt})
 
-    async def _say_error(self, error: InputError) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self.socket.send_json({"type": "error", "message": str(error)})
-
     async def _send_frame(self, number: int, keys: int, seconds: float, jpeg: bytes) -> None:
         with contextlib.suppress(ConnectionError):  # `serve` receives the end of the connection
             await self.socket.send_bytes(HEADER.pack(number % 2**32, keys, seconds) + jpeg)
@@ -224,27 +189,3 @@ class Visitor:
         self.left = True
         await cancelled(self.opening)
         self.ending = asyncio.create_task(self._end(TAKEN_OVER, "this walk goes on in another window"))
-
-    async def _on_worker(self, work: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.player.worker, work, *arguments)
-
-    async def _end(self, code: int, reason: str) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self.socket.send_json({"type": "error", "message": reason})
-            await self.socket.close(code=code, message=reason.encode())
-
-
-def _write_recording(folder: Path, jpegs: list[bytes], fps: float) -> str:
-    """Writes a recording under a random name, which it returns, and deletes the oldest ones."""
-    name = secrets.token_hex(16)
-    write_video(folder / f"{name}.mp4", map(_enlarged, map(read_picture, jpegs)), fps)
-    for old in sorted(folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)[:-KEPT_RECORDINGS]:
-        old.unlink(missing_ok=True)
-    return name
-
-
-def _enlarged(frame: Frames) -> Frames:
-    """Returns a frame (H, W, 3) uint8 enlarged by the smallest integer factor with which it has `RECORDED_HEIGHT` pixels or more."""
-    height, width = frame.shape[:2]
-    factor = -(-RECORDED_HEIGHT // height)
-    return frame if factor == 1 else np.asarray(Image.fromarray(frame).resize((width * factor, height * factor), Image.Resampling.BICUBIC))

@@ -26,6 +26,7 @@ class Case(StrEnum):
     player = "player"
     backends = "backends"
     environments = "environments"
+    serve = "serve"
     gaussians = "gaussians"
 
 
@@ -46,6 +47,10 @@ def bench(
     frames: Annotated[int, option("rollout: frames of the session.", min=240)] = 10_000,
     full_precision: Annotated[bool, option("rollout: float32 instead of INT8.", "--float32")] = False,
     maps: Annotated[str, option("geometry: levels, one episode each.")] = MAPS,
+    sessions: Annotated[int, option("serve: visitors with a place.", min=1, max=64)] = 8,
+    fps: Annotated[float, option("serve: frames a second that each is to get.", min=1, max=120)] = 30.0,
+    seconds: Annotated[float, option("serve: duration of the measurement.", min=1)] = 20.0,
+    price: Annotated[float, option("serve: price of an hour of one core, for the cost of a session-hour.", min=0)] = 0.0,
     json: Json = False,
 ) -> None:
     """Measure a hot path beside its peer on this machine.
@@ -60,6 +65,7 @@ def bench(
     KV cache. kernels: each operator on an NVIDIA GPU. player: frames and key latency in a headless Chromium.
     backends: the default model by OpenVINO, INT8 and float32 on this CPU, alone and beside a busy process.
     environments: chunks a second of Gymnasium environments that share the default model, beside one environment.
+    serve: visitors of the default model over WebSockets on this machine: cadence, stalls, cost per session-hour, and the queue.
     gaussians: compositing of 1,000 gaussians at 96x160, or --size, on the CPU beside the torch reference.
     """
     from moworld_ops.pipelines import profile as profiles
@@ -67,7 +73,10 @@ def bench(
     _, settings = profiles.load(profile)
     pixels = _pixels(size or ("96x160" if case is Case.gaussians else ""), settings)
     with working(f"bench {case}"), tempfile.TemporaryDirectory() as folder:
-        rows = _measure(case, profile, settings, pixels, clips, frames, maps, not full_precision, Path(folder))
+        if case is Case.serve:
+            rows = _measure_serving(sessions, fps, seconds, price)
+        else:
+            rows = _measure(case, profile, settings, pixels, clips, frames, maps, not full_precision, Path(folder))
     if json:
         print_json(rows)
     elif case is not Case.kernels:  # its rows have different columns and were printed as they came
@@ -98,9 +107,10 @@ def _measure(
         return [bench_contract(lambda path: check_path(path, load_contract("geometry")).quarantined)]
     if case is Case.player:
         from moworld_ops.benchmarks.player import bench_player
+        from moworld_ops.components.platform.home import home
         from moworld_ops.components.platform.registry import model_folder
 
-        return bench_player(model_folder(""))
+        return bench_player(model_folder(""), cache=home() / "openvino")
     if case is Case.environments:
         from moworld_ops.benchmarks.environments import bench_environments
         from moworld_ops.components.platform.registry import model_folder
@@ -133,6 +143,14 @@ def _measure(
 
         return [*bench_loader(data.height, data.width, fps, clips), *bench_caching(data.height, data.width, fps, codec)]
     return _measure_model(case, settings, pixels, fps, codec.hidden, frames, int8, folder)
+
+
+def _measure_serving(sessions: int, fps: float, seconds: float, price: float) -> list[dict[str, Any]]:
+    from moworld_ops.benchmarks.serve import Load, bench_serve
+    from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.registry import model_folder
+
+    return bench_serve(model_folder(""), Load(sessions, fps, seconds, price), home())
 
 
 def _measure_model(

@@ -130,15 +130,21 @@ def compare(
 
 
 @app.command()
-def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False) -> None:
+def gates(
+    candidate: Reference,
+    profile: Profile = "pocket",
+    replay: Annotated[list[Path] | None, option("JSON of 'rollout --replay ... --model CANDIDATE --json', to show beside the gates.")] = None,
+    json: Json = False,
+) -> None:
     """Check a version against the gates, and these against the ledger's.
 
     Example: moworld release gates moworld-pocket@candidate --profile pocket
 
-    Exit status 1 if a gate fails.
+    A replay is of a recorded session of the champion. Exit status 1 if a gate fails.
     """
     from moworld.evaluation.gates import result_of
     from moworld_ops.components.platform.releases import decide
+    from moworld_ops.components.platform.shadow import replay_rows
     from moworld_ops.components.platform.verification import verify_version
 
     registry, version, settings = _candidate(candidate, profile)
@@ -147,8 +153,10 @@ def gates(candidate: Reference, profile: Profile = "pocket", json: Json = False)
     except InputError as error:
         verified = error
     decision = decide(registry, version, settings.gates, settings.registry.profile, verified)
-    found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": decision.rows}
-    shown = [(result_of(row).replace("failed", "FAILED"), row["gate"], row["value"], row["threshold"]) for row in decision.rows]
+    champion = registry.version(version.name, decision.champion).tags.get("model_sha256", "") if replay and decision.champion else ""
+    rows = [*decision.rows, *replay_rows(replay or [], version.tags.get("model_sha256", ""), champion)]
+    found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": rows}
+    shown = [(result_of(row).replace("failed", "FAILED"), row["gate"], row["value"], row["threshold"]) for row in rows]
     print_rows(json, found, f"gates for {version.name} version {version.version}", ("", "gate", "value", "threshold"), shown)
     if decision.failed:
         raise typer.Exit(1)

@@ -42,7 +42,7 @@ def replay_record(path: Path, out: Path | None, model: str, signed: bool, option
         "model": identity.model_dump(), "equal_chunks": equal, "chunks": len(recorded), "seconds": rolled.seconds, "backend": rolled.backend,
     }  # fmt: skip
     if video is not None:
-        facts["psnr_to_recorded_video"] = _compare(video, rolled, out, record.frames.fps)
+        facts["psnr_to_recorded_video"] = _compare(video, rolled, out, record)
     elif out is not None:
         raise InputError(path, "", "no video beside the record", "the recorded video, to put beside the new one", "keep the two files together")
     if out is not None:
@@ -115,8 +115,8 @@ def _chunks(controls: Any, serving: Serving) -> list[Any]:
     return [poses[start : start + length] for start in range(0, len(poses) // length * length, length)]
 
 
-def _compare(video: Path, rolled: Rolled, out: Path | None, fps: float) -> dict[str, Any]:
-    """Returns the PSNR in dB of the new frames to the recorded video, of all and of every chunk; writes both side by side if `out`."""
+def _compare(video: Path, rolled: Rolled, out: Path | None, record: Any) -> dict[str, Any]:
+    """Returns the PSNR in dB of the new frames to the recorded video, of all and of every chunk in it; writes both side by side if `out`."""
     import numpy as np
 
     from moworld.camera.cameras import resize_to_cover
@@ -124,12 +124,14 @@ def _compare(video: Path, rolled: Rolled, out: Path | None, fps: float) -> dict[
 
     recorded = read_frames(video)
     ours = [resize_to_cover(frame, recorded.shape[1:3]) for chunk in rolled.chunks for frame in chunk]
-    pairs = list(zip(recorded, ours, strict=False))
+    pairs = list(zip(recorded, ours[record.first_frame :], strict=False))
+    if not pairs:
+        raise InputError(video, "frames", f"{len(ours)} of this model", f"more than {record.first_frame}, where the video begins", "choose another model")
     errors = np.array([np.square(one.astype(np.float64) - other).mean() for one, other in pairs])
     if out is not None:
-        write_video(out, (np.concatenate(pair, axis=1) for pair in pairs), fps)
-    ends = np.cumsum([len(chunk) for chunk in rolled.chunks])[:-1]
-    chunks = [_psnr(part.mean()) for part in np.split(errors, ends[ends < len(errors)])]
+        write_video(out, (np.concatenate(pair, axis=1) for pair in pairs), record.frames.fps)
+    ends = np.cumsum([len(chunk) for chunk in rolled.chunks])[:-1] - record.first_frame
+    chunks = [_psnr(part.mean()) for part in np.split(errors, ends[(ends > 0) & (ends < len(errors))])]
     return {"mean": _psnr(errors.mean()), "chunks": chunks, "frames": len(pairs)}
 
 

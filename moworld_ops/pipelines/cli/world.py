@@ -59,12 +59,16 @@ def play(
     SIGTERM.
     """
     import secrets
+    from functools import partial
 
     from moworld.inference.engine import Engine
     from moworld.inference.loading import serving_world
     from moworld.inference.pictures import model_pictures
     from moworld.inference.player import server
+    from moworld.inference.player.recorder import Origins
+    from moworld.inference.threads import denoising_workers
     from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.provenance import identify_model, signer
 
     folder, chunk_latents = served_folder(model, require_signature), 1 if low_latency else None
     pictures = ([read_picture(image)] if image else []) + model_pictures(folder)
@@ -75,12 +79,13 @@ def play(
         if world is None:  # a rank that only computes its share
             return
         print_memory_plan(world)
-        engine = Engine(world, sessions, chunk_latents=chunk_latents)
+        engine = Engine(world, sessions, chunk_latents=chunk_latents, workers=denoising_workers(world))
         if not pictures:
             pictures = model_pictures(served_folder("", signed=False))
             note(f"{folder} has no pictures: worlds start from those of the model in the package; --image starts from another one")
         listening = server.listen(host, port)
-        player = server.Player(engine, pictures, fps, host, token, prompt, origin=origin, model=model or folder.name)
+        origins = Origins(partial(identify_model, model, folder), signer(), quantize)
+        player = server.Player(engine, pictures, fps, host, token, prompt, origin=origin, model=model or folder.name, origins=origins)
         print(f"open {server.address(host, listening.getsockname()[1], token, origin)} (Ctrl-C stops the server)", flush=True)
         try:
             status = server.serve(player, listening)

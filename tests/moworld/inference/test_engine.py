@@ -1,15 +1,19 @@
 """Several sessions on one model: admitted, served in turn, independent of each other."""
 
+import threading
 from concurrent.futures import CancelledError
 from concurrent.futures import wait as wait_for
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moworld.errors import InputError
+from moworld.inference.engine import Engine
 from moworld.inference.session import WorldSession
-from tests.moworld.inference.worlds import Letters, picture, tiny_engine
+from moworld.model.world import WorldModel
+from tests.moworld.inference.worlds import Letters, picture, served_world, tiny_engine
 
 
 @pytest.fixture
@@ -31,6 +35,33 @@ def test_concurrent_sessions_get_the_frames_of_single_sessions(engine):
         alone = WorldSession(engine.model, Letters(), engine.codec)
         expected = [alone.open(picture(seed=seed), "a hall", seed), *map(alone.step, keys)]
         assert all(np.array_equal(one, other) for one, other in zip(frames[seed], expected, strict=True))
+
+
+class MeetingDenoiser:
+    """Denoises a chunk when another chunk is being denoised, too."""
+
+    def __init__(self, world: WorldModel) -> None:
+        self.by_experts, self.both = world.denoiser, threading.Barrier(2, timeout=60)
+
+    def denoise(self, *arguments: object) -> torch.Tensor:
+        self.both.wait()
+        return self.by_experts.denoise(*arguments)  # type: ignore[arg-type]
+
+
+def test_workers_denoise_chunks_of_different_sessions_at_once_with_the_frames_of_one(tmp_path: Path):
+    world = served_world(tmp_path)
+    plain = WorldModel(world.config, world.experts, world.codec_folder, world.device)
+    meeting = WorldModel(world.config, world.experts, world.codec_folder, world.device, MeetingDenoiser(plain))
+    engine = Engine(meeting, text_encoder=Letters(), workers=2)
+    slots = [engine.admit() for _ in range(2)]
+    for seed, slot in enumerate(slots):
+        slot.open(picture(), "", seed).result()
+    made = [future.result().frames for future in [slot.step("wl*12") for slot in slots]]
+    engine.close()
+    for seed, frames in enumerate(made):
+        alone = WorldSession(plain, Letters(), engine.codec)
+        alone.open(picture(), "", seed)
+        assert np.array_equal(frames, alone.step("wl*12"))
 
 
 def test_slots_are_limited_and_released(engine):

@@ -33,6 +33,7 @@ REST, AHEAD, TURN = [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 2, 0]
 @pytest.fixture
 def engine(tmp_path: Path):
     made = tiny_engine(tmp_path, max_sessions=3)
+    made.model.config = made.model.config.model_copy(update={"pitch": True})
     yield made
     made.close()
 
@@ -183,6 +184,21 @@ def test_keys_of_a_list_that_do_not_exist_or_cancel_each_other_are_named(engine:
     for actions in (["x"], ["ws"], ["w", "lj"]):
         with pytest.raises(InputError, match="controls"):
             WorldEnvironment(engine, pictures=PICTURES, actions=actions)
+
+
+def test_looking_up_and_down_is_offered_only_by_models_that_have_learned_it(engine: Engine):
+    world = WorldEnvironment(engine, pictures=PICTURES, actions=["i", "wk"])
+    assert world.action_space.n == 2
+    world.close()
+    engine.model.config = engine.model.config.model_copy(update={"pitch": False})
+    world = WorldEnvironment(engine, pictures=PICTURES)
+    assert list(world.action_space.nvec) == [3, 3, 3, 1]
+    world.reset(seed=0)
+    with pytest.raises(InputError, match="look up and down"):
+        world.step([1, 0, 0, 1])
+    assert world.step([1, 0, 0, 0])[0].shape == (16, 32, 3)
+    with pytest.raises(InputError, match="'wk'"):
+        WorldEnvironment(engine, pictures=PICTURES, actions=["w", "wk"])
 
 
 def test_a_model_that_is_none_is_named(tmp_path: Path):

@@ -69,6 +69,22 @@ def test_keys_after_poses_continue_from_there(world):
     np.testing.assert_array_equal(session.step("w*12"), other.step("w*12"))
 
 
+def test_a_changed_prompt_takes_effect_from_the_next_chunk_on_over_the_given_chunks(world):
+    session, plain = opened(world), opened(world)
+    assert (session.step("w*12") == plain.step("w*12")).all()
+    session.change_prompt("a hall in a storm", chunks=2)  # of 17 letters; the first of 6
+    texts, frames = [], []
+    for _ in range(3):
+        frames.append((session.step("w*12"), plain.step("w*12")))
+        texts.append(float(session.rollout.text[0, 0, 0]))
+    assert texts == [(6 + 17) / 2, 17, 17] and all((changed != kept).any() for changed, kept in frames)
+    session.change_prompt("", chunks=0)
+    session.step("w*12")
+    assert float(session.rollout.text.abs().max()) == 0
+    with pytest.raises(InputError, match="no open world"):
+        WorldSession(world, Letters()).change_prompt("x")
+
+
 def test_missing_keys_are_no_keys_and_the_seed_decides_the_world(world):
     assert np.array_equal(opened(world).step("w*4"), opened(world).step([{"w"}] * 4 + [set()] * 8))
     assert np.array_equal(opened(world).step("w*12"), opened(world).step("w*12"))

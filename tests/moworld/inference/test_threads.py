@@ -1,13 +1,16 @@
 """PyTorch's threads while a world is served, and whether decoding runs beside denoising."""
 
+import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from moworld.inference.session import WorldSession, stream
-from moworld.inference.threads import decodes_beside, serving_threads
+from moworld.inference.threads import decodes_beside, denoising_workers, serving_threads
+from moworld.model.world import WorldModel
 from tests.moworld.inference.worlds import picture, served_world, tiny_engine
 
 
@@ -34,6 +37,15 @@ def test_several_threads_are_used_where_they_are_worthwhile(two_threads, speedup
         thread.join()
         assert found == [torch.get_num_threads()] == [expected]
     assert torch.get_num_threads() == 2
+
+
+def test_as_many_chunks_are_denoised_at_once_as_there_are_cores_if_each_uses_one(two_threads, tmp_path):
+    world = served_world(tmp_path)
+    assert denoising_workers(world) == 1
+    torch.set_num_threads(1)
+    assert denoising_workers(world) == len(os.sched_getaffinity(0))
+    other = WorldModel(world.config, world.experts, world.codec_folder, world.device, SimpleNamespace(denoise=world.denoiser.denoise))
+    assert denoising_workers(other) == 1, "not known to denoise two chunks at once"
 
 
 def test_a_number_that_is_set_stays(two_threads, monkeypatch):

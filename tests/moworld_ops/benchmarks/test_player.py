@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parents[3] / "models" / "pocket-long"
 def test_rows_say_what_was_drawn_and_how_long_keys_took() -> None:
     rows = {row["case"]: row for row in bench_player(SHIPPED, events=6)}
     assert len(rows) == 12 and all(row.keys() == {"case", "ours", "peer", "peer_name", "ratio", "unit"} for row in rows.values())
-    for setting, wanted in (("default", 500.0), ("low latency", 300.0)):
+    for setting, wanted in (("default", 250.0), ("low latency", 150.0)):
         median, high = (rows[f"{setting}: key to frame, {name}"] for name in ("median", "95th percentile"))
         making, chunk = rows[f"{setting}: making of a chunk"]["ours"], rows[f"{setting}: chunk interval, median"]
         assert (

@@ -47,7 +47,8 @@ def visit(folder: Path, *steps: Callable[[Page], Coroutine[Any, Any, None]], **s
 def test_keys_pause_pictures_and_recordings_work_in_a_desktop_browser(tmp_path: Path) -> None:
     steps = (
         everything_is_in_view, keys_are_followed, pause_stops_the_world, another_picture_starts_another_world, six_quick_clicks_play_the_last,
-        a_recording_is_a_video, errors_stay_visible, the_keyboard_alone_reaches_everything, a_dropped_picture_starts_a_world,
+        a_recording_is_a_video, the_mouse_and_a_gamepad_steer, fullscreen_begins_and_ends, drift_is_shown_until_the_visitor_answers,
+        errors_stay_visible, the_keyboard_alone_reaches_everything, a_dropped_picture_starts_a_world,
         a_reload_goes_on_with_the_same_walk,
     )  # fmt: skip
     visit(tmp_path, *steps, width=1366, height=768)
@@ -175,8 +176,47 @@ async def a_recording_is_a_video(page: Page) -> None:
     await until(page, f"drawn > {start} + 20")
     await page.evaluate("element('record').click()")
     await until(page, "!element('recording').hidden")
+    assert await page.evaluate("element('origin').hidden")  # this server writes no records
     kind, size = await page.evaluate("fetch(element('recording').href).then(r => r.blob()).then(b => [b.type, b.size])")
     assert kind == "video/mp4" and size > 1000
+
+
+async def the_mouse_and_a_gamepad_steer(page: Page) -> None:
+    await page.click("#mouse")
+    await until(page, "document.pointerLockElement === canvas")
+    await page.evaluate("sent = []; sending = send; send = (message) => { sent.push(message.keys ?? ''); sending(message); }; 0")
+    await page.mouse.move(500, 300)
+    await page.mouse.move(600, 300)  # a movement to the right turns right, and ends by itself
+    await until(page, "sent.includes('l') && keysSent === ''")
+    await page.evaluate("document.exitPointerLock()")
+    await until(page, "document.pointerLockElement === null")
+    pad = "stick = [0, -1, 0.9, 0]; navigator.getGamepads = () => [null, { axes: stick, buttons: [] }]; dispatchEvent(new Event('gamepadconnected'))"
+    await page.evaluate(pad)
+    await until(page, "keysSent === 'lw'")
+    await page.evaluate("stick = [0.1, 0.2, 0, 0]")  # within the dead zone
+    await until(page, "keysSent === ''")
+
+
+async def fullscreen_begins_and_ends(page: Page) -> None:
+    await page.click("#fullscreen")
+    await until(page, "document.fullscreenElement === element('view')")
+    await page.keyboard.press("f")
+    await until(page, "document.fullscreenElement === null")
+
+
+async def drift_is_shown_until_the_visitor_answers(page: Page) -> None:
+    report = "socket.onmessage({{ data: JSON.stringify({{ type: 'numbers', chunk_interval_ms: 1, deadline_attainment: 1, frames: 0, drift: {} }}) }})"
+    shown = "element('drifted').checkVisibility()"
+    drifted = report.format(1.2)
+    assert await page.evaluate(f"{drifted}; {shown}")
+    assert "no longer looks like its first picture" in await page.evaluate("element('drifted').innerText")
+    await page.evaluate("element('hold').click()")
+    assert await page.evaluate(f"paused && !{shown}") and not await page.evaluate(f"{drifted}; {shown}"), "the visitor has seen it"
+    await page.evaluate("element('pause').click()")
+    assert await page.evaluate(f"{report.format(0.2)}; {drifted}; {shown}"), "it drifted again"
+    before = await page.evaluate("drawn")
+    await page.evaluate("element('again').click()")
+    await until(page, f"drawn > 5 && drawn < {before} && !{shown}")
 
 
 async def a_dropped_picture_starts_a_world(page: Page) -> None:

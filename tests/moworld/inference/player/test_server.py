@@ -95,7 +95,7 @@ def test_frames_arrive_in_order_no_faster_than_the_rate_and_follow_the_keys(tmp_
             numbers = [number for number, _, _ in one.frames]
             assert numbers == sorted(set(numbers))
             left_out = {number for number in range(1, numbers[-1]) if number not in numbers}
-            assert len(left_out) <= 6 and all(0 <= number - 30 <= 24 for number in left_out)  # only where the keys changed
+            assert len(left_out) <= 8 and all(0 <= number - 30 <= 24 for number in left_out)  # only where the keys changed
             assert [keys for _, keys, _ in one.frames] == sorted(keys for _, keys, _ in one.frames)  # 0 until the keys take effect, then 7
             first_following = next(number for number, keys, _ in one.frames if keys == 7)
             assert first_following % 12 == 2, "keys take effect at the boundary of a chunk, the first frame counted"
