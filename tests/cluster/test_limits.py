@@ -91,6 +91,7 @@ def test_no_account_of_ours_may_read_the_signing_key(cluster):
             assert not may(account, verb, "secrets/moworld-signing") and not may(account, verb, "secrets/moworld-mlflow"), account
         assert not may(account, "create", "pods") and not may(account, "create", "pods/exec"), account
     assert may("moworld-launcher", "get", "secrets/moworld-object-store") and may("moworld-launcher", "list", "events")
+    assert may("moworld-launcher", "get", "podgroups.scheduling.volcano.sh"), "why a gang waits"
     listed = cluster.kubectl("-n", space, "auth", "can-i", "--list", kubeconfig=cluster.account(space, "moworld-leftovers"))
     (line,) = [line for line in listed.splitlines() if line.startswith("workflows.argoproj.io")]
     assert line.endswith("[list]")
