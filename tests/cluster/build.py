@@ -26,7 +26,13 @@ PROGRAMS = {  # directory of the module -> package, binary, module that gives th
     ),
     "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "kwok", "sigs.k8s.io/kwok"),
     "kueue": ("sigs.k8s.io/kueue/cmd/kueue", "kueue", "sigs.k8s.io/kueue"),
+    "argo": (
+        "github.com/argoproj/argo-workflows/v4/cmd/workflow-controller",
+        "workflow-controller",
+        "github.com/argoproj/argo-workflows/v4",
+    ),
 }
+BY_NAME = ("argo",)  # built only if it is named: the clients of all its artifact stores take as long as the other programs together
 DEFINITIONS = {"trainer-2.1": "github.com/kubeflow/trainer/v2"}  # directory of a module of which nothing is built -> that module
 ALIASES = ("kube-controller-manager", "kube-scheduler")  # further names of the binary kube-apiserver
 MANIFESTS = {  # what the projects publish beside their programs: definitions, webhooks, behaviour of fake nodes and pods
@@ -35,6 +41,7 @@ MANIFESTS = {  # what the projects publish beside their programs: definitions, w
     "trainer-2.1": ("manifests/base/crds/trainer*.yaml",),
     "kwok": ("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat-with-lease/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
     "kueue": ("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
+    "argo": ("manifests/base/crds/minimal/argoproj.io_*.yaml",),
 }
 VERSIONS = "versions.json"  # of the programs, beside them
 HOW = "`make cluster-test` builds it with Go 1.26 or newer; KUBEBUILDER_ASSETS can name a directory of setup-envtest instead"
@@ -64,13 +71,18 @@ def kubectl(assets: Path) -> Path:
     return own if own.exists() else Path(sys.executable).with_name("kubectl")
 
 
-def build(names: Iterable[str] = PROGRAMS, say: Callable[[str], None] = print) -> Path:
-    """Builds what is absent of these modules and returns the directory; raises CalledProcessError if a build fails."""
+def build(names: Iterable[str] = (), say: Callable[[str], None] = print) -> Path:
+    """Builds what is absent of these modules, by default all but BY_NAME, and returns the directory.
+
+    Raises CalledProcessError if a build fails.
+    """
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = list(names) or [name for name in PROGRAMS if name not in BY_NAME]
     for name in MANIFESTS:
-        _copy_manifests(name, folder)
-    for name in names:
+        if name not in BY_NAME or name in chosen:
+            _copy_manifests(name, folder)
+    for name in chosen:
         _build_program(name, folder, say)
     for alias in ALIASES:
         (folder / alias).unlink(missing_ok=True)
@@ -127,13 +139,13 @@ def _go(name: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Builds the modules that the arguments name, else all, and prints the directory and versions; exits with 1 where there is no Go."""
+    """Builds the modules that the arguments name, else all but BY_NAME, and prints the directory and versions; exits with 1 without Go."""
     if os.environ.get("KUBEBUILDER_ASSETS"):
         print(f"{os.environ['KUBEBUILDER_ASSETS']}: named by KUBEBUILDER_ASSETS, nothing is built")
         return
     if shutil.which("go") is None:
         sys.exit("go: not found: install Go 1.26 or newer (https://go.dev/dl), or name a directory of setup-envtest in KUBEBUILDER_ASSETS")
-    folder = build(sys.argv[1:] or PROGRAMS)
+    folder = build(sys.argv[1:])
     print(f"{folder}: {versions(folder)}")
 
 
