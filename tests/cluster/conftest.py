@@ -45,6 +45,6 @@ def trainer(cluster: ControlPlane) -> ControlPlane:
 def kueue(trainer: ControlPlane) -> ControlPlane:
     """The same API server with Kueue besides; it admits TrainJobs that name one of its queues, and ignores others."""
     if not (trainer.assets / "kueue").exists():
-        pytest.skip(f"{trainer.assets} has no kueue: {build.HOW}")
+        pytest.skip(f"{trainer.assets} has no kueue: `python -m tests.cluster.build kueue` builds it")
     kueues.start(trainer)
     return trainer
