@@ -4,7 +4,7 @@
     requirements.base.lock   the rest of the base install; a subset of requirements.lock
     requirements.cluster.lock  the rest of all extras; a subset of requirements.lock, for images
     requirements.lock        the rest of everything (all extras and the development tools)
-    images/*/requirements.lock  images with packages of their own, with the same versions where the other locks have them
+    images/*/requirements.lock  images with packages of their own, with the same versions where the other locks have them; the NPU images have theirs
 
 Each is universal (environment markers for Linux and macOS, Python 3.11 to 3.13) and hashed; pip and uv install them.
 """
@@ -22,6 +22,7 @@ BASE = "requirements.base.lock"
 CLUSTER = "requirements.cluster.lock"
 ALL = "requirements.lock"
 IMAGES = ("launcher", "mlflow", "train-cpu")
+NPU = "images/train-npu/requirements"  # .txt, .lock: both NPU images; resolved for arm64, where the index's torch is for CPUs
 HEADERS = {
     TORCH: "# Written by 'make lock': torch and what torch requires. TORCH_INDEX=... installs another build in its place.",
     BASE: "# Written by 'make lock': the base install without torch; a subset of requirements.lock.",
@@ -43,13 +44,14 @@ def pins(text: str) -> dict[str, str]:
     return blocks
 
 
-def compile_(*arguments: str, keep: str = "") -> dict[str, str]:
-    """Resolves requirements with uv for all platforms and Pythons at once. keep: a lock whose pins are constraints."""
+def compile_(*arguments: str, keep: str = "", platform: str = "") -> dict[str, str]:
+    """Resolves requirements with uv for all platforms and Pythons at once, or for one. keep: a lock whose pins are constraints."""
     with tempfile.TemporaryDirectory() as folder:
         constraints, out = Path(folder, "constraints.txt"), Path(folder, "out.txt")
         kept = re.findall(r"^[A-Za-z0-9][^\\\n]*", keep, re.MULTILINE)
         constraints.write_text("\n".join(re.sub(r"\[[^]]*\]", "", line) for line in kept))  # constraints have no extras
-        command = ["uv", "pip", "compile", "-q", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
+        where = ["--python-platform", platform] if platform else ["--universal"]
+        command = ["uv", "pip", "compile", "-q", *where, "--python-version", "3.11", "--generate-hashes", "--no-header"]
         command += ["--no-annotate", "--no-strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
         command += ["-c", str(constraints), "-o", str(out), *arguments]
         environment = {key: value for key, value in os.environ.items() if key != "UV_FIND_LINKS"}
@@ -59,7 +61,7 @@ def compile_(*arguments: str, keep: str = "") -> dict[str, str]:
 
 def write(name: str, blocks: dict[str, str], keep: tuple[str, ...] = ()) -> None:
     """Writes a lock, without torch and its CUDA libraries except those in `keep`."""
-    kept = [package for package in sorted(blocks) if name == TORCH or package in keep or not OF_TORCH.fullmatch(package)]
+    kept = [package for package in sorted(blocks) if name in (TORCH, f"{NPU}.lock") or package in keep or not OF_TORCH.fullmatch(package)]
     header = HEADERS.get(name, "# Written by 'make lock' from requirements.txt beside it.")
     (ROOT / name).write_text(f"{header}\n{''.join(blocks[package] for package in kept)}")
     print(f"{name}: {len(kept)} packages")
@@ -80,6 +82,9 @@ def main(upgrade: bool) -> None:
         former = lock.read_text() if lock.exists() and not upgrade else ""
         wanted = f"images/{image}/requirements.txt"
         write(str(lock.relative_to(ROOT)), compile_(wanted, keep=pinned + former))
+    lock = ROOT / f"{NPU}.lock"
+    former = lock.read_text() if lock.exists() and not upgrade else ""
+    write(f"{NPU}.lock", compile_(f"{NPU}.txt", keep=former, platform="aarch64-manylinux_2_28"))
     write(ALL, everything, keep=("triton",))
 
 

@@ -191,6 +191,7 @@ def requirements_of(profile: Any) -> dict[str, Any]:
     secrets = {name: list(keys) for name, keys in ((store, STORE_KEYS), (signing, SIGNING_KEYS), (database, (DATABASE_KEY,))) if name}
     return {
         "queues": sorted({pool.queue for pool in jobs if pool.queue}),
+        "local_queues": sorted({pool.local_queue for pool in jobs if pool.local_queue}),
         "runtimes": sorted({pool.runtime for pool in jobs}),
         "claims": [resources.claim],
         "secrets": secrets,

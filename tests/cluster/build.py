@@ -25,13 +25,25 @@ PROGRAMS = {  # directory of the module -> package, binary, module that gives th
         "github.com/kubeflow/trainer/v2",
     ),
     "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "kwok", "sigs.k8s.io/kwok"),
+    "kueue": ("sigs.k8s.io/kueue/cmd/kueue", "kueue", "sigs.k8s.io/kueue"),
+    "argo": (
+        "github.com/argoproj/argo-workflows/v4/cmd/workflow-controller",
+        "workflow-controller",
+        "github.com/argoproj/argo-workflows/v4",
+    ),
 }
+BY_NAME = ("kueue", "argo")  # built only if they are named: each takes as long as several of the others, and their tests have not run yet
+DEFINITIONS = {"trainer-2.1": "github.com/kubeflow/trainer/v2"}  # directory of a module of which nothing is built -> that module
 ALIASES = ("kube-controller-manager", "kube-scheduler")  # further names of the binary kube-apiserver
 MANIFESTS = {  # what the projects publish beside their programs: definitions, webhooks, behaviour of fake nodes and pods
     "jobset": ("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
     "trainer": ("manifests/base/crds/trainer*.yaml", "manifests/base/webhook/manifests.yaml"),
+    "trainer-2.1": ("manifests/base/crds/trainer*.yaml",),
     "kwok": ("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat-with-lease/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
+    "kueue": ("config/components/crd/bases/*.yaml", "config/components/webhook/manifests.yaml"),
+    "argo": ("manifests/base/crds/minimal/argoproj.io_*.yaml",),
 }
+VERSIONS = "versions.json"  # of the programs, beside them
 HOW = "`make cluster-test` builds it with Go 1.26 or newer; KUBEBUILDER_ASSETS can name a directory of setup-envtest instead"
 
 
@@ -59,18 +71,34 @@ def kubectl(assets: Path) -> Path:
     return own if own.exists() else Path(sys.executable).with_name("kubectl")
 
 
-def build(names: Iterable[str] = PROGRAMS, say: Callable[[str], None] = print) -> Path:
-    """Builds what is absent of these modules and returns the directory; raises CalledProcessError if a build fails."""
+def build(names: Iterable[str] = (), say: Callable[[str], None] = print) -> Path:
+    """Builds what is absent of these modules, by default all but BY_NAME, and returns the directory.
+
+    Raises CalledProcessError if a build fails.
+    """
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PROGRAMS:
-        _copy_manifests(name, folder)
-    for name in names:
+    chosen = list(names) or [name for name in PROGRAMS if name not in BY_NAME]
+    for name in MANIFESTS:
+        if name not in BY_NAME or name in chosen:
+            _copy_manifests(name, folder)
+    for name in chosen:
         _build_program(name, folder, say)
     for alias in ALIASES:
         (folder / alias).unlink(missing_ok=True)
         (folder / alias).symlink_to("kube-apiserver")
+    built = {name: _module(name)["Version"] for name, (_, binary, _) in PROGRAMS.items() if (folder / binary).exists()}
+    (folder / VERSIONS).write_text(json.dumps(built), encoding="utf-8")
     return folder
+
+
+def versions(folder: Path) -> str:
+    """Returns the programs of a directory with their versions: `etcd 3.6.16, kubernetes 1.35.4, ...`."""
+    if (folder / VERSIONS).exists():
+        found = json.loads((folder / VERSIONS).read_text(encoding="utf-8"))
+        return ", ".join(f"{name} {version.removeprefix('v')}" for name, version in found.items())
+    answers = (subprocess.run([folder / name, "--version"], capture_output=True, text=True, check=True) for name in ("etcd", "kube-apiserver"))
+    return ", ".join(answer.stdout.splitlines()[0] for answer in answers)
 
 
 def _build_program(name: str, folder: Path, say: Callable[[str], None]) -> None:
@@ -99,8 +127,9 @@ def _copy_manifests(name: str, folder: Path) -> None:
 
 @functools.cache
 def _module(name: str) -> dict[str, str]:
-    """Returns Version and Dir of a program's module, which is downloaded if it is not there."""
-    return json.loads(_go(name, "mod", "download", "-json", PROGRAMS[name][2]))
+    """Returns Version and Dir of the module in a directory, which is downloaded if it is not there."""
+    module = DEFINITIONS[name] if name in DEFINITIONS else PROGRAMS[name][2]
+    return json.loads(_go(name, "mod", "download", "-json", module))
 
 
 def _go(name: str, *arguments: str) -> str:
@@ -110,15 +139,14 @@ def _go(name: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Builds the modules that the arguments name, else all, and prints the directory and versions; exits with 1 where there is no Go."""
+    """Builds the modules that the arguments name, else all but BY_NAME, and prints the directory and versions; exits with 1 without Go."""
     if os.environ.get("KUBEBUILDER_ASSETS"):
         print(f"{os.environ['KUBEBUILDER_ASSETS']}: named by KUBEBUILDER_ASSETS, nothing is built")
         return
     if shutil.which("go") is None:
         sys.exit("go: not found: install Go 1.26 or newer (https://go.dev/dl), or name a directory of setup-envtest in KUBEBUILDER_ASSETS")
-    folder = build(sys.argv[1:] or PROGRAMS)
-    built = [f"{name} {_module(name)['Version']}" for name, (_, binary, _) in PROGRAMS.items() if (folder / binary).exists()]
-    print(f"{folder}: {', '.join(built)}")
+    folder = build(sys.argv[1:])
+    print(f"{folder}: {versions(folder)}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import build, controllers
+from tests.cluster import build, controllers, kueues
 from tests.cluster.control_plane import ControlPlane
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says by version what the tests ran against."""
+    found = build.find()
+    terminalreporter.write_line(f"cluster: {build.versions(found)}" if found else f"cluster: none was there: {build.HOW}")
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,12 @@ def trainer(cluster: ControlPlane) -> ControlPlane:
     controllers.start(cluster)
     controllers.add_node(cluster, "cpu-1")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def kueue(trainer: ControlPlane) -> ControlPlane:
+    """The same API server with Kueue besides; it admits TrainJobs that name one of its queues, and ignores others."""
+    if not (trainer.assets / "kueue").exists():
+        pytest.skip(f"{trainer.assets} has no kueue: `python -m tests.cluster.build kueue` builds it")
+    kueues.start(trainer)
+    return trainer

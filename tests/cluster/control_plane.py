@@ -193,11 +193,14 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """Returns a self-signed certificate of 127.0.0.1, its key, and the key that signs the service accounts' tokens."""
+    """Returns a self-signed certificate of 127.0.0.1, its key, and the key that signs the service accounts' tokens.
+
+    Kueue keeps a certificate only if it is valid for 90 days more, and has the name of Kueue's authority and service.
+    """
     paths = folder / "server.crt", folder / "server.key", folder / "accounts.key"
     keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes-of-a-test")]), datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [*map(x509.DNSName, ("localhost", "kueue-ca", "kueue-webhook-service.kueue-system.svc")), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -205,7 +208,7 @@ def _certificates(folder: Path) -> tuple[Path, Path, Path]:
         .public_key(keys[0].public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=7))
+        .not_valid_after(now + datetime.timedelta(days=365))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(keys[0], hashes.SHA256())

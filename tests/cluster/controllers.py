@@ -58,7 +58,7 @@ def start(plane: ControlPlane) -> None:
     install(plane, definitions(plane.assets))
     _start_manager(plane, "jobset", "jobset", "jobset.x-k8s.io", "internalCertManagement")
     _start_manager(plane, "trainer-controller-manager", "trainer", "trainer.kubeflow.org", "certManagement")
-    stages = [*_published(plane.assets, "kwok"), *yaml.safe_load_all((HERE / "stages.yaml").read_text())]
+    stages = [*published(plane.assets, "kwok"), *yaml.safe_load_all((HERE / "stages.yaml").read_text())]
     path, port = plane.folder / "kwok.yaml", free_port()
     path.write_text(yaml.safe_dump_all([one for one in stages if one["kind"] == "Stage" and one["metadata"]["name"] != "pod-complete"]))
     plane.start(
@@ -69,7 +69,7 @@ def start(plane: ControlPlane) -> None:
 
 def definitions(assets: Path) -> list[dict]:
     """Returns the definitions of JobSet and Trainer as published, and of Volcano as in volcano.yaml; skips where there are none."""
-    found = [one for name in ("jobset", "trainer") for one in _published(assets, name) if one["kind"] == "CustomResourceDefinition"]
+    found = [one for name in ("jobset", "trainer") for one in published(assets, name) if one["kind"] == "CustomResourceDefinition"]
     if not found:
         pytest.skip(f"{assets} has no definitions of JobSet and Trainer: {HOW}")
     return [*found, *yaml.safe_load_all((HERE / "volcano.yaml").read_text())]
@@ -108,7 +108,7 @@ def pods_of(plane: ControlPlane, namespace: str, trainjob: str) -> list[dict]:
     return sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
 
-def _published(assets: Path, program: str) -> list[dict]:
+def published(assets: Path, program: str) -> list[dict]:
     """Returns what the project publishes beside its program: definitions, webhooks, stages."""
     files = sorted((assets / "manifests" / program).rglob("*.yaml"))
     return [one for file in files for one in yaml.load_all(file.read_text(), LOADER) if one]
@@ -139,11 +139,11 @@ def _start_manager(plane: ControlPlane, program: str, name: str, group: str, cer
     path.write_text(yaml.safe_dump(_settings(group, certificate_key, port, health)))
     environment = {**os.environ, "TMPDIR": str(folder), "KUBECONFIG": str(plane.kubeconfig)}
     plane.start(program, f"--config={path}", ready=lambda: answers(f"http://127.0.0.1:{health}/readyz"), environment=environment)
-    hooks = [one for one in _published(plane.assets, name) if one["kind"].endswith("WebhookConfiguration")]
-    install(plane, [_on_loopback(plane, name, one, port) for one in hooks])
+    hooks = [one for one in published(plane.assets, name) if one["kind"].endswith("WebhookConfiguration")]
+    install(plane, [on_loopback(plane, name, one, port) for one in hooks])
 
 
-def _on_loopback(plane: ControlPlane, name: str, configuration: dict, port: int) -> dict:
+def on_loopback(plane: ControlPlane, name: str, configuration: dict, port: int) -> dict:
     """Returns a webhook configuration that calls loopback instead of a Service."""
     found = json.loads(json.dumps(configuration))
     found["metadata"]["name"] = f"{name}-{found['kind'].lower()}"

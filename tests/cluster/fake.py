@@ -157,7 +157,7 @@ class Cluster(ThreadingHTTPServer):
                 return self._create(f"{path}/{body['metadata']['name']}", body, query.get("fieldValidation") == ["Strict"])
             if path == "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1":
                 return 200, openapi_of("activeDeadlineSeconds", "runtimePatches") if self.openapi is None else self.openapi
-            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas", "events", "workflows"):
+            if path.rsplit("/", 1)[1] in ("trainjobs", "pods", "nodes", "resourcequotas", "events", "workflows", "workloads"):
                 return self._list(path, query.get("labelSelector", [""])[0])
             there = self.objects.get(path)
             if there is None:

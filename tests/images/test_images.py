@@ -1,5 +1,6 @@
 """Static checks of the images: linter, base, user, lock, and contents against what their entry points import."""
 
+import hashlib
 import json
 import os
 import re
@@ -270,6 +271,36 @@ def test_an_image_with_packages_of_its_own_installs_a_lock_with_hashes(name):
     assert packages(folder / "requirements.txt") <= set(locked) | of_torch
     assert {package: version for package, version in locked.items() if everything.get(package, version) != version} == {}
     assert "pip install --no-cache-dir --require-hashes" in (folder / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", ["train-npu", "serve-npu"])
+@pytest.mark.parametrize("index", ["", "https://torch.test/cpu"])
+def test_npu_images_install_a_lock_with_hashes_that_accepts_the_torch_of_another_index(name, index, tmp_path):
+    """Runs the Dockerfile's own shell with a Python that downloads a small file and writes down its arguments."""
+    text = (FOLDER / name / "Dockerfile").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"^RUN (if .*)$", text, re.MULTILINE)
+    for file in ("requirements.txt", "requirements.lock"):
+        (tmp_path / file).write_bytes((FOLDER / "train-npu" / file).read_bytes())
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n[ "$3" != download ] || {{ mkdir torch && printf wheel > torch/torch-2.9.0.whl; }}\n')
+    python.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "PIP_EXTRA_INDEX_URL": index}
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, env=environment, check=True)
+    download = ["-m pip download --no-cache-dir --no-deps --dest torch torch==2.9.0"] if index else []
+    install = "-m pip install --no-cache-dir --require-hashes --no-deps --target /opt/packages -r requirements.lock"
+    assert (tmp_path / "log").read_text().splitlines() == [*download, install]
+    before, after = ((folder / "requirements.lock").read_text() for folder in (FOLDER / "train-npu", tmp_path))
+    own = f"    --hash=sha256:{hashlib.sha256(b'wheel').hexdigest()} \\\n" if index else ""
+    assert after == before.replace("torch==2.9.0 \\\n", f"torch==2.9.0 \\\n{own}")
+
+
+def test_the_lock_of_npu_images_has_what_they_name_and_all_that_it_requires():
+    locked = pinned("images/train-npu/requirements.lock")
+    for line in (FOLDER / "train-npu" / "requirements.txt").read_text().splitlines():
+        package, version = line.split("==")
+        assert locked[canonicalize_name(package)] == version, f"{line}: make lock"
+    assert not [name for name in locked if name.startswith(("nvidia-", "cuda-", "triton", "kfp", "protobuf"))]
 
 
 def test_pinned_packages_of_the_registry_s_image_are_those_of_the_tests():

@@ -10,7 +10,7 @@ import pytest
 from tests.installation.environments import ROOT, UV
 
 LOCKS = ("requirements.torch.lock", "requirements.base.lock", "requirements.lock")
-IMAGES = ("requirements.cluster.lock", *(f"images/{name}/requirements.lock" for name in ("launcher", "mlflow", "train-cpu")))
+IMAGES = ("requirements.cluster.lock", *(f"images/{name}/requirements.lock" for name in ("launcher", "mlflow", "train-cpu", "train-npu")))
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin")
 PYTHONS = ("3.11", "3.12", "3.13")
 # Packages that the index has as source only. Each is pure Python, so that it builds everywhere.

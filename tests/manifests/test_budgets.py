@@ -9,6 +9,7 @@ from moworld_ops.pipelines import profile
 from moworld_ops.pipelines.placement import Cluster
 from tests.manifests.rendering import OVERLAYS, of_kind, rendered
 from tests.manifests.test_manifests import pod_templates
+from tests.manifests.test_network import build
 
 NPU = "huawei.com/Ascend910"
 DRIVER = {"cpu": parse_quantity("0.5"), "memory": parse_quantity("512Mi")}  # of KFP, at the limits that LimitRange gives a container
@@ -51,6 +52,20 @@ def test_a_pool_requests_as_much_of_a_node_as_of_its_accelerators():
     pools = {name: pool for name, pool in profile.load("wan22-a14b")[1].resources.pools.items() if pool.kind == "trainjob"}
     assert {parse_quantity(pool.cpu) / pool.procs_per_node for pool in pools.values()} == {20}
     assert {parse_quantity(pool.memory) / pool.procs_per_node for pool in pools.values()} == {128 * 2**30}
+
+
+def test_kueue_s_queues_have_the_room_of_volcano_s_and_the_shares_of_a_node(tmp_path):
+    objects = build(tmp_path / "kueue", "resources: [MANIFESTS/overlays/ascend-910b]\ncomponents: [MANIFESTS/components/kueue]\n")
+    capability = {one["metadata"]["name"]: int(one["spec"]["capability"][NPU]) for one in objects if one["kind"] == "Queue"}
+    local = {one["metadata"]["name"]: one["spec"]["clusterQueue"] for one in objects if one["kind"] == "LocalQueue"}
+    assert set(local) == {"high-noise", "low-noise"}
+    for one in objects:
+        if one["kind"] == "ClusterQueue":
+            (group,) = one["spec"]["resourceGroups"]
+            quota = {found["name"]: parse_quantity(found["nominalQuota"]) for flavor in group["flavors"] for found in flavor["resources"]}
+            (name,) = [queue for queue, target in local.items() if target == one["metadata"]["name"]]
+            assert set(group["coveredResources"]) == set(quota) == {NPU, "cpu", "memory"}
+            assert quota[NPU] == capability[name] and quota["cpu"] == 20 * quota[NPU] and quota["memory"] == 128 * 2**30 * quota[NPU]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,4 +1,4 @@
-"""Reasons why the ranks of a TrainJob have not started that no pod shows: its PodGroup, Volcano's queue, and events of objects without pods."""
+"""Reasons why the ranks of a TrainJob have not started that no pod shows: Kueue, its PodGroup, Volcano's queue, events of objects without pods."""
 
 import threading
 from collections.abc import Callable
@@ -7,18 +7,38 @@ from typing import Any
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, with_retries
 
 VOLCANO = ("scheduling.volcano.sh", "v1beta1")
+KUEUE = ("kueue.x-k8s.io", "v1beta2")  # Kueue 0.16 and newer
+LOCAL_QUEUE = "kueue.x-k8s.io/queue-name"  # label of a job that Kueue admits
+JOB_UID = "kueue.x-k8s.io/job-uid"  # label of the Workload that Kueue makes of a job
 BEGUN = ("Running", "Succeeded", "Failed")  # phases of a pod that has run
 
 
-def waiting_reason(api: Any, space: str, name: str, pods: list[dict[str, Any]]) -> str:
-    """Returns why a job's pods wait or do not exist, as one line; "" once one has begun, or if nothing says why.
+def waiting_reason(api: Any, space: str, job: dict[str, Any], pods: list[dict[str, Any]]) -> str:
+    """Returns why the pods of a TrainJob wait or do not exist, as one line; "" once one has begun, or if nothing says why.
 
-    name: of the TrainJob, which its PodGroup shares
     A source that may not be read, or does not respond within seconds, is ignored: a reason is not worth the job.
     """
     if any(pod.get("status", {}).get("phase") in BEGUN for pod in pods):
         return ""
-    return _gang(api, space, name) or _warning(api, space, name)
+    name = job["metadata"]["name"]  # its PodGroup has the same
+    return _admission(api, space, job["metadata"]) or _gang(api, space, name) or _warning(api, space, name)
+
+
+def _admission(api: Any, space: str, meta: dict[str, Any]) -> str:
+    """Returns why Kueue has not admitted a job; "" if it has, or if the job is in no queue of Kueue's."""
+    from kubernetes import client
+
+    queue = meta.get("labels", {}).get(LOCAL_QUEUE)
+    if not queue:
+        return ""
+    custom = client.CustomObjectsApi(api)
+    options = {"label_selector": f"{JOB_UID}={meta.get('uid', '')}", "_request_timeout": REQUEST_SECONDS}
+    found = (_read(lambda: custom.list_namespaced_custom_object(*KUEUE, space, "workloads", **options)) or {}).get("items", [])
+    conditions = {one["type"]: one for workload in found for one in workload.get("status", {}).get("conditions", [])}
+    if conditions.get("Admitted", {}).get("status") == "True":
+        return ""
+    message = " ".join(str(conditions.get("QuotaReserved", {}).get("message", "")).split())
+    return f"Kueue's queue {queue}: {message or 'the job is not admitted yet'}"
 
 
 def _gang(api: Any, space: str, name: str) -> str:

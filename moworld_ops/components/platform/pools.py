@@ -88,6 +88,7 @@ class TrainJob(_Nodes):
     procs_per_node: int = Field(default=1, ge=1, le=4096)
     resource: str = Field(default="", description="accelerator of each process, such as huawei.com/Ascend910; empty for CPUs")
     queue: str = Field(default="", description="Volcano's queue; empty for none")
+    local_queue: str = Field(default="", description="Kueue's LocalQueue, which starts the job suspended; empty for none")
     queue_seconds: int = Field(default=24 * 3600, ge=0, le=MAX_SECONDS, description="additional time that its jobs may wait in the queue: Trainer counts a deadline from the creation")
 
     @property

@@ -14,6 +14,7 @@ from moworld.settings import NonNegativeInt, Settings
 from moworld_ops.components.platform.artifact_store import location
 from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, namespace, with_retries
 from moworld_ops.components.platform.controllers import FIELDS, RESPOND, missing_fields, response_of_controllers
+from moworld_ops.components.platform.gangs import KUEUE
 from moworld_ops.components.platform.image_checks import presence
 from moworld_ops.data_contracts.load import load_contract
 
@@ -42,7 +43,8 @@ class Pods(Settings):
 class Requirements(Settings):
     """What the runs of a compiled profile need; built by `moworld_ops.pipelines.placement.requirements_of`."""
 
-    queues: list[str] = Field(default=[])
+    queues: list[str] = Field(default=[], description="of Volcano")
+    local_queues: list[str] = Field(default=[], description="of Kueue, in the namespace of the runs")
     runtimes: list[str] = Field(default=[])
     claims: list[str] = Field(default=[])
     secrets: dict[str, list[str]] = Field(default={}, description="name to required keys")
@@ -66,6 +68,7 @@ def checks(required: Requirements) -> list[Row]:
     """
     cluster = _Cluster()
     rows = [_queue(cluster, name) for name in required.queues]
+    rows += [_local_queue(cluster, name) for name in required.local_queues]
     if required.runtimes:
         rows.append(_trainer(cluster))
     for name in required.runtimes:
@@ -133,6 +136,16 @@ def _queue(cluster: _Cluster, name: str) -> Row:
         state = str(found.get("status", {}).get("state") or "no state, which Volcano's controllers write")
     fix = "apply the overlay of manifests/, open the queue, or check the pods of Volcano"
     return _row(f"queue {name}", state, "Open", state == "Open", fix)
+
+
+def _local_queue(cluster: _Cluster, name: str) -> Row:
+    found = cluster.get(f"/apis/{'/'.join(KUEUE)}/namespaces/{cluster.space}/localqueues/{name}")
+    state = _presence(found)
+    if state == "there":
+        active = [one for one in found.get("status", {}).get("conditions", []) if one["type"] == "Active"]
+        state = "no condition, which Kueue's controller writes" if not active else "Active" if active[0]["status"] == "True" else active[0]["message"]
+    fix = "apply component kueue of manifests/, check its ClusterQueue, or the pods of Kueue"
+    return _row(f"Kueue's queue {name}", state, "Active", state == "Active", fix)
 
 
 def _trainer(cluster: _Cluster) -> Row:

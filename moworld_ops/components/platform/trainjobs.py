@@ -26,7 +26,7 @@ from moworld_ops.components.platform.cluster import REQUEST_SECONDS, connect, na
 from moworld_ops.components.platform.context import context
 from moworld_ops.components.platform.exchange import refusal, stage_in, stage_out
 from moworld_ops.components.platform.failures import failure_reason, pending_reason
-from moworld_ops.components.platform.gangs import BEGUN, waiting_reason
+from moworld_ops.components.platform.gangs import BEGUN, LOCAL_QUEUE, waiting_reason
 from moworld_ops.components.platform.leftovers import mark
 from moworld_ops.components.platform.pod_logs import LogReader
 from moworld_ops.components.platform.pools import Job
@@ -68,7 +68,9 @@ def trainjob(step: str, name: str, pool: Job, arguments_path: str, run: str = ""
         "runtimePatches": [{"manager": OWNER, "trainingRuntimeSpec": {"template": template}}],
         "activeDeadlineSeconds": pool.queue_seconds + pool.seconds,  # Trainer counts from the creation
     }
-    labels = {PART_OF: "moworld", RUN: run, STEP: step.replace("_", "-")}
+    if pool.local_queue:
+        spec["suspend"] = True  # Kueue resumes it once its queue has room for all pods
+    labels = {PART_OF: "moworld", RUN: run, STEP: step.replace("_", "-"), LOCAL_QUEUE: pool.local_queue}
     annotations = {SPEC: hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()}
     metadata = {"name": name, "labels": {key: value for key, value in labels.items() if value}, "annotations": annotations}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
@@ -196,7 +198,7 @@ class Launcher:
                 if _state(job) == "Complete":
                     self.log(f"TrainJob {self.space}/{name} complete")
                     running.discard(name)
-                elif (reason := pending_reason(pods) or waiting_reason(self.core.api_client, self.space, name, pods)) and reason != logged:
+                elif (reason := pending_reason(pods) or waiting_reason(self.core.api_client, self.space, job, pods)) and reason != logged:
                     logged = reason
                     self.log(f"TrainJob {self.space}/{name} waits: {reason}")
             if running:

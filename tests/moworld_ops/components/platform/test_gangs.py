@@ -1,4 +1,4 @@
-"""Why a gang waits, read from an API server: Volcano's PodGroup and queue, events."""
+"""Why a gang waits, read from an API server: Kueue's Workload, Volcano's PodGroup and queue, events."""
 
 import pytest
 
@@ -36,8 +36,8 @@ def put_event(cluster, about: str, kind: str, reason: str, message: str, at: str
     cluster.put(f"{EVENTS}/{name}", {**body, "lastTimestamp": at})
 
 
-def reason(pods: list[dict] | None = None) -> str:
-    return waiting_reason(connect(), "moworld", NAME, pods or [])
+def reason(pods: list[dict] | None = None, labels: dict[str, str] | None = None) -> str:
+    return waiting_reason(connect(), "moworld", {"metadata": {"name": NAME, "labels": labels or {}, "uid": "u-1"}}, pods or [])
 
 
 def test_a_full_queue_is_named_with_what_is_in_use_and_what_the_gang_needs(cluster):
@@ -63,6 +63,24 @@ def test_without_a_gang_the_last_warning_about_the_job_s_own_objects_counts(clus
     put_event(cluster, f"{NAME}-node-0", "Job", "FailedCreate", "forbidden: exceeded\n quota: runs", "2026-01-01T00:00:09Z")
     put_event(cluster, NAME, "TrainJob", "Older", "x", "2026-01-01T00:00:01Z")
     assert reason() == f"Job {NAME}-node-0: FailedCreate: forbidden: exceeded quota: runs"
+
+
+def test_a_job_in_a_queue_of_kueue_waits_for_kueue_first(cluster):
+    put_group(cluster, "Pending")
+    put_queue(cluster, 128, 32)
+    queue = {"kueue.x-k8s.io/queue-name": "high-noise"}
+    assert reason(labels=queue) == "Kueue's queue high-noise: the job is not admitted yet"
+
+    def put(uid: str, **conditions: str) -> None:
+        status = {"conditions": [{"type": name, "status": state, "message": "no\n room"} for name, state in conditions.items()]}
+        meta = {"name": f"trainjob-{uid}", "labels": {"kueue.x-k8s.io/job-uid": uid}}
+        cluster.put(f"/apis/kueue.x-k8s.io/v1beta2/namespaces/moworld/workloads/trainjob-{uid}", {"metadata": meta, "status": status})
+
+    put("u-1", QuotaReserved="False")
+    put("u-2", QuotaReserved="True", Admitted="True")
+    assert reason(labels=queue) == "Kueue's queue high-noise: no room"
+    put("u-1", QuotaReserved="True", Admitted="True")
+    assert reason(labels=queue) == "gang: queue high-noise has not admitted it yet (Pending)" == reason()
 
 
 @pytest.mark.parametrize("fault", ["forbidden", "absent"])
