@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from moworld.cpus import available_cpus
 from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, clip_of, write_manifest
 from moworld.data.discovery import Fate, Listing, camera_of, discover
@@ -104,7 +105,7 @@ def import_videos(
         keys = [_key(video, settings) for video in videos]
         new = [(video, key) for video, key in zip(videos, keys, strict=True) if not (store / key / "done.json").exists()]
         tasks = [(video, store / f"{key}.part", settings) for video, key in new]
-        results = run_isolated(_finish_video, tasks, settings.workers)
+        results = run_isolated(_finish_video, tasks, settings.workers or available_cpus(), attempts=2)
         shown = tqdm(results, total=len(videos), initial=len(videos) - len(new), desc="videos", unit="video", disable=None)
         refused = {key: result for (_, key), result in zip(new, shown, strict=True) if isinstance(result, InputError)}
         for video, key in zip(videos, keys, strict=True):
@@ -204,7 +205,7 @@ def plan_import(settings: DataSettings) -> dict[str, Any]:
             seconds, pixels = seconds + length, pixels + length * info.fps * info.height * info.width
             facts = f"{length:.1f} s, {info.width}x{info.height}, {info.fps:.4g} frames per second, split {video.split}"
             fates.append(Fate(video.name, "import", facts))
-        estimate = PASSES * pixels * max(cost, default=0.0) / min(settings.workers, max(1, len(videos)))
+        estimate = PASSES * pixels * max(cost, default=0.0) / min(settings.workers or available_cpus(), max(1, len(videos)))
     files = [asdict(fate) for fate in sorted(fates, key=lambda fate: fate.file)]
     return {"files": files, "footage_seconds": round(seconds, 1), "estimated_seconds": round(estimate, 1)}
 

@@ -15,12 +15,19 @@ from moworld_ops.components.clips import filter_clips
 
 
 def annotate(
-    clips: str, out: str, quarantine: str, settings: dict[str, Any] | None, journal: str, required_splits: Sequence[str] = ()
+    clips: str,
+    out: str,
+    quarantine: str,
+    settings: dict[str, Any] | None,
+    journal: str,
+    required_splits: Sequence[str] = (),
+    spending: str | None = None,
 ) -> dict[str, Any]:
     """Writes the clips with captions to `out`, and those whose caption the contract rejects to `quarantine`; returns counts.
 
     settings: vision endpoint (`moworld.data.settings.VisionSettings`) for clips without scene facts of an engine; None uses pixels only
     journal:  file of the endpoint's answers, so that a resumed run repeats no request
+    spending: file of what the run has spent of the endpoint's budget, so that a resumed run counts it
 
     A caption that came with a video is kept if it mentions no camera motion; otherwise it is replaced, counted, and listed with its
     phrases in the quarantine's replaced.json.
@@ -37,7 +44,7 @@ def annotate(
     if settings and requested:
         from moworld.data.annotation import Annotator, VisionSettings
 
-        result = Annotator(VisionSettings(**settings), journal).annotate(requested, clips)
+        result = Annotator(VisionSettings(**settings), journal, spending=spending).annotate(requested, clips)
         answers = result.captions
         counts |= result.counts
     captioned = [_captioned(clip, Path(clips), answers, settings) for clip in rows]

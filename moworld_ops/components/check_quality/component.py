@@ -2,7 +2,7 @@
 
 Measured: sharpness, exposure, motion, share of frozen frames, cuts, flicker, overlays, aspect ratio and similarity to other clips.
 
-Resources: two processes, below 1 GB
+Resources: one process per available CPU, each below 0.5 GB
 Failure modes: more rows rejected than a contract allows: one line with the first reason, exit status 1; the reasons stay in the
     run's folder. Every rejected clip is listed.
 Stability: beta

@@ -8,7 +8,8 @@ from moworld.data.clips import read_manifest
 from moworld.data.duplicates import clip_hashes, with_similarity
 from moworld.data.quality import measure_quality
 from moworld.files import write_json
-from moworld_ops.components.clips import filter_clips, map_clips
+from moworld_ops.components.clip_pool import Failed, map_clips
+from moworld_ops.components.clips import filter_clips
 from moworld_ops.data_contracts.expectations import validate
 from moworld_ops.data_contracts.load import load_contract
 
@@ -23,8 +24,12 @@ def check_quality(clips: str, out: str, quarantine: str, report: str) -> dict[st
     """
 
     def measure(folder: Path) -> list[Any]:
-        rows, hashes = zip(*map_clips(_measure, clips, folder, None), strict=True)
-        return with_similarity(list(rows), list(hashes))
+        made = map_clips(_measure, clips, folder, None)
+        usable = [index for index, one in enumerate(made) if not isinstance(one, Failed)]
+        rows = with_similarity([made[index][0] for index in usable], [made[index][1] for index in usable])
+        for index, row in zip(usable, rows, strict=True):
+            made[index] = row
+        return made
 
     summary, details = filter_clips(clips, out, quarantine, ["quality"], measure)
     accepted = [asdict(clip) for clip in read_manifest(out)]

@@ -3,7 +3,7 @@
 Known cameras are checked against the images; missing ones come from structure from motion (COLMAP in windows joined by Sim(3)).
 A trajectory is split at jumps. Clips that contracts `clips` and `geometry` reject go to quarantine. Each clip gets its point cloud.
 
-Resources: two processes; structure from motion dominates the time if cameras are missing
+Resources: one process per available CPU; structure from motion dominates the time if cameras are missing
 Failure modes: more clips rejected than a contract allows: exit status 1; the reasons stay in the run's folder under `refused/`
 Stability: beta
 Last verified: 2026-11-28

@@ -5,7 +5,8 @@ from typing import Any
 
 from moworld.data.geometry import JumpLimits, complete_clip
 from moworld.data.settings import GeometrySettings
-from moworld_ops.components.clips import filter_clips, map_clips
+from moworld_ops.components.clip_pool import map_clips
+from moworld_ops.components.clips import filter_clips
 from moworld_ops.data_contracts.load import load_contract
 
 CONTRACTS = ("clips", "geometry")

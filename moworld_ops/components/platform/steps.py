@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from moworld.cpus import limit_threads
 from moworld.disk import full_directory, is_disk_full
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
@@ -44,6 +45,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
 
     After the body, every output must exist and, except those in `may_be_empty`, not be empty. Each gets the summary's scalars as
     metadata. The record says `done` with seconds, peak resident bytes of this process and its children, and each output's SHA-256.
+    Libraries that the body imports start no more threads than there are CPUs (`moworld.cpus`).
     After an error the outputs are removed. InputError, NoKernel and a full disk exit with status 2, Refused with 1, each as one line.
     On a cluster any other error restarts the process while attempts are left (attempts.py).
     """
@@ -52,6 +54,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
     if (ended := attempts.final_failure(place)) is not None:
         print(f"{name}: not run again: {ended[1]}", flush=True)
         sys.exit(ended[0])
+    limit_threads()
     outputs, monitor, started = (*outputs, *may_be_empty), ProcessMonitor(place.engine), time.time()
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})
