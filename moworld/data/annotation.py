@@ -10,11 +10,12 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -60,7 +61,7 @@ class AnnotationResult:
 class Annotator:
     """Requests captions of clips, several at a time.
 
-    journal:  JSONL of answers, read at the start and appended to; other files NAME-*.jsonl beside NAME.jsonl are read, too
+    journal:  JSONL of answers, read at the start and appended to. Those of partitions, NAME-p03.jsonl beside NAME.jsonl, are read, too
     spending: file of what earlier attempts have spent of the budget (see `Budget`); None for none
     """
 
@@ -79,7 +80,7 @@ class Annotator:
         from tqdm import tqdm
 
         current = (self.settings.model, PROMPT_VERSION)
-        entries = [entry for entry in self._read_journal() if (entry.get("model"), entry.get("prompt")) == current]
+        entries = [entry for entry in (*self._others(), *self._read_journal()) if (entry.get("model"), entry.get("prompt")) == current]
         known = {entry["video"]: entry["caption"] for entry in entries}
         captions = {clip.video_sha256: known[clip.video_sha256] for clip in clips if clip.video_sha256 in known}
         missing = list({clip.video_sha256: clip for clip in clips if clip.video_sha256 not in known}.values())
@@ -140,6 +141,15 @@ class Annotator:
             stream.flush()
             os.fsync(stream.fileno())
             captions[clip.video_sha256] = caption
+
+    def _others(self) -> Iterator[dict[str, Any]]:
+        """Yields the entries of the journals beside this one, to which others may be writing: a last line without an end is ignored."""
+        stem = re.sub(r"-p\d\d$", "", self.journal.stem)
+        for path in sorted(self.journal.parent.glob(f"{stem}*.jsonl")):
+            if path != self.journal and re.fullmatch(re.escape(stem) + r"(-p\d\d)?", path.stem):
+                for line in path.read_bytes().rpartition(b"\n")[0].splitlines():
+                    with suppress(ValueError):  # its own step names a damaged line
+                        yield json.loads(line)
 
     def _read_journal(self) -> Iterator[dict[str, Any]]:
         """Yields the journal's entries. A last line that a kill cut short is ignored, and removed from the file."""

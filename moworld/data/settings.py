@@ -76,6 +76,8 @@ class DataSettings(Settings):
     validation_videos: tuple[str, ...] = ()  # names of sources; a split with names gets no share of the others
     held_out_videos: tuple[str, ...] = ()
     split_seed: Seed = 0
+    partitions: int = Field(1, ge=1, le=32, description="parts of the footage whose steps run side by side")
+    partitions_at_once: int = Field(8, ge=1, le=32, description="of them; on one machine at most two run at once")
     source_pattern: str = r"([^/]+)\.[^./]+$"  # its first group in a video's path is the source's name: here the file name without suffix
     crf: int = Field(18, ge=0, le=51)
     licences: dict[Literal["game", "video"], str] = Field(

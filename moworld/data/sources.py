@@ -36,12 +36,13 @@ __all__ = ["DataSettings", "collect_clips", "import_videos", "plan_import"]
 
 
 def collect_clips(
-    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = ()
+    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = (), may_be_empty: bool = False
 ) -> dict[str, Any]:
     """Makes a clips folder from the sources of the settings: manifest, files and summary.json, atomically; returns the summary.
 
     kept:     folder of game episodes and videos finished before; default for videos: a hidden folder beside `out`, removed at the end
     required: splits that must have a clip; an empty one is refused before videos are decoded, and without videos before anything else
+    may_be_empty: whether no clip is no error, as for a partition
     Raises InputError if no source is named, a source is invalid, no clip results, or a required split is empty.
     """
     if settings.game is None and settings.videos is None:
@@ -61,7 +62,7 @@ def collect_clips(
             rows, summary["rejected"], fates = import_videos(settings.videos, folder, settings, missing, store)
             summary["files"] = [asdict(fate) for fate in fates]
             clips += rows
-        if not clips:
+        if not clips and not may_be_empty:
             raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see the reasons: {summary['rejected'][:3]}")
         counts = Counter(clip.split for clip in clips)
         require_splits(settings.videos or "data", counts, required)

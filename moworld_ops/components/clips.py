@@ -17,14 +17,17 @@ from moworld_ops.components.platform.steps import Refused
 from moworld_ops.data_contracts.check import check_rows
 from moworld_ops.data_contracts.load import load_contract
 
+VERDICTS = "verdicts.json"  # in the quarantine of a partition: number of clips, and for each contract how many of them it rejects
+
 
 def filter_clips(
-    clips: str, out: str, quarantine: str, contracts: tuple[str, ...] | list[str], measure: Callable[[Path], list[Any]]
+    clips: str, out: str, quarantine: str, contracts: tuple[str, ...] | list[str], measure: Callable[[Path], list[Any]], judged: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measures clips, checks them against contracts and writes both folders; returns the summary and the full report.
 
     measure: maps a copy of the folder to its clips with their measures, in the order of the manifest. It may write files there. For one
              clip it may return a list of parts, or `Failed`. A clip counts as rejected only if all its parts are, or if it failed.
+    judged:  whether the clips are a batch. The clips of a partition are not: merging judges those of all partitions, from VERDICTS.
     Raises Refused when the batch fails a contract.
     """
     with atomic_folder(out) as good, atomic_folder(quarantine) as bad:
@@ -54,16 +57,18 @@ def filter_clips(
         names = ", ".join(f"{report.contract} {report.version}" for report in reports)
         summary = {"contract": names, "rows": len(rows), "accepted": len(accepted), "quarantined": len(rejected)}
         details = {**summary, "failures": failures}
-        for report in reports:
+        if not judged:
+            write_json(bad / VERDICTS, {"clips": len(sizes), "lost": {report.contract: report.lost(sizes) for report in reports}})
+        for report in reports if judged else ():
             if report.batch_fails(sizes) or not accepted:
                 first = next((reason for reason in reasons if reason["contract"] == report.contract), reasons[0] if reasons else "no clip")
                 line = f"contract {report.contract} {report.version} rejects {report.lost(sizes)} of {len(sizes)} clips, first {first}"
-                _keep_quarantine(bad)
+                keep_quarantine(bad)
                 raise Refused(line, details)
     return summary, details
 
 
-def _keep_quarantine(bad: Path) -> None:
+def keep_quarantine(bad: Path) -> None:
     """Copies the quarantine of a refused batch into the run's folder, because the step's outputs are deleted."""
     place = context()
     if place.folder and place.step:

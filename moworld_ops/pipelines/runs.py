@@ -21,6 +21,11 @@ from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.steps import process_token
 
+MERGED = {  # step: the step that merges its partitions, and the output with the accepted rows
+    **dict.fromkeys(("complete_geometry", "check_quality", "annotate"), ("merge_clips", "captioned")),
+    "cache_features": ("merge_features", "features"),
+}
+
 
 class Run:
     """The folder of one run."""
@@ -133,8 +138,11 @@ class Run:
         os.kill(int(token.split(":")[0]), signal.SIGTERM)
 
     def output(self, step: str, name: str) -> Path | None:
-        """Returns the folder of a finished step's output, or None."""
-        found = self.steps().get(step, {}).get("outputs", {}).get(name)
+        """Returns the folder of a finished step's output, or None; of a step that ran in partitions that of the step that merges them."""
+        steps = self.steps()
+        if step not in steps and step in MERGED and MERGED[step][0] in steps:
+            step, name = MERGED[step][0], name if name == "quarantine" else MERGED[step][1]
+        found = steps.get(step, {}).get("outputs", {}).get(name)
         return Path(found["path"]) if found and Path(found["path"]).exists() else None
 
     def quarantine(self, step: str) -> Path | None:
@@ -144,7 +152,8 @@ class Run:
 
     def rejections(self) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
         """Yields step, quarantine folder and the rows of its reasons.json, for each step that checks contracts."""
-        for step in ("complete_geometry", "check_quality", "annotate"):
+        steps = ("merge_clips",) if "merge_clips" in self.steps() else ("complete_geometry", "check_quality", "annotate")
+        for step in steps:
             folder = self.quarantine(step)
             if folder is not None and (folder / "reasons.json").is_file():
                 yield step, folder, read_json(folder / "reasons.json")

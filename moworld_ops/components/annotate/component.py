@@ -24,6 +24,7 @@ def annotate(
     quarantine: dsl.Output[dsl.Dataset],
     settings: str,
     required_splits: str,
+    partition: str = "",
 ) -> None:
     """Write a scene-level caption for every clip and check that it describes no camera motion.
 
@@ -33,16 +34,19 @@ def annotate(
         quarantine: clips whose caption the contract rejects
         settings: section `annotation` of the profile, JSON; null to use no vision model
         required_splits: splits that must have a clip, JSON
+        partition: number of the partition, which is not judged as a batch; empty for all clips
     """
     from json import loads
 
     from moworld_ops.components.annotate.step import annotate as step
     from moworld_ops.components.platform.attempts import spending_file
+    from moworld_ops.components.platform.context import partition_suffix
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.steps import recorded
     from moworld_ops.components.platform.store import input_path, output_path
 
-    journal = str(home() / "annotations.jsonl")
-    with recorded(captioned, may_be_empty=(quarantine,)) as record:
+    journal = str(home() / f"annotations{partition_suffix(partition)}.jsonl")
+    with recorded(captioned, may_be_empty=(quarantine,), partition=partition) as record:
         paths = {"clips": input_path(clips), "out": output_path(captioned), "quarantine": quarantine.path, "journal": journal}
-        record(step(**paths, settings=loads(settings), required_splits=loads(required_splits), spending=spending_file()))
+        options = {"settings": loads(settings), "required_splits": loads(required_splits), "spending": spending_file()}
+        record(step(**paths, **options, judged=not partition))

@@ -23,7 +23,7 @@ from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
 from moworld_ops.components.platform import attempts, store
-from moworld_ops.components.platform.context import StepContext, context
+from moworld_ops.components.platform.context import PARTITION, StepContext, context
 
 log = logging.getLogger("moworld.steps")
 SAMPLE_SECONDS = 0.5
@@ -38,8 +38,10 @@ class Refused(Exception):
 
 
 @contextmanager
-def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Callable[[dict[str, Any]], None]]:
+def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str = "") -> Iterator[Callable[[dict[str, Any]], None]]:
     """Runs the body as one step that writes the artifacts `outputs` (each with .name, .path, .metadata).
+
+    partition: number of the partition, for a step of a loop; it becomes part of the step's name
 
     The body receives a function that records the step's summary, a dict that JSON can represent.
 
@@ -49,6 +51,8 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Call
     After an error the outputs are removed. InputError, NoKernel and a full disk exit with status 2, Refused with 1, each as one line.
     On a cluster any other error restarts the process while attempts are left (attempts.py).
     """
+    if partition:
+        os.environ[PARTITION] = partition
     place = context()
     name = place.step or (Path(outputs[0].path).parent.name if outputs else "step")
     if (ended := attempts.final_failure(place)) is not None:
