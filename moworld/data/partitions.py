@@ -69,12 +69,12 @@ def split_sources(out: Pathlike, settings: DataSettings, required: Iterable[str]
             named = {split: sorted({names[place] for place in own if splits[names[place]] == split}) for split in ("validation", "held_out")}
             mine = {name for name in levels if places[name] == number}
             rows.append({
-                "videos": len(own), "bytes": sum(videos[place] for place in own),
+                "videos": len(own), "bytes": sum(map(videos.__getitem__, own)),
                 "levels": {split: [name for name in levels if name in mine and kinds[name] == split] for split in ("train", "validation", "held_out")},
                 "named": named,
             })  # fmt: skip
         write_json(folder / PARTITIONS, {"partitions": rows})
-    loads = [row["bytes"] for row in rows]
+    loads = [sum(videos[place] for place in videos if parts[place] == number) for number in range(count)]
     return {"partitions": count, "videos": len(videos), "levels": len(levels), "bytes": sum(loads), "largest_bytes": max(loads)}
 
 

@@ -104,6 +104,12 @@ class Run:
         """Returns the records of the started steps by name."""
         return {path.stem: dict(read_json(path)) for path in sorted((self.folder / "steps").glob("*.json"))}
 
+    def step(self, name: str) -> dict[str, Any]:
+        """Returns the record of a step; of one that ran in partitions that of the step that merges them; {} if neither has started."""
+        steps = self.steps()
+        merging = MERGED[name][0] if name in MERGED else ""
+        return steps.get(name) or steps.get(merging, {})
+
     def status(self) -> str:
         """Returns running, done, refused, failed, cancelled, or killed: recorded as running, but no process holds its lock.
 
@@ -139,10 +145,10 @@ class Run:
 
     def output(self, step: str, name: str) -> Path | None:
         """Returns the folder of a finished step's output, or None; of a step that ran in partitions that of the step that merges them."""
-        steps = self.steps()
-        if step not in steps and step in MERGED and MERGED[step][0] in steps:
-            step, name = MERGED[step][0], name if name == "quarantine" else MERGED[step][1]
-        found = steps.get(step, {}).get("outputs", {}).get(name)
+        record = self.steps().get(step)
+        if record is None and step in MERGED:
+            record, name = self.step(step), name if name == "quarantine" else MERGED[step][1]
+        found = (record or {}).get("outputs", {}).get(name)
         return Path(found["path"]) if found and Path(found["path"]).exists() else None
 
     def quarantine(self, step: str) -> Path | None:
@@ -190,7 +196,7 @@ def cluster_endpoints() -> list[str]:
 def latest_output(step: str, output: str, profile: str) -> str:
     """Returns the path of an output of the newest run of the profile that finished the step; raises InputError if there is none."""
     for run in reversed(all_runs()):
-        found = run.output(step, output) if run.record.get("profile") == profile and run.steps().get(step, {}).get("status") == "done" else None
+        found = run.output(step, output) if run.record.get("profile") == profile and run.step(step).get("status") == "done" else None
         if found is not None:
             return str(found)
     expected = f"a run of profile {profile} that finished step {step}"

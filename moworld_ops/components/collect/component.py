@@ -45,5 +45,7 @@ def collect(
     from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(clips, partition=partition) as record:
-        part = {"sources": input_path(sources), "partition": int(partition)} if partition else {}
-        record(step(out=output_path(clips), settings=loads(settings), seed=int(seed), required_splits=loads(required_splits), **part))
+        options = {"settings": loads(settings), "seed": int(seed), "required_splits": loads(required_splits)}
+        if partition:
+            options |= {"sources": input_path(sources), "partition": int(partition)}
+        record(step(out=output_path(clips), **options))

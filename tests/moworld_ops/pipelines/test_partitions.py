@@ -69,6 +69,7 @@ def test_outputs_of_a_run_in_partitions_are_those_of_the_merging_steps(tmp_path,
         record = {"status": "done", "outputs": {name: {"path": str(tmp_path / step / name)} for name in outputs}}
         write_json(tmp_path / "run/steps" / f"{step}.json", record)
     run, expected = Run(tmp_path / "run"), tuple(names)
+    assert run.step("cache_features")["status"] == "done" and run.step("distill") == {}
     assert run.output("annotate", "captioned") == tmp_path / expected[0] / "captioned"
     assert run.output("cache_features", "features") == tmp_path / expected[1] / "features"
     write_json(tmp_path / expected[0] / "quarantine/reasons.json", [{"clip_id": "a"}])
