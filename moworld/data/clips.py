@@ -4,7 +4,7 @@ A clips folder holds manifest.parquet, videos/, cameras/ and, if available, dept
 Every row has the SHA-256 of its video and camera file. Steps never change the folder they read: they write a new one with hard links.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -107,15 +107,22 @@ def clip_of(row: dict[str, Any]) -> Clip:
     return Clip(**{name: value for name, value in row.items() if name not in REMOVED})
 
 
-def read_manifest(folder: Pathlike) -> list[Clip]:
-    """Returns the rows of a clips folder, sorted by clip_id; raises InputError if the manifest is missing, unreadable or has other columns."""
+def read_manifest(folder: Pathlike, chosen: Collection[str] | None = None) -> list[Clip]:
+    """Returns the rows of a clips folder, or those of the ids `chosen`, sorted by clip_id.
+
+    Raises InputError if the manifest is missing, unreadable or has other columns.
+    """
     import pyarrow
+    import pyarrow.compute
 
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise InputError(path, "", "no such file", "the manifest of a clips folder", "pass a folder that a data step wrote")
     try:
-        rows = read_parquet(path).to_pylist()
+        table = read_parquet(path)
+        if chosen is not None:
+            table = table.filter(pyarrow.compute.is_in(table.column("clip_id"), pyarrow.array(sorted(chosen), pyarrow.string())))
+        rows = table.to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(path, "", str(error), "a Parquet file", REWRITE) from None
     names = {field.name for field in fields(Clip)}
@@ -138,10 +145,11 @@ def write_manifest(folder: Pathlike, clips: Iterable[Clip]) -> None:
         if one["clip_id"] == other["clip_id"]:
             raise InputError(path, "clip_id", f"{one['clip_id']} twice", "a unique id for each clip", "rename one of them")
     with atomic_write(path) as stream:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema()), stream)
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=manifest_schema()), stream)
 
 
-def _schema() -> "pyarrow.Schema":
+def manifest_schema() -> "pyarrow.Schema":
+    """Returns the columns of a manifest: the fields of `Clip`."""
     import pyarrow
 
     types: dict[Any, Any] = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}

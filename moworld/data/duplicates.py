@@ -2,22 +2,30 @@
 
 A clip is a set of 64-bit perceptual hashes of its frames (pHash, Zauner 2010). Two frames match if at most 7 bits differ.
 Candidates share one of eight bytes: seven differing bits leave at least one byte equal, so not all pairs are compared.
+
+Partitions keep their hashes in a file (FRAME_HASHES), so that merging them finds duplicates over everything without a picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moworld.data.clips import Clip
-from moworld.files import Pathlike
+from moworld.files import Pathlike, atomic_write, read_parquet
 from moworld.video import iterate_frames
 
 Hashes = NDArray[np.uint8]
 BANDS = 8
 MAX_BITS = BANDS - 1
 EVERY_SECONDS = 0.5
+FRAME_HASHES = "frame_hashes.parquet"  # in a clips folder of a partition: clip_id, hashes (8 bytes a frame)
+EXACT_FRAMES = 1 << 15  # above, not all pairs of frames are compared
+BLOCK = 256  # frames that are compared with all others at a time
+NEIGHBOURS = 32  # frames with an equal half that are compared
 
 
 def frame_hash(frame: NDArray[np.uint8]) -> Hashes:
@@ -57,3 +65,84 @@ def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
                 buckets.setdefault(key, []).append(start + offset)
         start += len(own)
     return result
+
+
+def write_hashes(folder: Pathlike, clips: Sequence[str], hashes: Sequence[Hashes]) -> None:
+    """Writes the frame hashes of clips, (N, 8) of each clip_id, to FRAME_HASHES of a folder."""
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"clip_id": list(clips), "hashes": [own.tobytes() for own in hashes]}, schema=_schema())
+    with atomic_write(Path(folder) / FRAME_HASHES) as stream:
+        parquet.write_table(table, stream)
+
+
+def similarity_over(folders: Sequence[Pathlike]) -> tuple[Any, NDArray[np.float64]]:
+    """Returns the clip_ids of all FRAME_HASHES of folders, an Arrow array, sorted, and the similarity of each clip (see `with_similarity`).
+
+    Up to EXACT_FRAMES frames all pairs are compared. Above, frames are candidates if half of their 64 bits are equal, of which each is
+    compared with NEIGHBOURS others: of a clip that was encoded again some frames have an equal half, of other clips almost none.
+    """
+    import pyarrow
+
+    tables = [read_parquet(Path(folder) / FRAME_HASHES).cast(_schema()) for folder in folders if (Path(folder) / FRAME_HASHES).is_file()]
+    table = pyarrow.concat_tables([_schema().empty_table(), *tables]).sort_by("clip_id").combine_chunks()
+    names = pyarrow.concat_arrays(table.column("clip_id").chunks or [pyarrow.array([], pyarrow.string())])
+    if not len(names):
+        return names, np.zeros(0)
+    column = table.column("hashes").combine_chunks()
+    column = column.chunk(0) if isinstance(column, pyarrow.ChunkedArray) else column
+    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(names) + 1] // BANDS
+    values = np.frombuffer(column.buffers()[2] or b"", ">u8").astype(np.uint64)[offsets[0] : offsets[-1]]
+    return names, similarities(values, np.diff(offsets))
+
+
+def similarities(hashes: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns for each clip the largest share of its frames that one earlier clip also shows, to four digits.
+
+    hashes: (N,) of the frames of all clips, one clip after the other; lengths: number of frames of each clip
+    """
+    count = len(lengths)
+    owner = np.repeat(np.arange(count, dtype=np.int64), lengths)
+    pairs = _all_pairs(hashes, owner) if len(hashes) <= EXACT_FRAMES else _half_pairs(hashes, owner)
+    seen = np.unique(pairs)  # frame * count + earlier clip
+    both, frames = np.unique(owner[seen // count] * count + seen % count, return_counts=True)
+    most = np.zeros(count, np.int64)
+    np.maximum.at(most, both // count, frames)
+    return np.round(most / np.maximum(lengths, 1), 4)
+
+
+def _all_pairs(hashes: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns frame * number of clips + earlier clip, of each pair of frames that match."""
+    count, found = int(owner[-1]) + 1 if len(owner) else 1, [np.zeros(0, np.int64)]
+    for start in range(0, len(hashes), BLOCK):
+        block, last = slice(start, start + BLOCK), int(np.searchsorted(owner, owner[min(start + BLOCK, len(owner)) - 1]))
+        near = np.bitwise_count(hashes[block, None] ^ hashes[None, :last]) <= MAX_BITS
+        frame, other = np.nonzero(near & (owner[None, :last] < owner[block, None]))
+        found.append((frame + start) * count + owner[other])
+    return np.concatenate(found)
+
+
+def _half_pairs(hashes: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns as `_all_pairs` pairs that match and have an equal half."""
+    count, found = int(owner[-1]) + 1, [np.zeros(0, np.int64)]
+    for shift in (0, 32):
+        half = ((hashes >> np.uint64(shift)) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        order = np.argsort(half, kind="stable")
+        half = half[order]
+        at = np.flatnonzero(half[:-1] == half[1:])
+        for distance in range(1, NEIGHBOURS + 1):
+            at = at[at + distance < len(half)]
+            at = at[half[at] == half[at + distance]]
+            if not len(at):
+                break
+            one, other = order[at], order[at + distance]  # of equal halves the order is that of the frames
+            good = (np.bitwise_count(hashes[one] ^ hashes[other]) <= MAX_BITS) & (owner[one] < owner[other])
+            found.append(other[good] * count + owner[one[good]])
+    return np.concatenate(found)
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    return pyarrow.schema([("clip_id", pyarrow.string()), ("hashes", pyarrow.large_binary())])

@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,18 @@ from torch import Tensor
 from moworld.data.clips import REMOVED, Clip
 from moworld.data.splits import empty_split
 from moworld.errors import InputError
-from moworld.files import HASHES, Pathlike, atomic_write, link_or_copy, open_uri, read_json_object, read_parquet, sha256_file, write_json
+from moworld.files import (
+    HASHES,
+    Pathlike,
+    atomic_write,
+    link_or_copy,
+    open_uri,
+    read_json,
+    read_json_object,
+    read_parquet,
+    sha256_file,
+    write_json,
+)
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.tensors import FADVISE, Shard
 
@@ -148,6 +160,36 @@ def write_without(store: "FeatureStore", target: Pathlike, clips: set[str]) -> l
     with atomic_write(folder / "index.parquet") as stream:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(row) for row in kept]), stream)
     return touched
+
+
+def merge_feature_folders(folders: Sequence[Pathlike], target: Pathlike) -> int:
+    """Makes one feature folder of several with the same encoders; returns the number of clips. Shards get the folder's number in their names.
+
+    Files are hard links; the licences are those of all folders, and codec/ is that of the first.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    hashes: dict[str, str] = {}
+    tables, licences = [], set[str]()
+    for number, folder in enumerate(map(Path, folders)):
+        names = {name: f"part-{number:02d}-{name}" for name in read_json_object(folder / HASHES)}
+        for name, new in names.items():
+            link_or_copy(folder / name, Path(target) / new)
+            hashes[new] = read_json_object(folder / HASHES)[name]
+        table = read_parquet(folder / "index.parquet")
+        column = table.schema.get_field_index("shard")
+        shards = pyarrow.array([names[name] for name in table.column("shard").to_pylist()], pyarrow.string())
+        tables.append(table.set_column(column, table.schema.field(column), shards))
+        licences |= set(read_json(folder / LICENCES))
+    for path in sorted(Path(folders[0], "codec").glob("*")):
+        link_or_copy(path, Path(target) / "codec" / path.name)
+    write_json(Path(target) / HASHES, hashes)
+    write_json(Path(target) / LICENCES, sorted(licences))
+    merged = pyarrow.concat_tables(tables).sort_by("clip_id").combine_chunks()
+    with atomic_write(Path(target) / "index.parquet") as stream:
+        pyarrow.parquet.write_table(merged, stream)
+    return len(merged)
 
 
 class FeatureStore:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moworld.camera import Cameras, se3
+from moworld.cpus import available_cpus
 from moworld.data.clips import Clip, clip_of, link_files, with_cameras
 from moworld.data.game_camera import WIDE_FOV, engine_c2w, engine_intrinsics, looks_of, pitched_picture
 from moworld.data.game_map import GameMap, Plan, Walker
@@ -72,7 +73,7 @@ def record_game(folder: Path, settings: GameSettings, seed: int, kept: Path | No
         store = Path(kept or own) / _key(settings, seed)
         tasks = [(store, settings, seed, split, name, count) for split, name, count in settings.episodes()]
         with tqdm(total=sum(task[-1] for task in tasks), desc="recording", unit="episode", disable=None) as bar:
-            for rows, measured in _in_processes(tasks, settings.workers):
+            for rows, measured in _in_processes(tasks, settings.workers or available_cpus()):
                 for clip in rows:
                     link_files(clip, store / clip.clip_id, folder)
                 clips += rows

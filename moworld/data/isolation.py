@@ -15,23 +15,38 @@ MEMORY_BYTES = 6 * 2**30
 
 
 def run_isolated(
-    work: Callable[..., Any], arguments: list[tuple[Any, ...]], workers: int = 2, stall: float = STALL_SECONDS, memory: int = MEMORY_BYTES
+    work: Callable[..., Any],
+    arguments: list[tuple[Any, ...]],
+    workers: int = 2,
+    stall: float = STALL_SECONDS,
+    memory: int = MEMORY_BYTES,
+    attempts: int = 1,
 ) -> Iterator[Any]:
     """Yields `work(*arguments, heartbeat)` for each entry, in order: its value, or an InputError. Runs at most `workers` processes.
 
     work:   a function of a module; it calls `heartbeat()` as it progresses, and raises InputError for invalid input
     stall:  seconds without a heartbeat after which the process is killed; memory: bytes of address space it may use
+    attempts: how often an entry is tried whose process ends without an answer or hangs; the last failure is its InputError
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, "av", "cv2"])
 
     def one(values: tuple[Any, ...]) -> Any:
+        for left in reversed(range(attempts)):
+            try:
+                return once(values)
+            except _Broken as broken:
+                if not left:
+                    times = f"{broken}, {attempts} times" if attempts > 1 else str(broken)
+                    return InputError(values[0], "", times, "a readable file", "replace the file")
+
+    def once(values: tuple[Any, ...]) -> Any:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(theirs, memory, work, values), daemon=True)
         process.start()
         theirs.close()
         try:
-            return _answer(ours, process, str(values[0]), stall)
+            return _answer(ours, process, stall)
         finally:
             if process.is_alive():
                 process.kill()
@@ -42,7 +57,12 @@ def run_isolated(
         yield from pool.map(one, arguments)
 
 
-def _answer(ours: Connection, process: Any, name: str, stall: float) -> Any:
+class _Broken(Exception):
+    """A process ended without an answer, or hung."""
+
+
+def _answer(ours: Connection, process: Any, stall: float) -> Any:
+    """Returns the answer of a process. Raises _Broken if there is none."""
     wait = START_SECONDS
     while ours.poll(wait):
         wait = stall
@@ -51,10 +71,10 @@ def _answer(ours: Connection, process: Any, name: str, stall: float) -> Any:
         except EOFError:
             process.join()
             found = f"a decoder that ended with signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "a decoder that ended"
-            return InputError(name, "", found, "a readable file", "replace the file")
+            raise _Broken(found) from None
         if kind != "alive":
             return value
-    return InputError(name, "", f"no progress in {stall:g} s", "a readable file", "replace the file")
+    raise _Broken(f"no progress in {stall:g} s")
 
 
 def _child(theirs: Connection, memory: int, work: Callable[..., Any], values: tuple[Any, ...]) -> None:

@@ -32,7 +32,7 @@ class GameSettings(Settings):
     gamma: float = Field(1.7, gt=0, le=100)
     attempts: PositiveInt = 80
     crf: int = Field(18, ge=0, le=51)
-    workers: int = Field(2, ge=1, le=4096)
+    workers: int | None = Field(None, ge=1, le=4096)  # levels recorded at the same time; default: one per available CPU
 
     @model_validator(mode="after")
     def _consistent(self) -> "GameSettings":
@@ -70,12 +70,14 @@ class DataSettings(Settings):
     fps: float | None = Field(None, gt=0, le=1000)  # videos of a higher rate are resampled to it; default: each keeps its own
     cut_threshold: float = Field(0.35, gt=0, le=1)  # how much two frames differ at a shot cut, 0 to 1
     still_seconds: float = Field(1.0, gt=0, le=1e9)  # a picture that does not change for longer is cut out
-    workers: int = Field(2, ge=1, le=4096)  # videos decoded at the same time, one process each
+    workers: int | None = Field(None, ge=1, le=4096)  # videos decoded at the same time, one process each; default: one per available CPU
     validation_share: float = Field(0.05, ge=0, lt=1)  # of the sources of imported videos, by a hash of their name
     held_out_share: float = Field(0.1, ge=0, lt=1)
     validation_videos: tuple[str, ...] = ()  # names of sources; a split with names gets no share of the others
     held_out_videos: tuple[str, ...] = ()
     split_seed: Seed = 0
+    partitions: int = Field(1, ge=1, le=32, description="parts of the footage whose steps run side by side")
+    partitions_at_once: int = Field(8, ge=1, le=32, description="of them; on one machine at most two run at once")
     source_pattern: str = r"([^/]+)\.[^./]+$"  # its first group in a video's path is the source's name: here the file name without suffix
     crf: int = Field(18, ge=0, le=51)
     licences: dict[Literal["game", "video"], str] = Field(
@@ -137,5 +139,6 @@ class VisionSettings(Settings):
     longest_delay_seconds: NonNegativeFloat = 60.0
     timeout_seconds: float = Field(60.0, gt=0, le=1e9)
     max_tokens: PositiveInt = 200
+    budget_tokens: PositiveInt | None = Field(None, description="tokens of all requests of a run, as the server reports them; default: no limit")
     input_price: NonNegativeFloat = Field(0.0, description="per million tokens")
     output_price: NonNegativeFloat = Field(0.0, description="per million tokens")

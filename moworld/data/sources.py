@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from moworld.cpus import available_cpus
 from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, clip_of, write_manifest
 from moworld.data.discovery import Fate, Listing, camera_of, discover
@@ -35,12 +36,13 @@ __all__ = ["DataSettings", "collect_clips", "import_videos", "plan_import"]
 
 
 def collect_clips(
-    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = ()
+    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = (), may_be_empty: bool = False
 ) -> dict[str, Any]:
     """Makes a clips folder from the sources of the settings: manifest, files and summary.json, atomically; returns the summary.
 
     kept:     folder of game episodes and videos finished before; default for videos: a hidden folder beside `out`, removed at the end
     required: splits that must have a clip; an empty one is refused before videos are decoded, and without videos before anything else
+    may_be_empty: whether no clip is no error, as for a partition
     Raises InputError if no source is named, a source is invalid, no clip results, or a required split is empty.
     """
     if settings.game is None and settings.videos is None:
@@ -60,7 +62,7 @@ def collect_clips(
             rows, summary["rejected"], fates = import_videos(settings.videos, folder, settings, missing, store)
             summary["files"] = [asdict(fate) for fate in fates]
             clips += rows
-        if not clips:
+        if not clips and not may_be_empty:
             raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see the reasons: {summary['rejected'][:3]}")
         counts = Counter(clip.split for clip in clips)
         require_splits(settings.videos or "data", counts, required)
@@ -104,7 +106,7 @@ def import_videos(
         keys = [_key(video, settings) for video in videos]
         new = [(video, key) for video, key in zip(videos, keys, strict=True) if not (store / key / "done.json").exists()]
         tasks = [(video, store / f"{key}.part", settings) for video, key in new]
-        results = run_isolated(_finish_video, tasks, settings.workers)
+        results = run_isolated(_finish_video, tasks, settings.workers or available_cpus(), attempts=2)
         shown = tqdm(results, total=len(videos), initial=len(videos) - len(new), desc="videos", unit="video", disable=None)
         refused = {key: result for (_, key), result in zip(new, shown, strict=True) if isinstance(result, InputError)}
         for video, key in zip(videos, keys, strict=True):
@@ -204,7 +206,7 @@ def plan_import(settings: DataSettings) -> dict[str, Any]:
             seconds, pixels = seconds + length, pixels + length * info.fps * info.height * info.width
             facts = f"{length:.1f} s, {info.width}x{info.height}, {info.fps:.4g} frames per second, split {video.split}"
             fates.append(Fate(video.name, "import", facts))
-        estimate = PASSES * pixels * max(cost, default=0.0) / min(settings.workers, max(1, len(videos)))
+        estimate = PASSES * pixels * max(cost, default=0.0) / min(settings.workers or available_cpus(), max(1, len(videos)))
     files = [asdict(fate) for fate in sorted(fates, key=lambda fate: fate.file)]
     return {"files": files, "footage_seconds": round(seconds, 1), "estimated_seconds": round(estimate, 1)}
 

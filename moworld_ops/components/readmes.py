@@ -37,8 +37,8 @@ def readme(folder: Path) -> str:
     for argument, default in zip(function.args.args, defaults, strict=True):
         if argument.arg not in meanings:
             raise InputError(path, argument.arg, "no description", "a line under Args", "describe the argument")
-        artifact = re.fullmatch(r"dsl\.(Input|Output)\[dsl\.(\w+)\]", ast.unparse(argument.annotation or argument))
-        kind, type_name = (artifact[1].lower(), artifact[2]) if artifact else ("parameter", "str")
+        artifact = re.fullmatch(r"dsl\.(Input|Output)\[((?:list\[)?)dsl\.(\w+)\]+", ast.unparse(argument.annotation or argument))
+        kind, type_name = (artifact[1].lower(), f"list of {artifact[3]}" if artifact[2] else artifact[3]) if artifact else ("parameter", "str")
         optional = "" if default is None else ", optional"
         rows.append(f"| `{argument.arg}` | {kind}{optional} | {type_name} | {meanings[argument.arg]} |")
     lines = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from moworld.errors import InputError
 from moworld_ops.pipelines.profile import Profile
-from moworld_ops.pipelines.runs import Run, latest_output
+from moworld_ops.pipelines.runs import MERGED, Run, latest_output
 
 INPUTS: dict[str, tuple[str, ...]] = {  # inputs of each pipeline; one that makes features needs `vae` if its profile trains no codec
     "data": (),
@@ -80,4 +80,6 @@ def producer(name: str, profile: Profile) -> tuple[str, str]:
     if name not in PRODUCERS:
         raise InputError("--set", f"inputs.{name}", "a run", "a path or URI: no step makes it", "name a directory")
     step, output = PRODUCERS[name]
+    if profile.data.partitions > 1 and step in MERGED:
+        step, output = MERGED[step]
     return f"{step}-{len(profile.curriculum)}" if step == "train_curriculum" else step, output

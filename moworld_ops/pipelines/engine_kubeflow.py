@@ -76,5 +76,7 @@ def validate(text: str, source: str, tags: bool = False) -> dict[str, Any]:
     for image in images:
         if "@sha256:" not in image and not tags:
             raise InputError(source, "image", image, "an image by digest", "add it to images.lock.json")
-    pools = {name: parse(task.inputs.parameters["pool"].runtime_value.constant.string_value) for name, task in spec.root.dag.tasks.items()}
-    return {"tasks": len(spec.root.dag.tasks), "images": images, "trainjobs": sorted(name for name, pool in pools.items() if isinstance(pool, list))}
+    graphs = [spec.root.dag, *(component.dag for component in spec.components.values() if component.HasField("dag"))]  # those of loops, too
+    tasks = {name: task for graph in graphs for name, task in graph.tasks.items() if not spec.components[task.component_ref.name].HasField("dag")}
+    pools = {name: parse(task.inputs.parameters["pool"].runtime_value.constant.string_value) for name, task in tasks.items()}
+    return {"tasks": len(tasks), "images": images, "trainjobs": sorted(name for name, pool in pools.items() if isinstance(pool, list))}

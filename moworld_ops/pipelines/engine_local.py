@@ -3,6 +3,9 @@
 kfp writes a step's cache entry after its outputs, so a killed run continues after its last finished step.
 """
 
+import builtins
+import json
+import logging
 import os
 import re
 import shutil
@@ -14,10 +17,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moworld.files import write_json
-from moworld_ops.components.platform.context import CONTEXT, StepContext
+from moworld_ops.components.platform.context import CONTEXT, StepContext, partition_suffix
 from moworld_ops.components.platform.home import environment
 from moworld_ops.components.platform.source import ROOT
 from moworld_ops.components.platform.steps import process_token
@@ -65,6 +69,7 @@ def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progre
         _step_environment(run),
         _cancelled_by_signal(),
         open(run.folder / "log.txt", "a", encoding="utf-8", buffering=1) as log,
+        _output_restored(),
         _reporting(run, [step.name for step in plan], attempt, progress),
         warnings.catch_warnings(),
     ):
@@ -83,21 +88,34 @@ def execute(pipeline: Any, arguments: dict[str, str], run: Run, progress: Progre
 
 
 def steps_of(spec: Any) -> list[Step]:
-    """Returns the named steps of a compiled pipeline, producers first."""
+    """Returns the named steps of a compiled pipeline, producers first; those of a loop once for each of its items."""
     from google.protobuf import json_format
+
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    return _steps_of(spec, spec.root.dag.tasks, executors, "", ())
+
+
+def _steps_of(spec: Any, tasks: Any, executors: dict[str, Any], suffix: str, outer: tuple[str, ...]) -> list[Step]:
+    """Returns the steps of a graph. suffix: of their names, in a loop; outer: steps that the whole graph needs"""
     from kfp.local import graph_utils
 
-    tasks = spec.root.dag.tasks
-    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
-    names: dict[str, str] = {}
-    steps = []
+    names: dict[str, tuple[str, ...]] = {}
+    steps = list[Step]()
     for task in reversed(graph_utils.topological_sort_tasks(tasks)):
-        executor = executors[spec.components[tasks[task].component_ref.name].executor_label]
-        env = {entry["name"]: entry["value"] for entry in executor.get("container", {}).get("env", [])}
-        if CONTEXT in env:
-            names[task] = StepContext.model_validate_json(env[CONTEXT]).step
-            needs = {names[parent] for parent in tasks[task].dependent_tasks if parent in names}
-            steps.append(Step(names[task], tuple(sorted(needs))))
+        component = spec.components[tasks[task].component_ref.name]
+        needs = tuple(sorted({name for parent in tasks[task].dependent_tasks for name in names.get(parent, ())})) or outer
+        inner = list[Step]()
+        if component.HasField("dag"):
+            items = tasks[task].parameter_iterator.items.raw
+            for item in json.loads(items) if items else [""]:
+                inner += _steps_of(spec, component.dag.tasks, executors, suffix + partition_suffix(item), needs)
+        else:
+            env = {entry["name"]: entry["value"] for entry in executors[component.executor_label].get("container", {}).get("env", [])}
+            if CONTEXT in env:
+                inner.append(Step(StepContext.model_validate_json(env[CONTEXT]).step + suffix, needs))
+        if inner:
+            names[task] = tuple(step.name for step in inner)
+            steps += inner
     return steps
 
 
@@ -125,7 +143,7 @@ def _close(run: Run, plan: list[Step], status: str, error: str | None, exit_stat
         error=error,
         exit=exit_status if status in ("done", "cancelled") else max([1, *[record.get("exit", 0) for record in ran]]),
         seconds=sum(one["seconds"] for one in attempts),
-        orchestration_seconds=seconds - sum(record.get("seconds", 0.0) for record in ran),
+        orchestration_seconds=max(0.0, seconds - sum(record.get("seconds", 0.0) for record in ran)),  # partitions overlap
         attempts=attempts,
         steps=steps,
         artifacts={name: record["outputs"] for name, record in records.items() if "outputs" in record},
@@ -158,12 +176,32 @@ def _step_environment(run: Run) -> Iterator[None]:
 
 
 @contextmanager
+def _output_restored() -> Iterator[None]:
+    """Restores `print` and the root logger's handlers: kfp replaces them around each task, and tasks of a loop overlap."""
+    printing, root = builtins.print, logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        builtins.print = printing
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@contextmanager
 def _cancelled_by_signal() -> Iterator[None]:
-    """On SIGTERM and SIGINT ends the running step with its children, then raises Cancelled."""
+    """On SIGTERM and SIGINT ends the running steps with their children, then raises Cancelled."""
     import psutil
+
+    left = threading.Event()
+
+    def keep_ending() -> None:  # kfp starts the iterations of a loop that still wait, before it gives up
+        while not left.wait(0.1):
+            _kill(psutil.Process().children(recursive=True))
 
     def end(signum: int, frame: Any) -> None:
         _kill(psutil.Process().children(recursive=True))  # first: leaving kfp's Popen block waits for the step
+        threading.Thread(target=keep_ending, daemon=True, name="run-cancel").start()
         raise Cancelled(128 + signum)
 
     if threading.current_thread() is not threading.main_thread():
@@ -173,6 +211,7 @@ def _cancelled_by_signal() -> Iterator[None]:
     try:
         yield
     finally:
+        left.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -237,8 +276,18 @@ def _kill(processes: list[Any]) -> None:
 
 def _remove_unfinished(run: Run) -> None:
     """Removes the folders of unfinished tasks; kfp writes executor_output.json last."""
-    for folder in (run.folder / "artifacts").glob("*/*"):
-        if folder.is_dir() and not (folder / "executor_output.json").exists():
+    attempts = (run.folder / "artifacts").glob("*")
+    for folder in (folder for attempt in attempts if attempt.is_dir() for folder in _task_folders(attempt)):
+        if not (folder / "executor_output.json").exists():
             shutil.rmtree(folder)
     for path in (run.folder / "steps").glob(".*.tmp"):
         path.unlink()
+
+
+def _task_folders(folder: Path) -> Iterator[Path]:
+    """Yields the folders of tasks in that of a graph; each iteration of a loop has a folder with those of its tasks."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and re.search(r"-iteration-\d+$", path.name):
+            yield from _task_folders(path)
+        elif path.is_dir():
+            yield path

@@ -50,7 +50,7 @@ def end_events(run: Run) -> list[Event]:
         end = found["started"] + found["seconds"]
         events.append(_event(ENDS.get(found["status"], "FAIL"), end, identity, job, facets, inputs, _outputs(record, found)))
     last = record["attempts"][-1]
-    features = _outputs(record, live.get("cache_features", {}))
+    features = _outputs(record, run.step("cache_features"))
     end = last["started"] + last["seconds"]
     return [*events, _event(ENDS.get(record["status"], "FAIL"), end, _run_id(record), _job(record), _failure(record), [], features)]
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from kfp import dsl
 
+from moworld.cpus import SHARE
 from moworld.errors import InputError
 from moworld_ops.components.platform.context import COMMIT, CONTEXT, NAMESPACE, NODE, RUN, StepContext
 from moworld_ops.components.platform.image_settings import ImageSettings
@@ -25,6 +26,7 @@ SIGNING_KEYS = ("signing.pem", "signing.pub")
 DATABASE_KEY = "backend-store-uri"  # of the secret that MLflow reads, too
 USES_DATABASE = "moworld.io/uses-database"  # label of pods that a network policy lets reach the database
 SIGNING_MOUNT = "/var/run/moworld/signing"
+SIDE_BY_SIDE = 2  # iterations of a loop that kfp.local runs at a time, at most
 STAGING_SECONDS = 6 * 3600  # for a launcher to copy inputs and results; it must outlive its job to say how that ended
 SIGNING_PUBLIC = "MOWORLD_SIGNING_PUBLIC"  # variable of preflight: with it the secret exists, and no account needs to read the key
 UNRETRIED = ("preflight", "promote")  # refusals are deterministic, so these steps are not retried
@@ -34,13 +36,17 @@ LAUNCHERS = ("preflight", "train_curriculum", "train_autoregressive", "distill",
 
 
 class Placement(Protocol):
-    """Gives a task its name and its place. base_sha256: hash of the base weights; "" if it is not known."""
+    """Gives a task its name and its place.
+
+    base_sha256: hash of the base weights; "" if it is not known
+    beside:      number of partitions whose steps run at the same time
+    """
 
     base_sha256: str
 
     def pool(self, step: str) -> str: ...
 
-    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask: ...
+    def __call__(self, task: dsl.PipelineTask, name: str, beside: int = 1) -> dsl.PipelineTask: ...
 
 
 class Local:
@@ -54,7 +60,9 @@ class Local:
         pool = next(iter(self.resources.pools_of(step)), None)
         return text(pool) if isinstance(pool, Torchrun) else ""
 
-    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+    def __call__(self, task: dsl.PipelineTask, name: str, beside: int = 1) -> dsl.PipelineTask:
+        if (share := min(beside, SIDE_BY_SIDE)) > 1:
+            task.set_env_variable(SHARE, str(share))
         return task.set_env_variable(CONTEXT, StepContext(step=name, code=self.code).text())
 
 
@@ -91,7 +99,7 @@ class Cluster:
     def _image(self, name: str) -> str:
         return self.images.reference(name, image(name))
 
-    def __call__(self, task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+    def __call__(self, task: dsl.PipelineTask, name: str, beside: int = 1) -> dsl.PipelineTask:
         if self.requirements is not None and name != "preflight":
             if self.preflight is None:
                 from moworld_ops.components.preflight.component import preflight

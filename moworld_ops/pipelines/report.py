@@ -20,7 +20,7 @@ def close_record(run: Run) -> None:
         alias = "champion" if steps.get("promote", {}).get("status") == "done" else "candidate"
         summary = registered["summary"]
         model = {"name": summary["name"], "version": summary["version"], "alias": alias, "hash": summary["model_sha256"]}
-    revision = steps.get("cache_features", {}).get("summary", {})
+    revision = run.step("cache_features").get("summary", {})
     run.update(
         model=model,
         metrics=metrics_of(run),

@@ -21,6 +21,11 @@ from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.steps import process_token
 
+MERGED = {  # step: the step that merges its partitions, and the output with the accepted rows
+    **dict.fromkeys(("complete_geometry", "check_quality", "annotate"), ("merge_clips", "captioned")),
+    "cache_features": ("merge_features", "features"),
+}
+
 
 class Run:
     """The folder of one run."""
@@ -99,6 +104,12 @@ class Run:
         """Returns the records of the started steps by name."""
         return {path.stem: dict(read_json(path)) for path in sorted((self.folder / "steps").glob("*.json"))}
 
+    def step(self, name: str) -> dict[str, Any]:
+        """Returns the record of a step; of one that ran in partitions that of the step that merges them; {} if neither has started."""
+        steps = self.steps()
+        merging = MERGED[name][0] if name in MERGED else ""
+        return steps.get(name) or steps.get(merging, {})
+
     def status(self) -> str:
         """Returns running, done, refused, failed, cancelled, or killed: recorded as running, but no process holds its lock.
 
@@ -133,8 +144,11 @@ class Run:
         os.kill(int(token.split(":")[0]), signal.SIGTERM)
 
     def output(self, step: str, name: str) -> Path | None:
-        """Returns the folder of a finished step's output, or None."""
-        found = self.steps().get(step, {}).get("outputs", {}).get(name)
+        """Returns the folder of a finished step's output, or None; of a step that ran in partitions that of the step that merges them."""
+        record = self.steps().get(step)
+        if record is None and step in MERGED:
+            record, name = self.step(step), name if name == "quarantine" else MERGED[step][1]
+        found = (record or {}).get("outputs", {}).get(name)
         return Path(found["path"]) if found and Path(found["path"]).exists() else None
 
     def quarantine(self, step: str) -> Path | None:
@@ -144,7 +158,8 @@ class Run:
 
     def rejections(self) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
         """Yields step, quarantine folder and the rows of its reasons.json, for each step that checks contracts."""
-        for step in ("complete_geometry", "check_quality", "annotate"):
+        steps = ("merge_clips",) if "merge_clips" in self.steps() else ("complete_geometry", "check_quality", "annotate")
+        for step in steps:
             folder = self.quarantine(step)
             if folder is not None and (folder / "reasons.json").is_file():
                 yield step, folder, read_json(folder / "reasons.json")
@@ -181,7 +196,7 @@ def cluster_endpoints() -> list[str]:
 def latest_output(step: str, output: str, profile: str) -> str:
     """Returns the path of an output of the newest run of the profile that finished the step; raises InputError if there is none."""
     for run in reversed(all_runs()):
-        found = run.output(step, output) if run.record.get("profile") == profile and run.steps().get(step, {}).get("status") == "done" else None
+        found = run.output(step, output) if run.record.get("profile") == profile and run.step(step).get("status") == "done" else None
         if found is not None:
             return str(found)
     expected = f"a run of profile {profile} that finished step {step}"

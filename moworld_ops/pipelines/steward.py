@@ -16,7 +16,7 @@ ACCEPTED = {"clips": ("complete_geometry", "clips"), "geometry": ("complete_geom
 def latest_checked() -> Run:
     """Returns the newest run with checked data; raises InputError if there is none."""
     for run in reversed(all_runs()):
-        if run.steps().get("complete_geometry", {}).get("status") in ("done", "refused"):
+        if run.step("complete_geometry").get("status") in ("done", "refused"):
             return run
     raise InputError("runs", "", "no run that checked data", "one", "run 'moworld run data --profile pocket' first")
 
@@ -38,7 +38,7 @@ def _checked(run: Run, name: str) -> Checked:
                 thumbnail = str(folder / reason["thumbnail"]) if reason.get("thumbnail") else None
                 reasons.append({**reason, "thumbnail": thumbnail})
                 rejected[reason["clip_id"]] = rows.get(reason["clip_id"], {})
-    finished = run.steps().get(step, {}).get("status") == "done"
+    finished = run.step(step).get("status") == "done"
     return Checked(load_contract(name), rows_of(accepted) if accepted else [], list(rejected.values()), reasons, finished)
 
 

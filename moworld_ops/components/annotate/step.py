@@ -8,19 +8,30 @@ from typing import Any
 
 from moworld.data.captions import appearance_caption, count_words, mentions_camera_motion, scene_caption
 from moworld.data.clips import read_manifest
+from moworld.data.duplicates import FRAME_HASHES
 from moworld.data.splits import require_splits
-from moworld.files import read_json, write_json
+from moworld.files import link_or_copy, read_json, write_json
 from moworld.video import read_frames
 from moworld_ops.components.clips import filter_clips
 
 
 def annotate(
-    clips: str, out: str, quarantine: str, settings: dict[str, Any] | None, journal: str, required_splits: Sequence[str] = ()
+    clips: str,
+    out: str,
+    quarantine: str,
+    settings: dict[str, Any] | None,
+    journal: str,
+    required_splits: Sequence[str] = (),
+    spending: str | None = None,
+    judged: bool = True,
 ) -> dict[str, Any]:
     """Writes the clips with captions to `out`, and those whose caption the contract rejects to `quarantine`; returns counts.
 
     settings: vision endpoint (`moworld.data.settings.VisionSettings`) for clips without scene facts of an engine; None uses pixels only
     journal:  file of the endpoint's answers, so that a resumed run repeats no request
+    spending: file of what the run has spent of the endpoint's budget, so that a resumed run counts it
+
+    judged:   False for a partition (see `filter_clips`), whose frame hashes are handed on
 
     A caption that came with a video is kept if it mentions no camera motion; otherwise it is replaced, counted, and listed with its
     phrases in the quarantine's replaced.json.
@@ -37,11 +48,13 @@ def annotate(
     if settings and requested:
         from moworld.data.annotation import Annotator, VisionSettings
 
-        result = Annotator(VisionSettings(**settings), journal).annotate(requested, clips)
+        result = Annotator(VisionSettings(**settings), journal, spending=spending).annotate(requested, clips)
         answers = result.captions
         counts |= result.counts
     captioned = [_captioned(clip, Path(clips), answers, settings) for clip in rows]
-    summary, _ = filter_clips(clips, out, quarantine, ["captions"], lambda _: captioned)
+    summary, _ = filter_clips(clips, out, quarantine, ["captions"], lambda _: captioned, judged)
+    if (found := Path(clips) / FRAME_HASHES).is_file():
+        link_or_copy(found, Path(out) / FRAME_HASHES)
     write_json(Path(quarantine) / "replaced.json", replaced)
     require_splits("captioned clips", Counter(clip.split for clip in read_manifest(out)), required_splits)
     return {**summary, "captions": summary["accepted"], **counts}

@@ -27,6 +27,7 @@ def cache_features(
     registry: str = "",
     remote: str = "",
     pool: str = "",
+    partition: str = "",
 ) -> None:
     """Encode clips to latents, captions to embeddings and cameras to tensors, in shards that DVC versions.
 
@@ -39,6 +40,7 @@ def cache_features(
         registry: folder of the git and DVC registry; empty for the one in the state folder
         remote: where a new registry keeps its data, s3://...; empty for a folder next to it
         pool: where the step runs, JSON; empty for this process
+        partition: number of the partition, which DVC does not version; empty for all clips
     """
     from json import loads
 
@@ -48,8 +50,8 @@ def cache_features(
     from moworld_ops.components.platform.steps import recorded
     from moworld_ops.components.platform.store import input_path, output_path
 
-    with recorded(features) as record:
+    with recorded(features, partition=partition) as record:
         paths = {"clips": input_path(clips), "codec": input_path(codec), "out": output_path(features), "cache": str(home() / "encoded")}
-        options = {"data_settings": loads(data), "text_settings": loads(text)}
+        options = {"data_settings": loads(data), "text_settings": loads(text)} | ({"partition": int(partition)} if partition else {})
         summary = run_step("cache_features", paths | options, pool)
-        record(summary | put_under_dvc(paths["out"], registry or str(home() / "registry"), remote))
+        record(summary if partition else summary | put_under_dvc(paths["out"], registry or str(home() / "registry"), remote))

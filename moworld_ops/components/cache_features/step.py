@@ -10,16 +10,25 @@ from typing import Any
 import numpy as np
 
 log = logging.getLogger("moworld.steps")
+PARTITION_FACTS = "clip_facts.json"  # of a partition: frames, rate and median lens of each clip, for the world of all
 
 
 def cache_features(
-    clips: str, codec: str, out: str, data_settings: dict[str, Any], text_settings: dict[str, Any], cache: str | None = None, device: str = ""
+    clips: str,
+    codec: str,
+    out: str,
+    data_settings: dict[str, Any],
+    text_settings: dict[str, Any],
+    cache: str | None = None,
+    device: str = "",
+    partition: int | None = None,
 ) -> dict[str, Any]:
     """Writes shards, index, licences.json, world.json (what a model of these features needs) and codec/; returns counts.
 
     cache:  folder of clips encoded before, which is read and added to; None encodes all. Several runs may write to it at a time
     device: see `pick_device`
-    Raises InputError when there is no clip, or a clip has no camera.
+    partition: number of the partition, of `data.partitions` with equal numbers of frames, whose clips are encoded; None for all clips
+    Raises InputError when there is no clip, or a clip has no camera. A partition may be empty.
     """
     from tqdm import tqdm
 
@@ -30,7 +39,12 @@ def cache_features(
     from moworld.files import atomic_folder, link_or_copy, sha256_tree, write_json
     from moworld.model.text import TextSettings
 
-    data, text, rows = DataSettings(**data_settings), TextSettings(**text_settings), read_manifest(clips)
+    data, text = DataSettings(**data_settings), TextSettings(**text_settings)
+    rows = read_manifest(clips) if partition is None else _partition(clips, data.partitions, partition)
+    if not rows and partition is not None:
+        with atomic_folder(out) as target:
+            write_json(target / PARTITION_FACTS, [])
+        return {"clips": 0, "encoded": 0, "captions": 0}
     if not rows:
         raise InputError(Path(clips) / "manifest.parquet", "", "no clip", "at least one", "see what the quality check put into quarantine")
     encoding = {"codec": sha256_tree(codec), "size": [data.height, data.width], "text": text_settings}
@@ -54,10 +68,24 @@ def cache_features(
         rates = frame_rates([(clip.num_frames, clip.fps) for clip in rows])
         if len(rates) > 1:
             log.warning(mixed_rates(rates))
+        if partition is not None:
+            lens_of = [lens for _, lens in lenses]
+            write_json(target / PARTITION_FACTS, [[clip.num_frames, clip.fps, lens] for clip, lens in zip(rows, lens_of, strict=True)])
         write_json(target / "world.json", _world(data, text, rates[0][0], common_intrinsics(lenses)))
         for path in sorted(Path(codec).glob("*")):
             link_or_copy(path, target / "codec" / path.name)
     return {"clips": len(rows), "encoded": len(missing), "captions": len({row.caption for row in rows})}
+
+
+def _partition(clips: str, count: int, number: int) -> list[Any]:
+    """Returns the clips of a partition; the manifest's other rows are not made into clips."""
+    from moworld.data.clips import MANIFEST, read_manifest
+    from moworld.data.partitions import assign
+    from moworld.files import read_parquet
+
+    lengths = read_parquet(Path(clips) / MANIFEST, ["clip_id", "num_frames"]).to_pydict()
+    parts = assign(dict(zip(lengths["clip_id"], lengths["num_frames"], strict=True)), count)
+    return read_manifest(clips, {name for name, part in parts.items() if part == number})
 
 
 def _encode(

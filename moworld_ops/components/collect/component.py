@@ -20,7 +20,14 @@ from moworld_ops.components.platform.images import image
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
-def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_splits: str) -> None:
+def collect(
+    clips: dsl.Output[dsl.Dataset],
+    settings: str,
+    seed: str,
+    required_splits: str,
+    sources: dsl.Input[dsl.Dataset] = None,  # type: ignore[assignment]
+    partition: str = "",
+) -> None:
     """Record game scenes and import videos as raw clips with their manifest.
 
     Args:
@@ -28,12 +35,17 @@ def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_s
         settings: section `data` of the profile, JSON
         seed: seed of the recorded episodes
         required_splits: splits that must have a clip, JSON
+        sources: sources of the partitions, if there are several
+        partition: number of the partition; empty for all footage
     """
     from json import loads
 
     from moworld_ops.components.collect.step import collect as step
     from moworld_ops.components.platform.steps import recorded
-    from moworld_ops.components.platform.store import output_path
+    from moworld_ops.components.platform.store import input_path, output_path
 
-    with recorded(clips) as record:
-        record(step(out=output_path(clips), settings=loads(settings), seed=int(seed), required_splits=loads(required_splits)))
+    with recorded(clips, partition=partition) as record:
+        options = {"settings": loads(settings), "seed": int(seed), "required_splits": loads(required_splits)}
+        if partition:
+            options |= {"sources": input_path(sources), "partition": int(partition)}
+        record(step(out=output_path(clips), **options))

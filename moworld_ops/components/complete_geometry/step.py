@@ -5,17 +5,19 @@ from typing import Any
 
 from moworld.data.geometry import JumpLimits, complete_clip
 from moworld.data.settings import GeometrySettings
-from moworld_ops.components.clips import filter_clips, map_clips
+from moworld_ops.components.clip_pool import map_clips
+from moworld_ops.components.clips import filter_clips
 from moworld_ops.data_contracts.load import load_contract
 
 CONTRACTS = ("clips", "geometry")
 
 
-def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
+def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str, Any], seed: int | None = None, judged: bool = True) -> dict[str, Any]:
     """Writes clips with cameras to `out`, and rejected ones with rule, value and threshold to `quarantine`; returns the summary.
 
     A trajectory is split where it jumps further than the contract allows, and each part is checked as a clip of its own.
     A clip counts as accepted if at least one part is. `seed` is ignored: matching and mapping use fixed seeds.
+    judged: False for a partition (see `filter_clips`)
     Raises Refused when more clips are rejected than a contract allows.
     """
     highest = {rule.column: rule.maximum for rule in load_contract("geometry").rules if rule.kind == "range" and rule.maximum is not None}
@@ -24,7 +26,7 @@ def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str,
     def measure(folder: Path) -> list[Any]:
         return map_clips(_complete, clips, folder, (GeometrySettings(**settings), limits))
 
-    return filter_clips(clips, out, quarantine, CONTRACTS, measure)[0]
+    return filter_clips(clips, out, quarantine, CONTRACTS, measure, judged)[0]
 
 
 def _complete(clip: Any, folder: Path, settings: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.files import read_json, write_json
-from moworld_ops.components.platform.context import NODE, StepContext
+from moworld_ops.components.platform.context import NODE, StepContext, context
 from moworld_ops.components.platform.home import home
 
 FOLDER = "attempts"  # in the state folder: RUN_ID/STEP.json
@@ -68,6 +68,15 @@ def restart(place: StepContext, seconds: float) -> None:
     if pod := os.environ.get("KFP_POD_UID"):  # a launcher's identity: the new attempt must not take the failed TrainJob for its own
         os.environ["KFP_POD_UID"] = f"{pod}-again"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def spending_file() -> str | None:
+    """Returns the file in which this step of this run counts what it has spent of a budget, over all its attempts; None outside a run."""
+    place = context()
+    if not place.run or not place.step:
+        return None
+    folder = place.folder / "spending" if place.folder else home() / FOLDER / place.run
+    return str(folder / f"{place.step}.spending.jsonl")
 
 
 def _counted(place: StepContext) -> dict[str, Any]:

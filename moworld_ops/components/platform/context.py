@@ -17,12 +17,13 @@ from moworld.settings import NonNegativeFloat, NonNegativeInt, Settings
 from moworld_ops.components.platform.home import home
 
 CONTEXT, RUN, NAMESPACE, NODE, COMMIT = "MOWORLD_CONTEXT", "MOWORLD_RUN", "MOWORLD_NAMESPACE", "MOWORLD_NODE", "MOWORLD_GIT_COMMIT"
+PARTITION = "MOWORLD_PARTITION"  # number of the partition that a step of a loop works on; the step sets it when it starts
 
 
 class StepContext(Settings):
     """A step's place in its run; the defaults are those of a process outside a run.
 
-    step:      name of the task, such as train_curriculum-2
+    step:      name of the task, such as train_curriculum-2; of a step of a partition with its number, as collect-p03
     code:      digest of the code, for the cache of the local engine
     run:       name of the run; on a cluster its id
     namespace: of the pod; "" for a local run
@@ -81,4 +82,11 @@ def context() -> StepContext:
         record = read_json(folder / "run.json")
         late |= {"folder": folder, "attempt": len(record.get("attempts", [])) or 1}
         late |= {"commit": record.get("git_commit", late["commit"]), "engine": record.get("engine_process", "")}
-    return StepContext(**{key: value for key, value in late.items() if value} | found.model_dump(exclude_unset=True))
+    made = StepContext(**{key: value for key, value in late.items() if value} | found.model_dump(exclude_unset=True))
+    suffix = partition_suffix(os.environ.get(PARTITION, ""))
+    return made if made.step.endswith(suffix) else made.model_copy(update={"step": made.step + suffix})
+
+
+def partition_suffix(partition: str) -> str:
+    """Returns what names of a partition's steps end with: -p03 for "3"; "" for ""."""
+    return f"-p{int(partition):02d}" if partition else ""

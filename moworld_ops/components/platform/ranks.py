@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from moworld.cpus import available_cpus
 from moworld.errors import InputError
 from moworld.files import read_json, write_json
 from moworld_ops.components.platform.context import CONTEXT, context
@@ -28,7 +29,7 @@ def run_ranks(step: str, arguments: dict[str, Any], ranks: int) -> dict[str, Any
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     place = context().model_copy(update={"engine": process_token(os.getpid())})  # ranks end with this process
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // ranks))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cpus() // ranks))
     with (
         tempfile.TemporaryDirectory(prefix="moworld-ranks-") as folder,
         environment(**{CONTEXT: place.text(), "OMP_NUM_THREADS": threads}),

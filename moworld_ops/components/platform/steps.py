@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from moworld.cpus import limit_threads
 from moworld.disk import full_directory, is_disk_full
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_tree, write_json
 from moworld.kernels import NoKernel
 from moworld_ops.components.platform import attempts, store
-from moworld_ops.components.platform.context import StepContext, context
+from moworld_ops.components.platform.context import PARTITION, StepContext, context
 
 log = logging.getLogger("moworld.steps")
 SAMPLE_SECONDS = 0.5
@@ -37,21 +38,27 @@ class Refused(Exception):
 
 
 @contextmanager
-def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = ()) -> Iterator[Callable[[dict[str, Any]], None]]:
+def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str = "") -> Iterator[Callable[[dict[str, Any]], None]]:
     """Runs the body as one step that writes the artifacts `outputs` (each with .name, .path, .metadata).
+
+    partition: number of the partition, for a step of a loop; it becomes part of the step's name
 
     The body receives a function that records the step's summary, a dict that JSON can represent.
 
     After the body, every output must exist and, except those in `may_be_empty`, not be empty. Each gets the summary's scalars as
     metadata. The record says `done` with seconds, peak resident bytes of this process and its children, and each output's SHA-256.
+    Libraries that the body imports start no more threads than there are CPUs (`moworld.cpus`).
     After an error the outputs are removed. InputError, NoKernel and a full disk exit with status 2, Refused with 1, each as one line.
     On a cluster any other error restarts the process while attempts are left (attempts.py).
     """
+    if partition:
+        os.environ[PARTITION] = partition
     place = context()
     name = place.step or (Path(outputs[0].path).parent.name if outputs else "step")
     if (ended := attempts.final_failure(place)) is not None:
         print(f"{name}: not run again: {ended[1]}", flush=True)
         sys.exit(ended[0])
+    limit_threads()
     outputs, monitor, started = (*outputs, *may_be_empty), ProcessMonitor(place.engine), time.time()
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})

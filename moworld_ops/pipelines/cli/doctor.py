@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from moworld.cpus import available_cpus
 from moworld_ops.pipelines.cli.layout import Json
 from moworld_ops.pipelines.cli.output import bytes_text, print_rows, working
 
@@ -54,7 +55,7 @@ def _row(what: str, ok: bool | None, found: object, fix: str = "") -> dict[str, 
 def _machine() -> list[dict[str, Any]]:
     import psutil
 
-    memory, cores = psutil.virtual_memory().total, len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+    memory, cores = psutil.virtual_memory().total, available_cpus()
     low, high = (".".join(map(str, version)) for version in PYTHONS)
     found = f"{sys.version_info.major}.{sys.version_info.minor}"
     return [

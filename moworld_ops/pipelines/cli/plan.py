@@ -7,7 +7,7 @@ import typer
 from moworld.errors import InputError
 from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, Overrides, option
-from moworld_ops.pipelines.cli.output import note, print_json, print_table, track, working
+from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_table, track, working
 
 STAGES = ("stage", "frames", "pool", "devices", "memory, GB", "step, s", "days", "cost")
 DEVICE = ("stage", "pool", "mesh", "tokens", "state", "gathered", "step", "compute", "exchange")
@@ -25,6 +25,8 @@ def plan(
     devices: Annotated[int, option("Maximum number of devices.", min=1, max=1024, panel="Serving")] = 8,
     dry_run: Annotated[bool, option("Execute each phase on fake tensors and count its memory.", "--dry-run", panel="Dry run")] = False,
     phase: Annotated[list[str] | None, option("Run this phase only; may be repeated.", "--phase", panel="Dry run")] = None,
+    data: Annotated[str, option("Plan the data steps for so much footage, as in 10000h.", "--data", metavar="AMOUNT", panel="Data")] = "",
+    rates: Annotated[list[str] | None, option("Change a rate of the plan; may be repeated.", "--rate", metavar="NAME=VALUE", panel="Data")] = None,
     json: Json = False,
 ) -> None:
     """Estimate devices, memory, time and cost of training or serving.
@@ -33,13 +35,20 @@ def plan(
 
     Example: moworld plan --profile wan22-a14b --dry-run --phase stage-5 --phase distill-student
 
+    Example: moworld plan --data 10000h --profile wan22-a14b --rate kept=0.3
+
     Exit status 1 if a stage, or every placement for serving, exceeds the memory of its devices. A dry run also reserves a tenth of it.
     """
+    if data and (serve or dry_run):
+        raise InputError("plan", "--data", "--data with --serve or --dry-run", "one of them", "plan the data steps alone")
     if serve and dry_run:
         raise InputError("plan", "--serve", "--serve with --dry-run", "one of the two", "a dry run includes the phase serve")
     from moworld_ops.pipelines import profile as profiles
 
     name, settings = profiles.load(profile, overrides, check_ranks=dry_run)
+    if data:
+        _plan_data(name, settings, data, rates or [], json)
+        return
     from moworld_ops.pipelines.plan import ASSUMPTIONS, plan_profile
 
     if serve:
@@ -64,6 +73,31 @@ def plan(
             print(f"{pool}: {sum(r['days'] for r in mine):.2f} days, cost {sum(r['cost'] for r in mine):,.0f}")
         _print_assumptions(ASSUMPTIONS)
     raise typer.Exit(0 if all(row["fits"] for row in rows) else 1)
+
+
+def _plan_data(name: str, settings: Any, amount: str, given: list[str], json: bool) -> None:
+    """Prints the plan of the data steps."""
+    from moworld_ops.pipelines.data_plan import hours_of, plan_data
+
+    changed = {}
+    for one in given:
+        key, _, value = one.partition("=")
+        try:
+            changed[key.strip()] = float(value)
+        except ValueError:
+            raise InputError("--rate", key, one, "NAME=NUMBER", "write --rate kept=0.3") from None
+    found = plan_data(settings, hours_of(amount), changed)
+    if json:
+        print_json({"profile": name, **found})
+        return
+    rows = [[*(row[key] for key in ("stage", "pods")), *(f"{row[key]:,.4g}" for key in ("cpus", "hours", "cost")), row["from"]] for row in found["stages"]]
+    print_table(f"data plan of profile {name}: {found['footage_hours']:,g} h of footage", ("stage", "pods", "CPUs of each", "hours", "cost", "rate"), rows)
+    totals = found["totals"]
+    store = ", ".join(f"{part} {bytes_text(totals[f'{part}_bytes'])}" for part in ("source", "clip", "feature"))
+    print(f"{totals['clips']:,} clips, {totals['hours']:,.4g} h one stage after the other, cost {totals['cost']:,.0f}; store: {store}")
+    print(f"{totals['requests']:,} requests for captions, {totals['tokens']:,} tokens")
+    rows = [[rate["name"], f"{rate['value']:,.6g}", rate["unit"], rate["origin"]] for rate in found["rates"]]
+    print_table("rates, which --rate NAME=VALUE changes", ("rate", "value", "unit", "from"), rows)
 
 
 def _print_assumptions(lines: tuple[str, ...]) -> None:

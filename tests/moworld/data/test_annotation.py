@@ -4,13 +4,16 @@ import json
 import re
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
 from moworld.data import annotation
-from moworld.data.annotation import PROMPT_VERSION, Annotator, VisionSettings
+from moworld.data.annotation import PROMPT_VERSION, AnnotationResult, Annotator, VisionSettings
+from moworld.data.budget import Budget
 from moworld.data.captions import mentions_camera_motion
 from moworld.data.clips import Clip
 from moworld.errors import InputError
@@ -221,3 +224,40 @@ def test_a_torn_journal_line_costs_that_answer_alone_and_another_model_has_its_o
     journal.write_text("no json\n" + journal.read_text())
     with pytest.raises(InputError, match="line 1"):
         annotator(server, tmp_path).annotate(three, tmp_path)
+
+
+def test_a_budget_is_never_exceeded_and_a_resumed_run_goes_on_with_what_is_left(server, tmp_path):
+    server.script = [0.05]  # each answer costs 120 tokens
+    many, limit = clips(tmp_path, 24), 12 * 120
+    costs = {"max_tokens": 40, "frames": 1, "concurrency": 4}
+
+    def run(limit: int) -> AnnotationResult:
+        given = VisionSettings(url=server.url, model="qwen-vl", budget_tokens=limit, **costs)
+        return Annotator(given, tmp_path / "journal.jsonl", spending=tmp_path / "spent.jsonl").annotate(many, tmp_path)
+
+    with pytest.raises(InputError, match=r"annotation: budget_tokens: found \d+ of 1440 tokens are spent.* raise annotation.budget_tokens and resume"):
+        run(limit)
+    answered = len(server.seen)
+    assert 6 <= answered <= 12 and server.most_at_once <= 4  # the last request that could cost too much is not sent
+    with pytest.raises(InputError, match="budget_tokens"):
+        run(limit)
+    assert len(server.seen) == answered
+    result = run(24 * 120 + 700)
+    assert len(result.captions) == 24 == len(server.seen) and result.counts["asked"] == 24 - answered
+    assert Budget(1, tmp_path / "spent.jsonl").spent == 24 * 120
+
+
+def test_refused_requests_cost_nothing_and_lost_ones_all_that_they_may(server, tmp_path):
+    server.script = [(429, {"Retry-After": "0"}, b""), (503, {}, b""), "drop", json.dumps({"caption": SCENE})]
+    spending = tmp_path / "spent.jsonl"
+    given = VisionSettings(url=server.url, model="qwen-vl", budget_tokens=10_000, first_delay_seconds=0.01)
+    assert Annotator(given, tmp_path / "journal.jsonl", spending=spending).annotate(clips(tmp_path), tmp_path).counts["retried"] == 3
+    entries = [json.loads(line) for line in spending.read_text().splitlines()]
+    assert [entry["tokens"] for entry in entries[1::2]] == [0, 0, entries[4]["tokens"], 120] and entries[4]["tokens"] > 120
+
+
+def test_a_date_of_the_server_is_a_delay(server, tmp_path):
+    server.script = [(503, {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)}, b""), json.dumps({"caption": SCENE})]
+    delays: list[float] = []
+    annotator(server, tmp_path, delays).annotate(clips(tmp_path), tmp_path)
+    assert 0 < delays[0] <= 50 and len(delays) == 1

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,19 @@ def test_each_failure_is_reported_and_the_order_is_kept():
     errors = {kind: str(answer) for kind, answer in zip(kinds, results, strict=True) if isinstance(answer, InputError)}
     assert {kind: next(words for words in WORDS if words in line) for kind, line in errors.items()} == dict(zip(BAD, WORDS, strict=True))
     assert all("\n" not in line for line in errors.values())
+
+
+def second_time(what: str, folder: str, heartbeat) -> str:
+    seen = Path(folder, what)
+    if what == "never" or not seen.exists():
+        seen.touch()
+        os.abort()
+    return what
+
+
+def test_a_process_that_ended_is_tried_again(tmp_path):
+    once, never = run_isolated(second_time, [("once", str(tmp_path)), ("never", str(tmp_path))], attempts=2)
+    assert once == "once" and "a decoder that ended with signal 6, 2 times" in str(never)
 
 
 BAD = ("crash", "hang", "eat", "raise")

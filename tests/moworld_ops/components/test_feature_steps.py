@@ -24,6 +24,7 @@ from moworld.model.codec import StreamingCodec
 from moworld.model.settings import BaseSettings
 from moworld.training.codec import psnr, to_frames
 from moworld_ops.components.cache_features.step import cache_features, put_under_dvc
+from moworld_ops.components.merge_features.step import merge_features
 from moworld_ops.components.platform.revisions import fetch_revision
 from moworld_ops.components.train_codec.step import train_codec
 from tests.moworld.data.test_frames import make_clip
@@ -222,3 +223,25 @@ def test_new_clips_cost_their_own_encoding_and_a_changed_one_is_encoded_again(ma
     for path in (tmp_path / "encoded").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     assert [encoded(clips), encoded(clips, length=7)] == [3, 3]  # a damaged file is no file
+
+
+def test_features_of_partitions_merge_to_those_of_all_clips(made, tmp_path):
+    root, clips, _, _ = made
+    cache, parts = str(tmp_path / "cache"), [str(tmp_path / f"part-{number}") for number in range(4)]
+    settings = {**DATA, "partitions": 4}
+    counts = [
+        cache_features(str(root / "clips"), str(root / "codec"), part, settings, TEXT, cache, partition=number)["clips"]
+        for number, part in enumerate(parts)
+    ]
+    assert sum(counts) == 3 and 0 in counts  # more partitions than clips
+    assert merge_features(parts, str(tmp_path / "merged")) == {"clips": 3, "partitions": 4}
+    merged, whole = FeatureStore(tmp_path / "merged"), FeatureStore(root / "features")
+    assert [replace(row, shard="") for row in merged.clips] == [replace(row, shard="") for row in whole.clips]
+    for clip in clips:
+        one, other = merged.read_window(clip.clip_id, 0, 2), whole.read_window(clip.clip_id, 0, 2)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("world.json", "licences.json"):
+        assert read_json(tmp_path / "merged" / name) == read_json(root / "features" / name)
+    assert sha256_tree(tmp_path / "merged/codec") == sha256_tree(root / "features/codec")
+    with pytest.raises(InputError, match="no clip in any partition"):
+        merge_features([parts[counts.index(0)]], str(tmp_path / "none"))

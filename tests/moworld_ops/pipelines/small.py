@@ -62,6 +62,52 @@ def small(code: str = "1"):
     return graph
 
 
+@dsl.component(base_image="python-test", install_kfp_package=False)
+def measure(out: dsl.Output[dsl.Dataset], journal: str, mode: str, partition: str):
+    import os
+    import time
+    from pathlib import Path
+
+    from moworld_ops.components.platform.context import context
+    from moworld_ops.components.platform.steps import recorded
+
+    with recorded(out, partition=partition):
+        with open(journal, "a") as stream:
+            stream.write(f"{context().step} {os.environ['MOWORLD_CPU_SHARE']}\n")
+        if mode == "hang":
+            time.sleep(120)
+        if partition == "1" and not Path(journal + ".failed").exists():
+            Path(journal + ".failed").write_text("")
+            raise KeyError("bug")
+        Path(out.path).mkdir(parents=True)
+        Path(out.path, "part").write_text(partition)
+
+
+@dsl.component(base_image="python-test", install_kfp_package=False)
+def merge(parts: dsl.Input[list[dsl.Dataset]], out: dsl.Output[dsl.Dataset], journal: str):
+    from pathlib import Path
+
+    from moworld_ops.components.platform.steps import recorded
+
+    with recorded(out):
+        with open(journal, "a") as stream:
+            stream.write("merge\n")
+        Path(out.path).mkdir(parents=True)
+        Path(out.path, "whole").write_text("".join(Path(part.path, "part").read_text() for part in parts))
+
+
+def looped(code: str = "1"):
+    here = Local(code, Resources(disk_bytes=0))
+
+    @dsl.pipeline(name="small")
+    def graph(journal: str, mode: str):
+        with dsl.ParallelFor(["0", "1", "2"], parallelism=2) as partition:
+            measured = here(measure(journal=journal, mode=mode, partition=partition), "measure", 2)
+        here(merge(parts=dsl.Collected(measured.outputs["out"]), journal=journal), "merge")
+
+    return graph
+
+
 def progress(name: str, record: dict) -> None:
     print(name, record["status"], file=sys.stderr, flush=True)  # kfp uses stdout while it runs
 
@@ -72,7 +118,8 @@ def main() -> int:
     with run.locked():
         if not run.file.exists():
             run.update(run=run.name, pipeline="small", profile="none", status="running", started=0)
-        status = execute(small(), {"journal": journal, "mode": mode}, run, progress)
+        made = looped() if mode.startswith("loop") else small()
+        status = execute(made, {"journal": journal, "mode": mode.removeprefix("loop-")}, run, progress)
     print(json.dumps({"status": status, "pid": os.getpid()}))
     return int(run.record["exit"])
 

@@ -119,3 +119,24 @@ def test_outputs_have_a_hash_and_the_log_has_the_output_of_every_step(tmp_path):
         assert len(outputs["out"]["sha256"]) == 64, name
     assert run.record["orchestration_seconds"] < 5
     assert all(step["peak_bytes"] > 1e6 for step in run.record["steps"].values())
+
+
+def test_a_partition_that_fails_is_run_again_alone(tmp_path):
+    assert finish(start(tmp_path, "loop-none"))[0] == 1
+    run, ran = Run(tmp_path / "runs" / "one"), (tmp_path / "journal").read_text().splitlines()
+    assert sorted(ran) == ["measure-p00 2", "measure-p01 2", "measure-p02 2"]  # a failure ends no other partition
+    assert run.record["status"] == "failed" and "measure-p01: KeyError" in run.record["error"]
+    assert finish(start(tmp_path, "loop-none"))[0] == 0
+    assert (tmp_path / "journal").read_text().splitlines()[3:] == ["measure-p01 2", "merge"]
+    steps = run.record["steps"]
+    assert {name: step["attempt"] for name, step in steps.items()} == {"measure-p00": 1, "measure-p01": 2, "measure-p02": 1, "merge": 2}
+    assert steps["merge"]["needs"] == ["measure-p00", "measure-p01", "measure-p02"]
+    assert (run.output("merge", "out") / "whole").read_text() == "012"
+
+
+def test_a_cancelled_loop_starts_no_other_partition(tmp_path):
+    process = start(tmp_path, "loop-hang")
+    wait_for(lambda: (tmp_path / "journal").exists() and len((tmp_path / "journal").read_text().splitlines()) == 2)
+    Run(tmp_path / "runs" / "one").cancel()
+    code, _ = finish(process)
+    assert code == 128 + signal.SIGTERM and len((tmp_path / "journal").read_text().splitlines()) == 2
