@@ -26,6 +26,7 @@ MANIFEST = "manifest.parquet"
 REMOVED = {"aesthetic"}  # columns of earlier versions, ignored when read
 ADDED = {  # columns of this version that earlier manifests lack
     "source_file", "source_sha256", "source_start", "source_fps", "source_rotation", "source_sar", "source_changes", "time_gap_max",
+    "similar_to",
 }  # fmt: skip
 REWRITE = "write it again with the step that made it"
 FILE_COLUMNS = ("video", "camera", "depth", "actions", "scene_facts", "points")
@@ -91,6 +92,7 @@ class Clip:
     text_share: float | None = None
     aspect: float | None = None
     similarity: float | None = None
+    similar_to: str | None = None  # the clip with which it shares most frames
     source_file: str | None = None  # of an imported video: its path in the source
     source_sha256: str | None = None
     source_start: float | None = None  # seconds in the source

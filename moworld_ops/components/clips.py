@@ -12,12 +12,15 @@ import cv2
 from tqdm import tqdm
 
 from moworld.data.clips import link_files, read_manifest, write_manifest
+from moworld.data.history import Rejection, carry
 from moworld.files import atomic_folder, write_json
 from moworld.video import read_frames
 from moworld_ops.components.platform.context import context
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.data_contracts.check import check_rows
 from moworld_ops.data_contracts.load import load_contract
+
+DUPLICATE = "no-near-duplicate"  # the rule whose reason names the clip that is repeated
 
 
 def map_clips(work: Callable[..., Any], clips: str, scratch: Path, settings: Any) -> list[Any]:
@@ -51,6 +54,7 @@ def filter_clips(
         write_manifest(good, [rows[index] for index in sorted(accepted)])
         write_manifest(bad, rejected)
         write_json(bad / "reasons.json", reasons)
+        carry(clips, good, _rejections(rejected, reasons))
         names = ", ".join(f"{report.contract} {report.version}" for report in reports)
         summary = {"contract": names, "rows": len(rows), "accepted": len(accepted), "quarantined": len(rejected)}
         details = {**summary, "failures": failures}
@@ -81,10 +85,21 @@ def _quarantine(rejected: list[Any], failures: list[dict[str, Any]], good: Path,
         for failure in failures:
             if failure["row"] == clip.clip_id:
                 reason = {key: failure[key] for key in ("contract", "rule", "value", "threshold")}
-                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason, "explanation": clip.camera_mistake})
+                repeats = clip.similar_to if reason["rule"] == DUPLICATE else None
+                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason, "explanation": clip.camera_mistake, "repeats": repeats})
     for path in {path for clip in rejected for path in clip.files()} - needed:
         (good / path).unlink()
     return reasons
+
+
+def _rejections(rejected: list[Any], reasons: list[dict[str, Any]]) -> list[Rejection]:
+    clips = {clip.clip_id: clip for clip in rejected}
+    found = [(clips[reason["clip_id"]], reason) for reason in reasons]
+    return [
+        Rejection(clip.clip_id, clip.source_file or clip.scene, clip.source_sha256 or "", reason["contract"], reason["rule"],
+                  str(reason["value"]), str(reason["threshold"]), reason["repeats"] or "")
+        for clip, reason in found
+    ]  # fmt: skip
 
 
 def _thumbnail(frame: Any, folder: Path, name: str) -> str:

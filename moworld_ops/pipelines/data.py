@@ -24,10 +24,14 @@ class Data:
     features: Any
 
 
-def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -> Data:
-    """Adds the data part; `vae` is a published autoencoder for profiles that train no codec."""
+def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None, append: bool = False) -> Data:
+    """Adds the data part; its clips extend the newest data revision if `append`.
+
+    vae: a published autoencoder for profiles that train no codec
+    """
     required = json.dumps(["train", "held_out"] if profile.benchmark.held_out else ["train"])
-    raw = place(collect(settings=text(profile.data), seed=seed, required_splits=required), "collect")
+    extends = json.dumps({"registry": profile.registry.data, "append": append, "keep_codec": profile.data.keep_codec})
+    raw = place(collect(settings=text(profile.data), seed=seed, required_splits=required, extends=extends), "collect")
     posed = place(complete_geometry(raw=raw.outputs["clips"], settings=text(profile.geometry)), "complete_geometry")
     checked = place(check_quality(clips=posed.outputs["clips"]), "check_quality")
     scenes = annotate(clips=checked.outputs["accepted"], settings=text(profile.annotation), required_splits=required)
@@ -55,13 +59,13 @@ def data(profile: Profile, place: Placement) -> Any:
 
         @dsl.pipeline(name="data", description="Footage to versioned features")
         def graph(seed: str, run: str):
-            data_steps(profile, place, seed)
+            data_steps(profile, place, seed, append=profile.data.append)
 
     else:
 
         @dsl.pipeline(name="data", description="Footage to versioned features")
         def graph(seed: str, run: str, vae: str):
-            data_steps(profile, place, seed, imported(vae, dsl.Model))
+            data_steps(profile, place, seed, imported(vae, dsl.Model), profile.data.append)
 
     return graph
 

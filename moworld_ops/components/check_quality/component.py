@@ -2,6 +2,8 @@
 
 Measured: sharpness, exposure, motion, share of frozen frames, cuts, flicker, overlays, aspect ratio and similarity to other clips.
 
+Frame hashes are kept in `frame-hashes/` in the state folder, so that clips of earlier revisions are compared without decoding them.
+
 Resources: two processes, below 1 GB
 Failure modes: more rows rejected than a contract allows: one line with the first reason, exit status 1; the reasons stay in the
     run's folder. Every rejected clip is listed.
@@ -30,8 +32,10 @@ def check_quality(
         report: the contract's report
     """
     from moworld_ops.components.check_quality.step import check_quality as step
+    from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.steps import recorded
     from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(accepted, report, may_be_empty=(quarantine,)) as record:
-        record(step(clips=input_path(clips), out=output_path(accepted), quarantine=quarantine.path, report=report.path))
+        paths = {"clips": input_path(clips), "out": output_path(accepted), "quarantine": quarantine.path, "report": report.path}
+        record(step(**paths, hashes=str(home() / "frame-hashes")))

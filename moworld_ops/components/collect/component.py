@@ -20,14 +20,16 @@ from moworld_ops.components.platform.images import image
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
-def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_splits: str) -> None:
-    """Record game scenes and import videos as raw clips with their manifest.
+def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_splits: str, extends: str = "null") -> None:
+    """Record game scenes and import videos as raw clips with their manifest, beside the clips of the data revision that they extend.
 
     Args:
-        clips: the raw clips: videos, cameras, depth, actions, manifest.parquet, summary.json
+        clips: videos, cameras, depth, actions, manifest.parquet, sources.parquet, rejected.parquet, summary.json
         settings: section `data` of the profile, JSON
         seed: seed of the recorded episodes
         required_splits: splits that must have a clip, JSON
+        extends: registry of the data, and whether the clips extend its newest revision: {"registry", "append", "keep_codec"}, JSON;
+            null to read no registry
     """
     from json import loads
 
@@ -36,4 +38,5 @@ def collect(clips: dsl.Output[dsl.Dataset], settings: str, seed: str, required_s
     from moworld_ops.components.platform.store import output_path
 
     with recorded(clips) as record:
-        record(step(out=output_path(clips), settings=loads(settings), seed=int(seed), required_splits=loads(required_splits)))
+        options = {"settings": loads(settings), "seed": int(seed), "required_splits": loads(required_splits), "extends": loads(extends)}
+        record(step(out=output_path(clips), **options))

@@ -9,12 +9,16 @@ from moworld.data.settings import DataSettings
 from moworld.data.sources import collect_clips
 from moworld.errors import invalid_value
 from moworld_ops.components.platform.context import context
+from moworld_ops.components.platform.dataset import check_frame_size, default_registry, earlier_clips
 
 
-def collect(out: str, settings: dict[str, Any], seed: int, required_splits: Sequence[str] = ()) -> dict[str, Any]:
+def collect(
+    out: str, settings: dict[str, Any], seed: int, required_splits: Sequence[str] = (), extends: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Records and imports the sources of the profile's section `data` into the clips folder `out`; returns its summary.
 
     required_splits: an empty one is refused as soon as the sources are known
+    extends:         registry whose newest revision the clips extend (see `earlier_clips`): {"registry", "append", "keep_codec"}
     Inside a run, recorded episodes are kept with its checkpoints: a resumed run records only the missing ones.
     Raises InputError for invalid settings, invalid sources and an empty required split; `out` is then not written.
     """
@@ -22,4 +26,8 @@ def collect(out: str, settings: dict[str, Any], seed: int, required_splits: Sequ
         checked = DataSettings.model_validate(settings)
     except ValidationError as error:
         raise invalid_value("data", error, "correct the profile's section data") from None
-    return collect_clips(out, checked, seed, context().checkpoints, required_splits)
+    earlier = None
+    if extends is not None:
+        earlier = earlier_clips(default_registry(extends["registry"]), extends["append"], extends["keep_codec"])
+        check_frame_size(earlier, (checked.height, checked.width))
+    return collect_clips(out, checked, seed, context().checkpoints, required_splits, earlier)
