@@ -193,8 +193,8 @@ def _fetched(uri: str, scratch: Path) -> Listing:
     if not uris and any(fate.fate == "rejected" for fate in ignored):
         return Listing([], ignored)
     if not names or not uris:
-        found = "no such object, and no object with this prefix" if not names else f"no video among {len(names)} objects"
-        raise InputError(uri, "", found, f"files that end in {' '.join(SUFFIXES[:4])} ...", "check the URI")
+        what = "no such object, and no object with this prefix" if not names else f"no video among {len(names)} objects"
+        raise InputError(uri, "", what, f"files that end in {' '.join(SUFFIXES[:4])} ...", "check the URI")
     try:
         found = discover(str(place), scratch)
     except InputError as error:
@@ -207,7 +207,7 @@ def _fetched(uri: str, scratch: Path) -> Listing:
 def _listing(system: Any, root: str) -> tuple[bool, str, list[str]]:
     """Returns whether a URI names one video, the folder above the names, and the names: the video and files that may belong to it, or all.
 
-    A server that lists nothing, as most behind plain HTTP do, is asked for the video and for each name that a file beside it may have.
+    A server that lists nothing, as most behind plain HTTP do, gets a request for the video and for each name that a file beside it may have.
     """
     plain = _plain(system, root)
     base = plain.rsplit("/", 1)[0]

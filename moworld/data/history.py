@@ -67,17 +67,20 @@ class Earlier:
     def splits(self) -> dict[str, str]:
         """Split of each source with a clip in the revision."""
         contents = self.contents
-        return {row.source: row.split for row in self.sources if row.source and row.sha256 in contents}
+        return {row.source: row.split for row in self.sources if row.fate == IMPORTED and row.source and row.sha256 in contents}
 
 
 def merged(earlier: Iterable[Fate], new: Iterable[Fate]) -> list[Fate]:
     """Returns the fates of all files ever seen, sorted: one row for each name and content. A later import replaces an earlier row.
 
-    A file that is in the data already (fate `kept`), and one that was withdrawn, keeps its earlier row.
+    A file that is in the data already (fate `kept`) under the same name, and one that was withdrawn, keeps its earlier row.
     """
     rows = {(row.file, row.sha256): row for row in earlier}
     fixed = {key for key, row in rows.items() if row.fate == WITHDRAWN}
-    rows |= {(row.file, row.sha256): row for row in new if row.fate != KEPT and (row.file, row.sha256) not in fixed}
+    for row in new:
+        key = row.file, row.sha256
+        if key not in fixed and not (row.fate == KEPT and key in rows):
+            rows[key] = row
     return [rows[key] for key in sorted(rows)]
 
 

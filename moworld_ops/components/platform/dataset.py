@@ -40,7 +40,7 @@ def clips_folder(registry: str, revision: str) -> Path:
 def earlier_clips(registry: str, append: bool = True, keep_codec: bool = True) -> Earlier | None:
     """Returns the clips of the newest revision, which an import extends; None for a registry without data.
 
-    append: false for the history alone, without the clips: what was withdrawn stays out of a data set that starts anew, too
+    append: false for the history alone, without the clips: what was withdrawn stays out of a new data set, too
     Raises InputError if the clips of the revision are not kept here.
     """
     if not (revision := newest_revision(registry)):
@@ -104,7 +104,7 @@ def check_frame_size(earlier: Earlier | None, size_hw: tuple[int, int]) -> None:
     world = json.loads(read_part(registry, revision, "world.json"))
     if (world["height"], world["width"]) != size_hw:
         found = f"{world['height']}x{world['width']} in revision {revision[:12]}"
-        fix = f"train its codec anew (--set data.keep_codec=false), or {REPLACE}"
+        fix = f"train its codec again (--set data.keep_codec=false), or {REPLACE}"
         raise InputError("data", "height, width", f"{size_hw[0]}x{size_hw[1]}", found, fix)
 
 

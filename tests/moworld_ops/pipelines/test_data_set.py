@@ -44,8 +44,10 @@ def data(home: Path, *arguments: str) -> dict:
 def test_both_imports_are_seen_one_source_is_withdrawn_and_stays_out(home: Path):
     listed, shown, counted = data(home, "list"), data(home, "show"), data(home, "stats")
     assert [(row["clips"], row["sources"]) for row in listed["revisions"]] == [(3, 3), (1, 1)]
-    assert {row["file"]: (row["fate"], row["clips"]) for row in shown["files"]} == dict.fromkeys(("a.mp4", "b.mp4", "c.mp4"), ("imported", 1))
-    assert counted["clips"] == 3 and counted["files"] == {"imported": 3} and {row["scene"] for row in counted["sources"]} == {"a", "b", "c"}
+    assert {row["file"]: (row["fate"], row["clips"]) for row in shown["files"]} == {
+        **dict.fromkeys(("a.mp4", "b.mp4", "c.mp4"), ("imported", 1)), "again.mp4": ("kept", 1),
+    }  # fmt: skip
+    assert counted["clips"] == 3 and counted["files"] == {"imported": 3, "kept": 1} and {row["scene"] for row in counted["sources"]} == {"a", "b", "c"}
     older = data(home, "show", listed["revisions"][1]["revision"][:8])
     assert [row["file"] for row in older["files"]] == ["a.mp4"]
 
@@ -54,7 +56,8 @@ def test_both_imports_are_seen_one_source_is_withdrawn_and_stays_out(home: Path)
     assert clip["source_sha256"] == traced["files"][0]["sha256"] and list(clip["shards"]) == [listed["revisions"][0]["revision"]]
     assert [(row["name"], row["version"]) for row in traced["models"]] == [(NAME, "1")] and traced["promotions"][0]["action"] == "promote"
     back = data(home, "lineage", f"{NAME}@champion")
-    assert {row["source_file"] for row in back["clips"]} == {"a.mp4", "b.mp4", "c.mp4"} == {row["file"] for row in back["files"]}
+    assert {row["source_file"] for row in back["clips"]} == {"a.mp4", "b.mp4", "c.mp4"}
+    assert {row["file"] for row in back["files"]} == {"a.mp4", "again.mp4", "b.mp4", "c.mp4"}
 
     gone = data(home, "withdraw", "b.mp4", "--reason", "consent withdrawn")
     assert gone["versions"] == [f"{NAME}@1"] and list(gone["clips"]) == [clip["clip_id"]]
@@ -63,9 +66,9 @@ def test_both_imports_are_seen_one_source_is_withdrawn_and_stays_out(home: Path)
 
     registry = str(home / "registry")
     assert {row.scene for row in earlier_clips(registry).clips} == {"a", "c"}
-    for name, settings in (("again", {}), ("anew", {"append": False})):
+    for name, settings in (("again", {}), ("replaced", {"append": False})):
         with environment(MOWORLD_HOME=str(home)):
             collected, _, clips = run(home, f"work-{name}", home / "two", **settings)
         assert {row["file"]: row["why"] for row in collected["files"]}["b.mp4"] == "withdrawn: consent withdrawn"
         assert "b" not in {row.scene for row in clips}
-    assert {row.scene for row in read_manifest(home / "work-anew/clips")} == {"again", "c"}
+    assert {row.scene for row in read_manifest(home / "work-replaced/clips")} == {"again", "c"}

@@ -97,9 +97,10 @@ def test_an_import_extends_the_newest_revision_and_encodes_only_what_is_new(plac
     assert [path.name for path in clips_folder(registry, "x").parent.iterdir()] == [newest_revision(registry)]
     found = find_revision(registry)
     assert {row["file"]: (row["fate"], row["clips"], row["split"]) for row in found.files()} == {
-        "a.mp4": ("imported", 1, "train"), "b.mp4": ("imported", 1, "validation"), "c.mp4": ("imported", 1, "train"),
+        "a.mp4": ("imported", 1, "train"), "again.mp4": ("kept", 1, "train"), "b.mp4": ("imported", 1, "validation"),
+        "c.mp4": ("imported", 1, "train"),
     }  # fmt: skip
-    assert found.files()[2]["place"] == str(place / "two/c.mp4")
+    assert found.files()[3]["place"] == str(place / "two/c.mp4")
     facts = found.statistics()
     assert (facts["clips"], facts["frames"], facts["hours"]) == (3, 27, round(27 / 24 / 3600, 4)) and facts["splits"]["validation"]["clips"] == 1
 
