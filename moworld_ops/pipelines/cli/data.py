@@ -242,8 +242,8 @@ def lineage(
     else:
         _print_clip_lineage(found)
     if found["promotions"]:
-        rows = [(f"{line['model']}@{line['version']}", line["action"], line["time"], line["reason"]) for line in found["promotions"]]
-        print_table("promotions", ("model", "action", "time", "reason"), rows)
+        moves = [(f"{line['model']}@{line['version']}", line["action"], line["time"], line["reason"]) for line in found["promotions"]]
+        print_table("promotions", ("model", "action", "time", "reason"), moves)
 
 
 def _print_clip_lineage(found: dict[str, Any]) -> None:
