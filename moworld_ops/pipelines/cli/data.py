@@ -41,7 +41,7 @@ def collect(
     if dry_run:
         _print_plan(settings.data, json)
         return
-    folder = output_directory(to, "manifest.parquet", ("summary.json", "videos", "cameras", "depth", "actions", "scenes"))
+    folder = output_directory(to, "manifest.parquet", ("summary.json", "sources.parquet", "rejected.parquet", "videos", "cameras", "depth", "actions", "scenes"))
     from moworld.data.sources import collect_clips
 
     summary = collect_clips(folder, settings.data, settings.seed)
