@@ -219,7 +219,7 @@ def lineage(
     profile: Annotated[str, option("Profile that names the registries.", autocompletion=completion.profiles)] = "pocket",
     json: Json = False,
 ) -> None:
-    """Show what learned from a source or a clip, or the clips and source files of a model.
+    """Show what learned from a source or a clip, or the files of a model.
 
     Example: moworld data lineage moworld-pocket@champion
     """
