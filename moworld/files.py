@@ -14,6 +14,7 @@ from typing import IO, Any
 from moworld.disk import naming_full_disk
 from moworld.documents import parse_json, parse_json_object
 from moworld.errors import InputError
+from moworld.remote import remote_errors, unreadable
 
 Pathlike = str | os.PathLike[str]
 HASHES = "sha256.json"  # in a folder: the SHA-256 of its large files, by name
@@ -188,5 +189,5 @@ def open_uri(uri: str, mode: str = "rb") -> IO[Any]:
 
     try:
         return fsspec.open(uri, mode).open()  # type: ignore[no-any-return]
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(uri, "", f"{type(error).__name__}: {error}", "a readable file", "check the path or the URI's protocol") from None
+    except remote_errors() as error:
+        raise unreadable(uri, error) from None

@@ -88,6 +88,7 @@ class Clip:
     text_share: float | None = None
     aspect: float | None = None
     similarity: float | None = None
+    similar_to: str | None = None  # the clip with which it shares most frames
     source_file: str | None = None  # of an imported video: its path in the source
     source_sha256: str | None = None
     source_start: float | None = None  # seconds in the source

@@ -7,10 +7,11 @@ to nothing and empty files are rejected. Camera and caption files beside a video
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moworld.camera.sidecar import FOLDER_FILES, Sidecar, find_sidecar
 from moworld.errors import InputError, printable
-from moworld.files import open_uri
+from moworld.remote import remote_errors, unreadable
 
 SUFFIXES = (
     ".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv", ".asf", ".flv",
@@ -26,21 +27,36 @@ COLMAP_DEPTH = 3  # STEM/sparse/0/images.bin
 
 @dataclass(frozen=True)
 class Fate:
-    """What happened to a file: imported, used, ignored or rejected; why: its rule or reason, in words."""
+    """What happened to a file: imported, kept, used, ignored, rejected or withdrawn; why: its rule or reason, in words.
+
+    clips:  number of clips that were made of it, before contracts are checked
+    sha256: of its content, if it was read
+    place:  its absolute path or URI
+    source: what it shares a split with
+    """
 
     file: str
     fate: str
     why: str
     clips: int = 0
+    sha256: str = ""
+    place: str = ""
+    source: str = ""
+    split: str = ""
 
 
 @dataclass
 class Listing:
-    """Videos with their names, the fates of the other files, and whether the source named a single video."""
+    """Videos with their names, the fates of the other files, whether the source named a single video, and the URIs of fetched videos."""
 
     videos: list[tuple[Path, str]] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     alone: bool = False
+    uris: dict[Path, str] = field(default_factory=dict)
+
+    def place(self, video: Path) -> str:
+        """Returns where a video is: its URI, or its absolute path."""
+        return self.uris.get(video) or printable(str(video.absolute()))
 
 
 def discover(source: str, scratch: Path) -> Listing:
@@ -135,6 +151,7 @@ def _listed(listing: Path, scratch: Path) -> Listing:
                 else:
                     merged.videos.append((path, name))
             merged.fates += found.fates
+            merged.uris |= found.uris
     if not merged.videos and not merged.fates:
         raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
     return merged
@@ -147,35 +164,72 @@ def list_line(source: str) -> str:
 
 
 def _fetched(uri: str, scratch: Path) -> Listing:
+    """Fetches a URI's videos with their camera and caption files. Raises InputError, which names the URI, if that is not possible."""
     import fsspec
 
+    place = scratch / "root"
     try:
         system, root = fsspec.core.url_to_fs(uri)
+        alone, base, names = _listing(system, root)
+        place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
+        place.mkdir(parents=True, exist_ok=True)
+        ignored, uris = list[Fate](), dict[Path, str]()
+        for name in names:
+            relative = _plain(system, name)[len(base) :].lstrip("/")
+            if Path(relative).suffix.lower() not in (*SUFFIXES, *CAMERA_SUFFIXES):
+                ignored.append(Fate(printable(relative), "ignored", f"no video by its suffix {printable(Path(relative).suffix)!r}"))
+                continue
+            if ".." in Path(relative).parts:  # a key may be any text
+                ignored.append(Fate(printable(relative), "rejected", "a name that leaves the folder"))
+                continue
+            target = place / relative
+            uris[target] = system.unstrip_protocol(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with system.open(name, "rb") as stream, target.open("wb") as copy:
+                while block := stream.read(1 << 22):
+                    copy.write(block)
+    except remote_errors() as error:
+        raise unreadable(uri, error) from None
+    if not uris and any(fate.fate == "rejected" for fate in ignored):
+        return Listing([], ignored)
+    if not names or not uris:
+        what = "no such object, and no object with this prefix" if not names else f"no video among {len(names)} objects"
+        raise InputError(uri, "", what, f"files that end in {' '.join(SUFFIXES[:4])} ...", "check the URI")
+    try:
+        found = discover(str(place), scratch)
+    except InputError as error:
+        raise InputError(uri, error.field, error.found, error.expected, error.fix) from None
+    found.fates += ignored
+    found.alone, found.uris = alone, uris
+    return found
+
+
+def _listing(system: Any, root: str) -> tuple[bool, str, list[str]]:
+    """Returns whether a URI names one video, the folder above the names, and the names: the video and files that may belong to it, or all.
+
+    A server that lists nothing, as most behind plain HTTP do, gets a request for the video and for each name that a file beside it may have.
+    """
+    plain = _plain(system, root)
+    base = plain.rsplit("/", 1)[0]
+    if not _is_http(system):
         alone = system.isfile(root)
         names = sorted(system.find(system._parent(root) if alone else root))
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(uri, "", f"{type(error).__name__}: {error}", "a readable URI", "check data.videos") from None
-    if alone:
         stem = root.rsplit(".", 1)[0]
-        names = [name for name in names if name == root or name.startswith((stem + ".", stem + "/"))]
-    base = system._parent(root) if alone else root
-    place = scratch / (Path(base).name or "root")  # so that paths end as at their origin, for data.source_pattern
-    place.mkdir(parents=True, exist_ok=True)
-    ignored = []
-    for name in names:
-        relative = name[len(base) :].lstrip("/")
-        if Path(name).suffix.lower() not in (*SUFFIXES, *CAMERA_SUFFIXES):
-            ignored.append(Fate(printable(relative), "ignored", f"no video by its suffix {printable(Path(name).suffix)!r}"))
-            continue
-        target = place / relative
-        if ".." in Path(relative).parts:  # a key may be any text
-            ignored.append(Fate(printable(relative), "rejected", "a name that leaves the folder"))
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_uri(system.unstrip_protocol(name)) as stream, target.open("wb") as copy:
-            while block := stream.read(1 << 22):
-                copy.write(block)
-    found = discover(str(place), scratch)
-    found.fates += ignored
-    found.alone = alone
-    return found
+        names = [name for name in names if not alone or name == root or name.startswith((stem + ".", stem + "/"))]
+        return alone, system._parent(root) if alone else root, names
+    if Path(plain).suffix.lower() not in SUFFIXES:
+        return False, plain.rstrip("/"), sorted(system.find(root))
+    stem = plain.rsplit(".", 1)[0]
+    query = root[len(plain) :]
+    beside = [f"{stem}{suffix}{query}" for suffix in (*CAMERA_SUFFIXES, ".prompt.txt")]
+    return True, base, [root, *(name for name in beside if system.exists(name))]
+
+
+def _plain(system: Any, name: str) -> str:
+    """Returns a name without an HTTP query, which may hold a signature."""
+    return name.split("?", 1)[0].split("#", 1)[0] if _is_http(system) else name
+
+
+def _is_http(system: Any) -> bool:
+    protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
+    return "http" in protocols or "https" in protocols

@@ -7,6 +7,7 @@ Partitions keep their hashes in a file (FRAME_HASHES), so that merging them find
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,30 @@ def clip_hashes(clip: Clip, folder: Pathlike) -> Hashes:
     return np.stack(hashes) if hashes else np.zeros((0, BANDS), np.uint8)
 
 
-def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
-    """Returns the clips with `similarity`: the largest share of a clip's frames that one earlier clip also shows.
+def hash_file(folder: Pathlike, video_sha256: str) -> Path:
+    """Returns the file of a clip's hashes in a folder of hashes."""
+    return Path(folder) / video_sha256[:2] / f"{video_sha256}.npy"
 
-    hashes: (N, 8) per clip. The first of two equal clips gets 0.
+
+def stored_hashes(clip: Clip, folder: Pathlike, store: Pathlike | None) -> Hashes:
+    """Returns `clip_hashes`, read from a folder of hashes, or computed and added to it. None for no such folder."""
+    if store is None:
+        return clip_hashes(clip, folder)
+    path = hash_file(store, clip.video_sha256)
+    with suppress(OSError, ValueError, EOFError):  # missing or damaged
+        found = np.load(path, allow_pickle=False)
+        if found.dtype == np.uint8 and found.ndim == 2 and found.shape[1] == BANDS:
+            return np.asarray(found)
+    made = clip_hashes(clip, folder)
+    with atomic_write(path) as stream:
+        np.save(stream, made)
+    return made
+
+
+def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
+    """Returns the clips with `similarity`, the largest share of a clip's frames that one earlier clip also shows, and that clip's id.
+
+    hashes: (N, 8) per clip. The first of two equal clips gets 0. A clip that has a similarity keeps it.
     """
     owner = np.concatenate([np.full(len(own), index) for index, own in enumerate(hashes)])
     every = np.concatenate(hashes)
@@ -59,7 +80,9 @@ def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
             near = sorted({other for key in enumerate(row.tolist()) for other in buckets.get(key, ())})
             bits = np.unpackbits(every[near] ^ row, axis=1).sum(axis=1)
             shared[np.unique(owner[near][bits <= MAX_BITS])] += 1
-        result.append(replace(clip, similarity=round(float(shared.max() / max(len(own), 1)), 4)))
+        share = round(float(shared.max() / max(len(own), 1)), 4)
+        measured = replace(clip, similarity=share, similar_to=clips[int(shared.argmax())].clip_id if share else None)
+        result.append(measured if clip.similarity is None else clip)
         for offset, row in enumerate(own):
             for key in enumerate(row.tolist()):
                 buckets.setdefault(key, []).append(start + offset)

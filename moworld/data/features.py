@@ -67,6 +67,20 @@ class FeatureWriter:
         self.rows: list[FeatureRow] = []
         self.pending: dict[str, Tensor] = {}
         self.hashes: dict[str, str] = {}
+        self.next = 0  # number of the next shard
+
+    def extend(self, store: "FeatureStore", wanted: dict[str, tuple[str, str, str]]) -> None:
+        """Takes over the wanted clips of a local feature folder with their shards; shards without another clip are hard links.
+
+        wanted: clip_id to video_sha256, caption and split; a clip for which one of them differs is not taken over
+        """
+        unwanted = {row.clip_id for row in store.clips if wanted.get(row.clip_id) != (row.video_sha256, row.caption, row.split)}
+        if len(unwanted) == len(store.clips):
+            return
+        write_without(store, self.folder, unwanted, shards_only=True)
+        self.rows = [row for row in store.clips if row.clip_id not in unwanted]
+        self.hashes = dict(read_json_object(f"{self.folder}/{HASHES}"))
+        self.next = 1 + max(int(name.split("-")[1].split(".")[0]) for name in self.hashes)
 
     def add(self, row: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Adds a clip: index columns and latents (C, F, h, w), text (L, D), c2w (T, 4, 4), intrinsics (T, 4); T = 4 (F - 1) + 1.
@@ -100,9 +114,10 @@ class FeatureWriter:
             path = Path(self.folder, self._shard_name())
             save_file(self.pending, path)
             self.hashes[path.name], self.pending = sha256_file(path), {}
+            self.next += 1
 
     def _shard_name(self) -> str:
-        return f"shard-{len(self.hashes):05d}.safetensors"
+        return f"shard-{self.next:05d}.safetensors"
 
 
 class EncodedClips:
@@ -134,10 +149,10 @@ class EncodedClips:
             stream.write(save({name: tensors[name].to(dtype).contiguous() for name, dtype in DTYPES.items()}))
 
 
-def write_without(store: "FeatureStore", target: Pathlike, clips: set[str]) -> list[str]:
+def write_without(store: "FeatureStore", target: Pathlike, clips: set[str], shards_only: bool = False) -> list[str]:
     """Writes a local feature folder again without some clips, by clip_id; returns the names of the shards that were rewritten or dropped.
 
-    Other files are hard links. Raises InputError for a folder whose shards have no recorded hashes.
+    Other files are hard links; with `shards_only` they are left out. Raises InputError for a folder whose shards have no recorded hashes.
     """
     import pyarrow
     import pyarrow.parquet
@@ -147,7 +162,7 @@ def write_without(store: "FeatureStore", target: Pathlike, clips: set[str]) -> l
     kept = [row for row in store.clips if row.clip_id not in clips]
     hashes = read_json_object(source / HASHES)
     for path in (path for path in source.rglob("*") if path.is_file()):
-        if path.name not in (*touched, "index.parquet", HASHES):
+        if path.name not in (*touched, "index.parquet", HASHES) and not (shards_only and path.name not in hashes):
             link_or_copy(path, folder / path.relative_to(source))
     for name in touched:
         del hashes[name]
@@ -239,6 +254,11 @@ class FeatureStore:
         """Prefetches a window through the operating system without waiting; does nothing if `reads_ahead` is false."""
         shard, ranges = self._ranges(clip_id, start_latent, num_latents)
         shard.prefetch(ranges)
+
+    def lens(self, clip_id: str) -> list[float]:
+        """Returns the median of fx, fy, cx, cy over the frames of a clip."""
+        shard = self._shard(self._by_id[clip_id].shard)
+        return shard.rows([(f"{clip_id}/intrinsics", 0, None)])[0].median(dim=0).values.tolist()  # type: ignore[no-any-return]
 
     @property
     def reads_ahead(self) -> bool:

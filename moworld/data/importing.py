@@ -41,12 +41,14 @@ Rejected = dict[str, str]  # video, rule, value
 
 @dataclass(frozen=True)
 class Source:
-    """A video to import: file, name as shown to people, split and content hash."""
+    """A video to import: file, name as shown to people, split, content hash, path or URI of the original, and what shares its split."""
 
     path: Path
     name: str
     split: str
     sha256: str
+    place: str = ""
+    unit: str = ""
 
     def __str__(self) -> str:
         return str(self.path)

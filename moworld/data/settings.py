@@ -64,6 +64,8 @@ class DataSettings(Settings):
     width: int = Field(96, ge=16, le=8192, multiple_of=16)
     game: GameSettings | None = None
     videos: str | None = None  # a video, a folder, a .txt list of either, or an fsspec URI of one of them
+    append: bool = True  # pipeline `data` extends the newest data revision; false: its revision has only the footage of the run
+    keep_codec: bool = True  # a revision that extends another one has its codec; false: it is trained, and all clips are encoded, again
     min_frames: int = Field(33, ge=5, le=1_000_000)  # shorter shots are rejected
     max_frames: int = Field(2001, ge=5, le=1_000_000)  # longer shots are cut into clips of this length
     max_height: int = Field(240, ge=32, le=8192)  # videos are scaled down to it

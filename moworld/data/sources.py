@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, clip_of, write_manifest
 from moworld.data.discovery import Fate, Listing, camera_of, discover
 from moworld.data.game import record_game
+from moworld.data.history import BASE, IMPORTED, KEPT, REJECTED, SOURCES, Earlier, Rejection, extend, merged, write_rows
 from moworld.data.importing import Rejected, Source, analyse, check_header, import_video
 from moworld.data.isolation import run_isolated
 from moworld.data.settings import DataSettings
@@ -36,18 +37,26 @@ __all__ = ["DataSettings", "collect_clips", "import_videos", "plan_import"]
 
 
 def collect_clips(
-    out: Pathlike, settings: DataSettings, seed: int, kept: Pathlike | None = None, required: Iterable[str] = (), may_be_empty: bool = False
+    out: Pathlike,
+    settings: DataSettings,
+    seed: int,
+    kept: Pathlike | None = None,
+    required: Iterable[str] = (),
+    earlier: Earlier | None = None,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
-    """Makes a clips folder from the sources of the settings: manifest, files and summary.json, atomically; returns the summary.
+    """Makes a clips folder from the sources of the settings: manifest, files, history and summary.json, atomically; returns the summary.
 
     kept:     folder of game episodes and videos finished before; default for videos: a hidden folder beside `out`, removed at the end
     required: splits that must have a clip; an empty one is refused before videos are decoded, and without videos before anything else
-    may_be_empty: whether no clip is no error, as for a partition
+    earlier:  clips that the folder has, too. An original among them is not decoded again; one that was withdrawn is left out
+    may_be_empty: whether no source and no clip are no error, as for a partition
     Raises InputError if no source is named, a source is invalid, no clip results, or a required split is empty.
     """
-    if settings.game is None and settings.videos is None:
+    if settings.game is None and settings.videos is None and not may_be_empty:
         raise InputError("data", "game, videos", "neither", "a source of clips", "set data.game or data.videos in the profile")
     levels = Counter(split for split, _, _ in settings.game.episodes()) if settings.game is not None else Counter[str]()
+    levels += Counter(clip.split for clip in earlier.clips) if earlier else Counter()
     required = tuple(required)
     if settings.videos is None:
         require_splits("data", levels, required)
@@ -56,12 +65,21 @@ def collect_clips(
         summary: dict[str, Any] = {"seed": seed, "rejected": [], "files": []}
         if settings.game is not None:
             rows, summary["game"] = record_game(folder, settings.game, seed, Path(kept) if kept else None)
-            clips += rows
+            clips += [replace(clip, source_file=clip.clip_id, source_sha256=clip.video_sha256) for clip in rows]
         if settings.videos is not None:
             missing = [name for name in required if not levels[name]]
-            rows, summary["rejected"], fates = import_videos(settings.videos, folder, settings, missing, store)
+            rows, summary["rejected"], fates = import_videos(settings.videos, folder, settings, missing, store, earlier)
             summary["files"] = [asdict(fate) for fate in fates]
             clips += rows
+        seen = [Fate(clip.clip_id, IMPORTED, "", 1, clip.video_sha256) for clip in clips if clip.source == "game"]
+        seen += [Fate(**row) for row in summary["files"]]
+        if earlier:
+            clips = extend(folder, clips, earlier)
+            seen, summary["new"] = merged(earlier.sources, seen), len(clips) - (len(earlier.clips) if earlier.carried else 0)
+            if earlier.base:
+                write_json(folder / BASE, earlier.base)
+        write_rows(folder, SOURCES, merged([], seen), Fate)
+        write_rows(folder, REJECTED, earlier.rejected if earlier and earlier.carried else [], Rejection)
         if not clips and not may_be_empty:
             raise InputError(settings.videos or "data", "", "no clip", "at least one clip", f"see the reasons: {summary['rejected'][:3]}")
         counts = Counter(clip.split for clip in clips)
@@ -87,20 +105,26 @@ def _store(out: Pathlike, kept: Pathlike | None) -> Iterator[Path]:
 
 
 def import_videos(
-    source: str, folder: Path, settings: DataSettings, required: Iterable[str] = (), store: Path | None = None
+    source: str,
+    folder: Path,
+    settings: DataSettings,
+    required: Iterable[str] = (),
+    store: Path | None = None,
+    earlier: Earlier | None = None,
 ) -> tuple[list[Clip], list[Rejected], list[Fate]]:
     """Returns clips of every shot of the videos, written into a clips folder; the rejected parts with reasons; the fate of every file.
 
     source:   see `discover`
     required: splits that must have a source
     store:    folder of videos finished before, which is read and added to
+    earlier:  clips that are in the data already; their originals are not imported again
     Raises InputError for a source without video, a named video that cannot be read, an invalid camera file, and a required split
     without a source.
     """
     clips: list[Clip] = []
     with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
         listing = discover(source, Path(scratch))
-        videos, fates = _distinct(listing, settings, source, required)
+        videos, fates = _distinct(listing, settings, source, required, earlier)
         rejected = [{"video": fate.file, "rule": "readable", "value": fate.why} for fate in fates if fate.fate == "rejected"]
         store = store or Path(scratch) / ".finished"
         keys = [_key(video, settings) for video in videos]
@@ -115,7 +139,7 @@ def import_videos(
                     raise error
                 rule = "readable" if error.file == str(video.path) else "camera"
                 rejected.append({"video": printable(video.path.name), "rule": rule, "value": str(error)})
-                fates.append(Fate(video.name, "rejected", str(error)))
+                fates.append(replace(_seen(video), fate="rejected", why=str(error)))
             else:
                 done = read_json_object(store / key / "done.json")
                 rows = [clip_of(row) for row in done["clips"]]
@@ -127,11 +151,14 @@ def import_videos(
     return clips, rejected, sorted(fates, key=lambda fate: fate.file)
 
 
-def _distinct(listing: Listing, settings: DataSettings, source: str, required: Iterable[str]) -> tuple[list[Source], list[Fate]]:
-    """Returns the videos with their splits and hashes, each content once, and the fates of the other files."""
+def _distinct(
+    listing: Listing, settings: DataSettings, source: str, required: Iterable[str], earlier: Earlier | None = None
+) -> tuple[list[Source], list[Fate]]:
+    """Returns the new videos with their splits and hashes, each content once, and the fates of the other files."""
     sources = [source_of(path, settings.source_pattern) for path, _ in listing.videos]
-    splits = assign_splits(sources, settings)
-    require_splits(source, Counter(splits.values()), required)
+    splits = assign_splits(sources, settings, earlier.splits if earlier else None)
+    require_splits(source, Counter(splits[name] for name in set(sources)), required)
+    known, withdrawn = (earlier.contents, earlier.withdrawn) if earlier else ({}, {})
     first: dict[str, str] = {}
     videos, fates = list[Source](), list(listing.fates)
     shown = tqdm(listing.videos, desc="reading", unit="file", disable=None if len(listing.videos) > 1 else True)
@@ -141,11 +168,16 @@ def _distinct(listing: Listing, settings: DataSettings, source: str, required: I
         except OSError as error:
             fates.append(Fate(name, "rejected", f"cannot be read: {error.strerror}"))
             continue
+        video = Source(path, name, splits[own], content, listing.place(path), printable(own))
         if content in first:
-            fates.append(Fate(name, "ignored", f"the same content as {first[content]}"))
-            continue
-        first[content] = name
-        videos.append(Source(path, name, splits[own], content))
+            fates.append(replace(_seen(video), fate="ignored", why=f"the same content as {first[content]}"))
+        elif content in withdrawn:
+            fates.append(replace(_seen(video), fate="rejected", why=f"withdrawn: {withdrawn[content]}"))
+        elif content in known:
+            fates.append(replace(_seen(video), fate=KEPT, why=f"in the data already, as {known[content]}"))
+        else:
+            videos.append(video)
+        first.setdefault(content, name)
     return videos, fates
 
 
@@ -180,19 +212,24 @@ def _fate(video: Source, rows: list[Clip], done: dict[str, Any]) -> Fate:
     rules = Counter(entry["rule"] for entry in done["rejected"])
     cut = [f"left out: {', '.join(f'{rule} ({count})' for rule, count in rules.items())}"] if rules else []
     why = "; ".join([*([done["changes"]] if done["changes"] else []), *cut])
-    return Fate(video.name, "imported" if rows else "rejected", why, len(rows))
+    return replace(_seen(video), fate=IMPORTED if rows else "rejected", why=why, clips=len(rows))
 
 
-def plan_import(settings: DataSettings) -> dict[str, Any]:
+def _seen(video: Source) -> Fate:
+    return Fate(video.name, "", "", 0, video.sha256, video.place, video.unit, video.split)
+
+
+def plan_import(settings: DataSettings, earlier: Earlier | None = None) -> dict[str, Any]:
     """Returns what an import would do, without decoding whole videos: each file's fate, the seconds of footage, the estimated seconds.
 
+    earlier: clips that are in the data already
     `files` holds rows of `Fate`; a file whose header can be read has the fate "import". Raises InputError as an import does.
     """
     if settings.videos is None:
         raise InputError("data", "videos", "none", "a video, a folder, a list or a URI", "set data.videos")
     with tempfile.TemporaryDirectory(prefix="videos-") as scratch:
         listing = discover(settings.videos, Path(scratch))
-        videos, fates = _distinct(listing, settings, settings.videos, ())
+        videos, fates = _distinct(listing, settings, settings.videos, (), earlier)
         seconds, pixels, cost = 0.0, 0.0, list[float]()
         for video in videos:
             try:

@@ -29,27 +29,34 @@ def source_of(path: Path, pattern: str) -> str:
     return found[1]
 
 
-def assign_splits(sources: Iterable[str], settings: DataSettings) -> dict[str, str]:
+def assign_splits(sources: Iterable[str], settings: DataSettings, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the split of each source.
+
+    known: splits of sources that are in the data already, which never change
 
     Named sources (`validation_videos`, `held_out_videos`) get their split. A split without names gets its share of the other sources, by
     a hash of their name: [0, held_out_share) is held_out, [1 - validation_share, 1) is validation. If no source would be left for
     training, which is common with a single one, those without a name are all training footage.
-    Raises InputError if a name belongs to no source.
+    Raises InputError if a name belongs to no source, or to one that is in another split already.
     """
-    names = dict.fromkeys(sources)
+    known = known or {}
+    names = dict.fromkeys([*sources, *known])
     named = {"validation": settings.validation_videos, "held_out": settings.held_out_videos}
     for split, listed in named.items():
         for unknown in (name for name in listed if name not in names):
             raise InputError("data", f"{split}_videos", unknown, f"names of sources, such as {', '.join(list(names)[:5])}", "correct the name")
-    splits = {name: split for split, listed in named.items() for name in listed}
+        for moved in (name for name in listed if known.get(name, split) != split):
+            fix = "correct the name, or import all footage again with --replace"
+            raise InputError("data", f"{split}_videos", f"{moved}, which is in split {known[moved]} already", "sources of that split or new ones", fix)
+    splits = {name: split for split, listed in named.items() for name in listed} | dict(known)
     held_out = 0.0 if settings.held_out_videos else settings.held_out_share
     validation = 0.0 if settings.validation_videos else settings.validation_share
     for name in names.keys() - splits.keys():
         place = hash_share(name, settings.split_seed)
         splits[name] = "held_out" if place < held_out else "validation" if place >= 1 - validation else "train"
     if "train" not in splits.values():
-        splits |= {name: "train" for name in names if name not in (*settings.validation_videos, *settings.held_out_videos)}
+        chosen = (*settings.validation_videos, *settings.held_out_videos, *known)
+        splits |= {name: "train" for name in names if name not in chosen}
     return splits
 
 

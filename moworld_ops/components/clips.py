@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 
 from moworld.data.clips import Clip, link_files, read_manifest, write_manifest
+from moworld.data.history import Rejection, carry
 from moworld.files import atomic_folder, write_json
 from moworld.video import read_frames
 from moworld_ops.components.clip_pool import Failed
@@ -18,6 +19,7 @@ from moworld_ops.data_contracts.check import check_rows
 from moworld_ops.data_contracts.load import load_contract
 
 VERDICTS = "verdicts.json"  # in the quarantine of a partition: number of clips, and for each contract how many of them it rejects
+DUPLICATE = "no-near-duplicate"  # the rule whose reason names the clip that is repeated
 
 
 def filter_clips(
@@ -54,6 +56,7 @@ def filter_clips(
         write_manifest(good, [rows[index] for index in sorted(accepted)])
         write_manifest(bad, rejected)
         write_json(bad / "reasons.json", reasons)
+        carry(clips, good, rejections(rejected, reasons))
         names = ", ".join(f"{report.contract} {report.version}" for report in reports)
         summary = {"contract": names, "rows": len(rows), "accepted": len(accepted), "quarantined": len(rejected)}
         details = {**summary, "failures": failures}
@@ -91,10 +94,22 @@ def _quarantine(
         for failure in failures:
             if failure["row"] == clip.clip_id:
                 reason = {key: failure[key] for key in ("contract", "rule", "value", "threshold")}
-                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason, "explanation": clip.camera_mistake})
+                repeats = clip.similar_to if reason["rule"] == DUPLICATE else None
+                reasons.append({"clip_id": clip.clip_id, "thumbnail": thumbnail, **reason, "explanation": clip.camera_mistake, "repeats": repeats})
     for path in {path for clip in rejected for path in clip.files()} - needed:
         (good / path).unlink()
     return reasons
+
+
+def rejections(rejected: list[Clip], reasons: list[dict[str, Any]]) -> list[Rejection]:
+    """Returns the rejected clips for the history, one row for each reason."""
+    clips = {clip.clip_id: clip for clip in rejected}
+    found = [(clips[reason["clip_id"]], reason) for reason in reasons]
+    return [
+        Rejection(clip.clip_id, clip.source_file or clip.scene, clip.source_sha256 or "", reason["contract"], reason["rule"],
+                  str(reason["value"]), str(reason["threshold"]), reason.get("repeats") or "")
+        for clip, reason in found
+    ]  # fmt: skip
 
 
 def _thumbnail(frame: Any, folder: Path, name: str) -> str:

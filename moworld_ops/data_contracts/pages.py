@@ -3,9 +3,10 @@
 Pages are self-contained: no script, nothing fetched, images beside them. Everything that comes from data is escaped.
 """
 
+import csv
 import math
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ WIDTH, HEIGHT, BINS = 420, 120, 40
 class Checked:
     """Result of checking one contract: accepted and rejected rows, and the reasons.
 
-    reasons: one entry per broken rule: {"clip_id", "rule", "value", "threshold", "thumbnail"}; the thumbnail is a path, or None
+    reasons: one entry per broken rule: {"clip_id", "rule", "value", "threshold", "thumbnail"}; the thumbnail is a path, or None. Optional:
+             "source_file", "video" (path), "explanation", and "repeats", the clip that a duplicate repeats
     passed:  whether the batch passed; the allowed share is of clips, and several rows may be parts of one clip
     """
 
@@ -44,7 +46,7 @@ class Checked:
 
 
 def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) -> None:
-    """Writes index.html, one page per contract and the thumbnails into the folder `out`, atomically.
+    """Writes index.html, per contract a page and the rejected rows as CSV, and the thumbnails into the folder `out`, atomically.
 
     source: what was checked, shown at the head of each page, for example {"run": ..., "data revision": ...}
     """
@@ -57,6 +59,8 @@ def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) ->
         for page in [None, *pages]:
             name = "index" if page is None else page["name"]
             (folder / f"{name}.html").write_text(template.render(page=page, pages=pages, source=source), encoding="utf-8")
+        for part in checked:
+            _write_csv(folder / f"{part.contract.name}.csv", part.reasons)
 
 
 def _page(checked: Checked, folder: Path) -> dict[str, Any]:
@@ -78,7 +82,40 @@ def _page(checked: Checked, folder: Path) -> dict[str, Any]:
         "name": contract.name, "version": contract.version, "purpose": contract.purpose, "limitations": contract.limitations,
         "share": contract.max_rejected_share, "status": checked.status, "accepted": len(checked.accepted),
         "rejected": len(checked.rejected), "columns": columns, "plots": plots, "gallery": _gallery(checked, folder),
+        "rules": _by_rule(checked), "sources": _by_source(checked),
     }  # fmt: skip
+
+
+def _by_rule(checked: Checked) -> list[dict[str, Any]]:
+    """Returns for each broken rule the rows that broke it, and those that broke it first: the latter add up to the rejected rows."""
+    first: dict[str, str] = {}
+    for reason in checked.reasons:
+        first.setdefault(str(reason["clip_id"]), reason["rule"])
+    broken = Counter(rule for _, rule in {(reason["clip_id"], reason["rule"]) for reason in checked.reasons})
+    counted = Counter(first.values())
+    return [{"rule": rule, "broken": count, "first": counted[rule]} for rule, count in sorted(broken.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _by_source(checked: Checked) -> list[dict[str, Any]]:
+    """Returns accepted and rejected rows of each source file, those with most rejected rows first; [] if no row names its source."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, rows in (("accepted", checked.accepted), ("rejected", checked.rejected)):
+        for row in rows:
+            if name := row.get("source_file") or row.get("scene"):
+                counts[str(name)][kind] += 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1]["rejected"], item[0]))
+    return [{"name": name, "accepted": own["accepted"], "rejected": own["rejected"]} for name, own in ordered]
+
+
+def _write_csv(path: Path, reasons: list[dict[str, Any]]) -> None:
+    """Writes one line per broken rule. Text that a spreadsheet would take as a formula gets an apostrophe."""
+    columns = ("clip_id", "source_file", "rule", "value", "threshold", "repeats", "explanation")
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(columns)
+        for reason in reasons:
+            cells = ["" if reason.get(column) is None else reason[column] for column in columns]
+            lines.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "@")) else cell for cell in cells])
 
 
 def _gallery(checked: Checked, folder: Path) -> list[dict[str, Any]]:
@@ -86,7 +123,13 @@ def _gallery(checked: Checked, folder: Path) -> list[dict[str, Any]]:
     cards: dict[str, dict[str, Any]] = {}
     for reason in checked.reasons:
         name = str(reason["clip_id"])
-        card = cards.setdefault(name, {"name": name, "image": _image(reason.get("thumbnail"), len(cards), checked, folder), "reasons": []})
+        if name not in cards:
+            facts = {key: reason.get(key) for key in ("source_file", "explanation")}
+            video = Path(reason["video"]).absolute().as_uri() if reason.get("video") else None
+            image = _image(reason.get("thumbnail"), len(cards), checked, folder)
+            cards[name] = {"name": name, "image": image, "reasons": [], "video": video, "repeats": None, **facts}
+        card = cards[name]
+        card["repeats"] = card["repeats"] or reason.get("repeats")
         card["reasons"].append({"rule": reason["rule"], "value": number(reason["value"]), "threshold": reason["threshold"]})
     return list(cards.values())
 
@@ -130,7 +173,8 @@ def _numbers(rows: list[dict[str, Any]], name: str) -> list[float]:
 def histogram(accepted: list[float], rejected: list[float], bounds: list[float | None]) -> dict[str, Any] | None:
     """Returns what the template draws: stacked bars, threshold marks, and the range. None without two different values.
 
-    bars: x, width, and (y, height) of accepted and rejected values; marks: x and value; all in pixels of the drawing
+    bars: x, width, and (y, height) of accepted and rejected values; marks: x and value, and whether it is outside of the drawing, at whose
+    edge it is drawn then; all in pixels of the drawing
     """
     values = np.array([*accepted, *rejected])
     if len(set(values.tolist())) < 2:
@@ -146,5 +190,6 @@ def histogram(accepted: list[float], rejected: list[float], bounds: list[float |
         {"x": index * WIDTH / BINS, "width": WIDTH / BINS - 1, "ok": (HEIGHT - 18 - a, a), "no": (HEIGHT - 18 - a - b, b)}
         for index, (a, b) in enumerate(heights.T.tolist())
     ]
-    places = [{"x": WIDTH * min(1.0, max(0.0, (mark - low) / (high - low))), "value": mark} for mark in marks]
+    shares = [(mark, (mark - low) / (high - low)) for mark in marks]
+    places = [{"x": WIDTH * min(1.0, max(0.0, share)), "value": mark, "outside": not 0 <= share <= 1} for mark, share in shares]
     return {"width": WIDTH, "height": HEIGHT, "low": low, "high": high, "bars": bars, "marks": places}

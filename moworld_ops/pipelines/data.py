@@ -31,15 +31,19 @@ class Data:
     features: Any
 
 
-def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -> Data:
-    """Adds the data part; `vae` is a published autoencoder for profiles that train no codec."""
+def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None, append: bool = False) -> Data:
+    """Adds the data part; its clips extend the newest data revision if `append`.
+
+    vae: a published autoencoder for profiles that train no codec
+    """
     required = json.dumps(["train", "held_out"] if profile.benchmark.held_out else ["train"])
+    extends = json.dumps({"registry": profile.registry.data, "append": append, "keep_codec": profile.data.keep_codec})
     partitions = [str(number) for number in range(profile.data.partitions)]
     beside = min(len(partitions), profile.data.partitions_at_once)
     if len(partitions) == 1:
-        captioned = _clips(profile, place, seed, required)
+        captioned = _clips(profile, place, seed, required, extends)
     else:
-        captioned = _merged_clips(profile, place, seed, required, partitions, beside)
+        captioned = _merged_clips(profile, place, seed, required, extends, partitions, beside)
     codec = vae
     if profile.codec is not None:
         base = base_of(profile, place.base_sha256)
@@ -51,25 +55,28 @@ def data_steps(profile: Profile, place: Placement, seed: Any, vae: Any = None) -
         return Data(captioned, place(cache_features(**encoding, **versions), "cache_features").outputs["features"])
     with dsl.ParallelFor(partitions, parallelism=beside) as partition:
         cached = place(cache_features(**encoding, partition=partition), "cache_features", beside)
-    merged = place(merge_features(parts=dsl.Collected(cached.outputs["features"]), **versions), "merge_features")
+    merged = place(merge_features(clips=captioned, parts=dsl.Collected(cached.outputs["features"]), **versions), "merge_features")
     return Data(captioned, merged.outputs["features"])
 
 
-def _clips(profile: Profile, place: Placement, seed: Any, required: str) -> Any:
+def _clips(profile: Profile, place: Placement, seed: Any, required: str, extends: str) -> Any:
     """Adds the steps from footage to captioned clips, and returns those."""
-    raw = place(collect(settings=text(profile.data), seed=seed, required_splits=required), "collect")
+    raw = place(collect(settings=text(profile.data), seed=seed, required_splits=required, extends=extends), "collect")
     posed = place(complete_geometry(raw=raw.outputs["clips"], settings=text(profile.geometry)), "complete_geometry")
     checked = place(check_quality(clips=posed.outputs["clips"]), "check_quality")
     scenes = annotate(clips=checked.outputs["accepted"], settings=text(profile.annotation), required_splits=required)
     return place(scenes, "annotate").outputs["captioned"]
 
 
-def _merged_clips(profile: Profile, place: Placement, seed: Any, required: str, partitions: list[str], beside: int) -> Any:
+def _merged_clips(
+    profile: Profile, place: Placement, seed: Any, required: str, extends: str, partitions: list[str], beside: int
+) -> Any:
     """Adds a loop with the steps from footage to captioned clips, one iteration a partition, and the step that merges; returns its clips."""
     split = place(split_sources(settings=text(profile.data), required_splits=required), "split_sources")
     with dsl.ParallelFor(partitions, parallelism=beside) as part:
         footage = {"sources": split.outputs["sources"], "partition": part}
-        raw = place(collect(settings=text(profile.data), seed=seed, required_splits="[]", **footage), "collect", beside)
+        recorded = collect(settings=text(profile.data), seed=seed, required_splits="[]", extends=extends, **footage)
+        raw = place(recorded, "collect", beside)
         geometry = complete_geometry(raw=raw.outputs["clips"], settings=text(profile.geometry), partition=part)
         posed = place(geometry, "complete_geometry", beside)
         checked = place(check_quality(clips=posed.outputs["clips"], partition=part), "check_quality", beside)
@@ -96,13 +103,13 @@ def data(profile: Profile, place: Placement) -> Any:
 
         @dsl.pipeline(name="data", description="Footage to versioned features")
         def graph(seed: str, run: str):
-            data_steps(profile, place, seed)
+            data_steps(profile, place, seed, append=profile.data.append)
 
     else:
 
         @dsl.pipeline(name="data", description="Footage to versioned features")
         def graph(seed: str, run: str, vae: str):
-            data_steps(profile, place, seed, imported(vae, dsl.Model))
+            data_steps(profile, place, seed, imported(vae, dsl.Model), profile.data.append)
 
     return graph
 

@@ -30,16 +30,21 @@ def _checked(run: Run, name: str) -> Checked:
     step, artifact = ACCEPTED[name]
     accepted = run.output(step, artifact)
     rejected: dict[str, dict[str, Any]] = {}
-    reasons = []
-    for _, folder, found in run.rejections():
+    reasons, others = [], []
+    for place, folder, found in run.rejections():
         rows = {row["clip_id"]: row for row in rows_of(folder)}
         for reason in found:
             if reason["contract"] == name:
-                thumbnail = str(folder / reason["thumbnail"]) if reason.get("thumbnail") else None
-                reasons.append({**reason, "thumbnail": thumbnail})
-                rejected[reason["clip_id"]] = rows.get(reason["clip_id"], {})
+                row = rows.get(reason["clip_id"], {})
+                paths = {"thumbnail": reason.get("thumbnail"), "video": row.get("video")}
+                facts = {key: str(folder / path) if path else None for key, path in paths.items()}
+                reasons.append({**reason, **facts, "source_file": row.get("source_file")})
+                rejected[reason["clip_id"]] = row
+        if place == step:  # rejected by another contract of the same step alone
+            others += [row for clip_id, row in rows.items() if clip_id not in rejected]
     finished = run.step(step).get("status") == "done"
-    return Checked(load_contract(name), rows_of(accepted) if accepted else [], list(rejected.values()), reasons, finished)
+    kept = [*(rows_of(accepted) if accepted else []), *others]
+    return Checked(load_contract(name), kept, list(rejected.values()), reasons, finished)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -48,6 +53,25 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
     path = next((folder / name for name in ("manifest.parquet", "index.parquet") if (folder / name).is_file()), None)
     return read_parquet(path).to_pylist() if path else []
+
+
+def import_facts(run: Run) -> dict[str, Any]:
+    """Returns what an import did: `counts` of files and clips, `files` with their fates, and `rejected` clips and stretches with reasons."""
+    steps = run.steps()
+    collected = steps.get("collect", {}).get("summary", {})
+    rejected = [
+        {"clip": row["video"], "source_file": row["video"], "contract": "", "rule": row["rule"], "value": row["value"], "threshold": "", "repeats": None}
+        for row in collected.get("rejected", [])
+    ]
+    accepted = rows_of(made) if (made := run.output("annotate", "captioned")) else []
+    for _, folder, reasons in run.rejections():
+        files = {row["clip_id"]: row["source_file"] for row in rows_of(folder)}
+        kept = ("contract", "rule", "value", "threshold", "repeats")
+        rejected += [{"clip": one["clip_id"], "source_file": files.get(one["clip_id"]), **{key: one.get(key) for key in kept}} for one in reasons]
+    earlier = collected.get("clips", 0) - collected.get("new", collected.get("clips", 0))
+    clips = len({row["clip"] for row in rejected if row["contract"]})
+    counts = {"files": len(collected.get("files", [])), "clips": len(accepted), "new": max(0, len(accepted) - earlier), "rejected": clips}
+    return {"counts": counts, "files": collected.get("files", []), "rejected": rejected}
 
 
 def page_head(run: Run) -> dict[str, Any]:

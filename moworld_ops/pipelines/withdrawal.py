@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError
+from moworld_ops.components.platform.dataset import clips_folder, record_data_set, withdraw_clips
 from moworld_ops.components.platform.ledger import WITHDRAW
 from moworld_ops.components.platform.registry import ModelRegistry
-from moworld_ops.components.platform.revisions import fetch_revision, indexed_revisions, record_revision
+from moworld_ops.components.platform.revisions import link_revision, record_revision
+from moworld_ops.pipelines.data_set import matches, revisions
 from moworld_ops.pipelines.runs import all_runs
 from moworld_ops.pipelines.steward import rows_of
 
@@ -43,34 +45,33 @@ class Reach:
 def reach(name: str, registry: str, models: ModelRegistry) -> Reach:
     """Returns what the withdrawal of a source or clip touches.
 
-    name: a scene (file stem or level), a clip_id, or the SHA-256 of a clip's video
+    name: a scene (file stem or level), its file or that file's SHA-256, a clip_id, or the SHA-256 of a clip's video
     registry: folder of the data registry
     Raises InputError if neither a revision nor a run has it.
     """
     clips: dict[str, str] = {}
     shards: dict[str, list[str]] = {}
-    revisions = indexed_revisions(registry)
-    for revision, rows in revisions.items():
-        for row in rows:
-            if name in (row["scene"], row["clip_id"], row["video_sha256"]):
-                clips[row["clip_id"]] = row["video_sha256"]
-                shards.setdefault(revision, [])
-                if row["shard"] not in shards[revision]:
-                    shards[revision].append(row["shard"])
+    known = revisions(registry)
+    for revision in known:
+        for row in (row for row in revision.clips if matches(row, name)):
+            clips[row["clip_id"]] = row["video_sha256"]
+            shards.setdefault(revision.name, [])
+            if row["shard"] not in shards[revision.name]:
+                shards[revision.name].append(row["shard"])
     runs = []
     for run in all_runs():
         made = run.output("annotate", "captioned")
-        found = [row for row in rows_of(made) if name in (row["scene"], row["clip_id"], row["video_sha256"])] if made and made.is_dir() else []
+        found = [row for row in rows_of(made) if matches(row, name)] if made and made.is_dir() else []
         clips |= {row["clip_id"]: row["video_sha256"] for row in found}
         if found or run.record.get("data_revision") in shards:
             runs.append(run.name)
     if not clips:
-        known = sorted({row["scene"] for rows in revisions.values() for row in rows})
-        expected = f"a source ({', '.join(known[:8]) or 'none yet'}), a clip_id or a video's SHA-256"
+        scenes = sorted({row["scene"] for revision in known for row in revision.clips})
+        expected = f"a source ({', '.join(scenes[:8]) or 'none yet'}), a clip_id or a video's SHA-256"
         raise InputError("data withdraw", name, "no such source or clip", expected, "see 'moworld data list'")
     versions = [version for model in models.names() for version in models.versions(model) if version.tags.get("data_revision") in shards]
     champions = [f"{one.name}@{one.version}" for one in versions if "champion" in one.aliases]
-    newest = next(iter(revisions), "")
+    newest = known[0].name if known else ""
     learned = [f"{one.name}@{one.version}" for one in versions]
     return Reach(name, clips, list(shards), shards, runs, learned, champions, newest if newest in shards else "")
 
@@ -84,34 +85,48 @@ def withdraw(found: Reach, registry: str, remote: str, models: ModelRegistry, re
     from moworld.data.features import FeatureStore, write_without
 
     facts = {"source": found.name, "clips": found.clips, "revisions": found.revisions, "versions": found.versions, "reason": reason.strip()}
-    with tempfile.TemporaryDirectory() as scratch:
-        rest = Path(scratch, "rest")
+    with tempfile.TemporaryDirectory(prefix=".withdraw-", dir=Path(registry).absolute().parent) as scratch:  # so that files are hard links
+        rest, clips = Path(scratch, "rest"), Path(scratch, "clips")
         if found.newest:
-            fetch_revision(registry, found.newest, str(Path(scratch, "features")))
+            link_revision(registry, found.newest, Path(scratch, "features"))
             store = FeatureStore(Path(scratch, "features"))
             if all(row.clip_id in found.clips for row in store.clips):
                 fix = "import other footage first (moworld data import)"
                 raise InputError("data withdraw", found.name, "all clips of the newest revision", "a revision that keeps some", fix)
             write_without(store, rest, set(found.clips))
+            if clips_folder(registry, found.newest).is_dir():
+                withdraw_clips(registry, found.newest, found.clips, clips, reason.strip())
         with models.ledger.locked():
             models.ledger.append({"action": WITHDRAW, "model": "", **facts})
-        revision = record_revision(str(rest), registry, f"withdraw {found.name}: {reason.strip()}", remote) if found.newest else ""
+        revision, message = "", f"withdraw {found.name}: {reason.strip()}"
+        if clips.is_dir():
+            revision = record_data_set(str(rest), str(clips), registry, remote, message)
+        elif found.newest:
+            revision = record_revision(str(rest), registry, message, remote)
     return {**asdict(found), **facts, "revision": revision}
 
 
 def bytes_of(found: Reach, registry: str, delete: bool = False) -> list[str]:
     """Returns the files that an erasure deletes; with `delete`, deletes them.
 
-    They are the clips' in runs, features with them in runs, the cache of encoded clips, whose names do not have the clip, and their shards in
-    DVC's cache and remote. Older revisions keep their index and lose these shards.
+    They are the clips' in runs, whether accepted or rejected, features with them in runs, the clips that are kept for the next import, the
+    frame hashes, the cache of encoded clips, whose names do not have the clip, and their shards in DVC's cache and remote. Older revisions
+    keep their index and lose these shards.
     """
+    from moworld.data.duplicates import hash_file
+    from moworld.files import read_json_object
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.revisions import stored_shards
 
     files = set((home() / "encoded").rglob("*.safetensors"))
-    for run in (home() / "runs" / name for name in found.runs):
+    files |= {hash_file(home() / "frame-hashes", video) for video in found.clips.values()}
+    kept = clips_folder(registry, found.newest) if found.newest else None
+    for run in [*(home() / "runs" / name for name in found.runs), *([kept] if kept else [])]:
         for folder in {path.parent for path in (*run.rglob("manifest.parquet"), *run.rglob("index.parquet"))}:
-            files |= {path for row in rows_of(folder) if row["clip_id"] in found.clips for path in _files(folder, row)}
+            files |= {path for row in rows_of(folder) if row["clip_id"] in found.clips or matches(row, found.name) for path in _files(folder, row)}
+        for path in run.rglob("done.json"):  # of a video that was imported, in the run's checkpoints
+            if any(row["clip_id"] in found.clips or matches(row, found.name) for row in read_json_object(path).get("clips", [])):
+                files |= set(path.parent.rglob("*"))
     local = sorted(path for path in files if path.is_file())
     if delete:
         for path in local:

@@ -19,6 +19,7 @@ NOT_DECLARED = {
     "webdataset": "a peer of `moworld bench loader`",
     "streaming": "a peer of `moworld bench loader`",
     "google": "protobuf, which kfp requires",
+    "dvc_data": "an error that DVC, which requires it, does not wrap",
     "urllib3": "the errors of the Kubernetes client, which requires it",
     "kfp_server_api": "the client of kfp, which requires it",
     "gsplat": "an NVIDIA host's own: it compiles CUDA code",

@@ -40,11 +40,11 @@ def annotate(
     rows, replaced = read_manifest(clips), list[dict[str, Any]]()
     require_splits("accepted clips", Counter(clip.split for clip in rows), required_splits)
     for index, clip in enumerate(rows):
-        if clip.caption and (phrases := mentions_camera_motion(clip.caption)):
+        if clip.caption and clip.caption_source is None and (phrases := mentions_camera_motion(clip.caption)):
             replaced.append({"clip_id": clip.clip_id, "caption": clip.caption, "phrases": phrases})
             rows[index] = replace(clip, caption=None)
     counts = {"replaced_for_camera_motion": float(len(replaced))}
-    requested, answers = [clip for clip in rows if not clip.caption and not clip.scene_facts], dict[str, str]()
+    requested, answers = [clip for clip in rows if not (clip.caption or clip.scene_facts or clip.caption_source)], dict[str, str]()
     if settings and requested:
         from moworld.data.annotation import Annotator, VisionSettings
 
@@ -66,6 +66,8 @@ def _captioned(clip: Any, folder: Path, answers: dict[str, str], settings: dict[
     answers: captions of the vision endpoint by video_sha256. A clip without one keeps no caption, so the contract rejects it.
     """
     prompt = None
+    if clip.caption_source is not None:  # of an earlier revision
+        return clip
     if clip.caption:
         caption, source = clip.caption, "given"
     elif clip.scene_facts:

@@ -1,5 +1,6 @@
 """Encodes latents, text embeddings and camera tensors into safetensors shards, and records them as a DVC revision.
 
+Clips that extend a data revision extend its shards, too: a feature that the revision has is not computed again.
 A clip that the same codec and text encoder encoded before is taken from `encoded/` in the state folder, so only new footage is encoded.
 On a cluster the state folder is on the shared volume: encoded clips outlive a run, and several runs may write them at a time.
 
@@ -45,6 +46,7 @@ def cache_features(
     from json import loads
 
     from moworld_ops.components.cache_features.step import put_under_dvc
+    from moworld_ops.components.platform.dataset import default_registry, earlier_features
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.launch import run_step
     from moworld_ops.components.platform.steps import recorded
@@ -52,6 +54,10 @@ def cache_features(
 
     with recorded(features, partition=partition) as record:
         paths = {"clips": input_path(clips), "codec": input_path(codec), "out": output_path(features), "cache": str(home() / "encoded")}
-        options = {"data_settings": loads(data), "text_settings": loads(text)} | ({"partition": int(partition)} if partition else {})
-        summary = run_step("cache_features", paths | options, pool)
-        record(summary if partition else summary | put_under_dvc(paths["out"], registry or str(home() / "registry"), remote))
+        options = {"data_settings": loads(data), "text_settings": loads(text)}
+        if partition:
+            record(run_step("cache_features", paths | options | {"partition": int(partition)}, pool))
+        else:
+            with earlier_features(paths["clips"], paths["out"]) as earlier:
+                summary = run_step("cache_features", paths | options | {"earlier": earlier}, pool)
+            record(summary | put_under_dvc(paths["out"], default_registry(registry), remote, paths["clips"]))

@@ -22,21 +22,23 @@ def cache_features(
     cache: str | None = None,
     device: str = "",
     partition: int | None = None,
+    earlier: str | None = None,
 ) -> dict[str, Any]:
     """Writes shards, index, licences.json, world.json (what a model of these features needs) and codec/; returns counts.
 
     cache:  folder of clips encoded before, which is read and added to; None encodes all. Several runs may write to it at a time
     device: see `pick_device`
     partition: number of the partition, of `data.partitions` with equal numbers of frames, whose clips are encoded; None for all clips
+    earlier: features of the revision that the clips extend; their shards are kept if codec, frame size and text encoder are the same
     Raises InputError when there is no clip, or a clip has no camera. A partition may be empty.
     """
     from tqdm import tqdm
 
     from moworld.data.clips import read_manifest
-    from moworld.data.features import LICENCES, EncodedClips, FeatureWriter
+    from moworld.data.features import LICENCES, EncodedClips, FeatureStore, FeatureWriter
     from moworld.data.settings import DataSettings
     from moworld.errors import InputError
-    from moworld.files import atomic_folder, link_or_copy, sha256_tree, write_json
+    from moworld.files import atomic_folder, link_or_copy, read_json_object, sha256_tree, write_json
     from moworld.model.text import TextSettings
 
     data, text = DataSettings(**data_settings), TextSettings(**text_settings)
@@ -50,17 +52,24 @@ def cache_features(
     encoding = {"codec": sha256_tree(codec), "size": [data.height, data.width], "text": text_settings}
     with atomic_folder(out) as target:
         store = EncodedClips(cache or target / "encoded", encoding)
-        missing = [clip for clip in rows if store.read(clip) is None]
+        writer, lenses = FeatureWriter(target), []
+        former = read_json_object(Path(earlier) / "world.json") if earlier else {}
+        if earlier and _same_encoding(earlier, former, encoding | {"text": text.model_dump(mode="json")}):
+            writer.extend(FeatureStore(earlier), {clip.clip_id: (clip.video_sha256, clip.caption or "", clip.split) for clip in rows})
+        done = {row.clip_id for row in writer.rows}
+        missing = [clip for clip in rows if clip.clip_id not in done and store.read(clip) is None]
         for clip, tensors in _encode(missing, Path(clips), codec, (data.height, data.width), text, device):
             store.write(clip, tensors)
-        writer, lenses = FeatureWriter(target), []
-        for clip in tqdm(rows, desc="shards", unit="clip", disable=None):
+        for clip in tqdm([clip for clip in rows if clip.clip_id not in done], desc="shards", unit="clip", disable=None):
             found = store.read(clip)
             if found is None:
                 raise RuntimeError(f"{store.path(clip)} was written and cannot be read")
             row = {key: getattr(clip, key) for key in ("clip_id", "split", "scene", "source", "video_sha256")}
             writer.add({**row, "caption": clip.caption or "", "num_frames": len(found["c2w"])}, found)
             lenses.append((len(found["c2w"]), found["intrinsics"].median(dim=0).values.tolist()))
+        if earlier:
+            shards = FeatureStore(earlier)
+            lenses += [(row.num_frames, shards.lens(row.clip_id)) for row in writer.rows if row.clip_id in done]
         writer.close()
         shutil.rmtree(target / "encoded", ignore_errors=True)
         licences = {str(source): licence for source, licence in data.licences.items()}
@@ -71,10 +80,19 @@ def cache_features(
         if partition is not None:
             lens_of = [lens for _, lens in lenses]
             write_json(target / PARTITION_FACTS, [[clip.num_frames, clip.fps, lens] for clip, lens in zip(rows, lens_of, strict=True)])
-        write_json(target / "world.json", _world(data, text, rates[0][0], common_intrinsics(lenses)))
+        step = {key: former[key] for key in ("yaw_degrees", "pitch") if key in former and any(clip.source == "game" for clip in rows)}
+        write_json(target / "world.json", step | _world(data, text, rates[0][0], common_intrinsics(lenses)))
         for path in sorted(Path(codec).glob("*")):
             link_or_copy(path, target / "codec" / path.name)
-    return {"clips": len(rows), "encoded": len(missing), "captions": len({row.caption for row in rows})}
+    counts = {"clips": len(rows), "encoded": len(missing), "kept": len(done)}
+    return counts | {"captions": len({row.caption for row in rows})}
+
+
+def _same_encoding(earlier: str, world: dict[str, Any], encoding: dict[str, Any]) -> bool:
+    """Returns whether features, with their world.json, were made with the same codec, frame size and text encoder."""
+    from moworld.files import sha256_tree
+
+    return {"codec": sha256_tree(Path(earlier) / "codec"), "size": [world["height"], world["width"]], "text": world["text"]} == encoding
 
 
 def _partition(clips: str, count: int, number: int) -> list[Any]:
@@ -114,17 +132,19 @@ def _encode(
         yield clip, {"latents": latents, "text": embeddings[clip.caption or ""], **poses}
 
 
-def put_under_dvc(features: str, registry: str, remote: str = "") -> dict[str, Any]:
+def put_under_dvc(features: str, registry: str, remote: str = "", clips: str = "") -> dict[str, Any]:
     """Records the folder as the registry's next revision; returns and writes revision.json, which also names the contracts.
 
+    clips: folder of their clips, which the next import extends; "" for features without one
     Separate from the encoding, which runs on an accelerator pool whose image has no DVC.
     """
     from moworld.files import write_json
+    from moworld_ops.components.platform.dataset import record_data_set
     from moworld_ops.components.platform.revisions import record_revision
     from moworld_ops.data_contracts.load import load_contract
 
     (Path(features) / "revision.json").unlink(missing_ok=True)
-    revision = record_revision(features, registry, "features", remote)
+    revision = record_data_set(features, clips, registry, remote) if clips else record_revision(features, registry, "features", remote)
     contracts = ("clips", "geometry", "quality", "captions", "features")
     found = {"revision": revision, "contract_version": ", ".join(load_contract(name).title for name in contracts)}
     write_json(Path(features) / "revision.json", found)

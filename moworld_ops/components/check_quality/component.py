@@ -2,6 +2,8 @@
 
 Measured: sharpness, exposure, motion, share of frozen frames, cuts, flicker, overlays, aspect ratio and similarity to other clips.
 
+Frame hashes are kept in `frame-hashes/` in the state folder, so that clips of earlier revisions are compared without decoding them.
+
 Resources: one process per available CPU, each below 0.5 GB
 Failure modes: more rows rejected than a contract allows: one line with the first reason, exit status 1; the reasons stay in the
     run's folder. Every rejected clip is listed.
@@ -32,9 +34,10 @@ def check_quality(
         partition: number of the partition, which is not judged as a batch; empty for all clips
     """
     from moworld_ops.components.check_quality.step import check_quality as step
+    from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.steps import recorded
     from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(accepted, report, may_be_empty=(quarantine,), partition=partition) as record:
         paths = {"clips": input_path(clips), "out": output_path(accepted), "quarantine": quarantine.path, "report": report.path}
-        record(step(**paths, judged=not partition))
+        record(step(**paths, judged=not partition, hashes=str(home() / "frame-hashes")))

@@ -27,16 +27,19 @@ def collect(
     required_splits: str,
     sources: dsl.Input[dsl.Dataset] = None,  # type: ignore[assignment]
     partition: str = "",
+    extends: str = "null",
 ) -> None:
-    """Record game scenes and import videos as raw clips with their manifest.
+    """Record game scenes and import videos as raw clips with their manifest, beside the clips of the data revision that they extend.
 
     Args:
-        clips: the raw clips: videos, cameras, depth, actions, manifest.parquet, summary.json
+        clips: videos, cameras, depth, actions, manifest.parquet, sources.parquet, rejected.parquet, summary.json
         settings: section `data` of the profile, JSON
         seed: seed of the recorded episodes
         required_splits: splits that must have a clip, JSON
         sources: sources of the partitions, if there are several
         partition: number of the partition; empty for all footage
+        extends: registry of the data, and whether the clips extend its newest revision: {"registry", "append", "keep_codec"}, JSON;
+            null to read no registry
     """
     from json import loads
 
@@ -45,7 +48,7 @@ def collect(
     from moworld_ops.components.platform.store import input_path, output_path
 
     with recorded(clips, partition=partition) as record:
-        options = {"settings": loads(settings), "seed": int(seed), "required_splits": loads(required_splits)}
+        options = {"settings": loads(settings), "seed": int(seed), "required_splits": loads(required_splits), "extends": loads(extends)}
         if partition:
             options |= {"sources": input_path(sources), "partition": int(partition)}
         record(step(out=output_path(clips), **options))

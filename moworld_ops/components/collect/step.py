@@ -1,26 +1,33 @@
 """Step `collect`: game scenes and videos to a folder of raw clips with a manifest (paper 2)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from moworld.data.clips import write_manifest
 from moworld.data.partitions import partition_settings
 from moworld.data.settings import DataSettings
 from moworld.data.sources import collect_clips
 from moworld.errors import invalid_value
-from moworld.files import atomic_folder
 from moworld_ops.components.platform.context import context
+from moworld_ops.components.platform.dataset import check_frame_size, default_registry, earlier_clips
 
 
 def collect(
-    out: str, settings: dict[str, Any], seed: int, required_splits: Sequence[str] = (), sources: str = "", partition: int | None = None
+    out: str,
+    settings: dict[str, Any],
+    seed: int,
+    required_splits: Sequence[str] = (),
+    sources: str = "",
+    partition: int | None = None,
+    extends: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Records and imports the sources of the profile's section `data` into the clips folder `out`; returns its summary.
 
     sources:         folder of `split_sources`, of which only `partition` is collected; a partition may have no clip
     required_splits: an empty one is refused as soon as the sources are known
+    extends:         registry whose newest revision the clips extend (see `earlier_clips`): {"registry", "append", "keep_codec"}
     Inside a run, recorded episodes are kept with its checkpoints: a resumed run records only the missing ones.
     Raises InputError for invalid settings, invalid sources and an empty required split; `out` is then not written.
     """
@@ -28,11 +35,13 @@ def collect(
         checked = DataSettings.model_validate(settings)
     except ValidationError as error:
         raise invalid_value("data", error, "correct the profile's section data") from None
+    earlier = None
+    if extends is not None:
+        earlier = earlier_clips(default_registry(extends["registry"]), extends["append"], extends["keep_codec"])
+        check_frame_size(earlier, (checked.height, checked.width))
     if partition is None:
-        return collect_clips(out, checked, seed, context().checkpoints, required_splits)
-    own = partition_settings(checked, sources, partition)
-    if own is None:
-        with atomic_folder(out) as folder:
-            write_manifest(folder, [])
-        return {"seed": seed, "clips": 0, "frames": 0, "rejected": [], "files": [], "splits": {}}
-    return collect_clips(out, own, seed, context().checkpoints, may_be_empty=True)
+        return collect_clips(out, checked, seed, context().checkpoints, required_splits, earlier)
+    own = partition_settings(checked, sources, partition) or checked.model_copy(update={"game": None, "videos": None})
+    if earlier is not None:
+        earlier = replace(earlier, carried=partition == 0)
+    return collect_clips(out, own, seed, context().checkpoints, (), earlier, may_be_empty=True)

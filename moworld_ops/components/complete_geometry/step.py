@@ -16,7 +16,8 @@ def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str,
     """Writes clips with cameras to `out`, and rejected ones with rule, value and threshold to `quarantine`; returns the summary.
 
     A trajectory is split where it jumps further than the contract allows, and each part is checked as a clip of its own.
-    A clip counts as accepted if at least one part is. `seed` is ignored: matching and mapping use fixed seeds.
+    A clip counts as accepted if at least one part is. A clip that has its measures, of an earlier revision, is only checked.
+    `seed` is ignored: matching and mapping use fixed seeds.
     judged: False for a partition (see `filter_clips`)
     Raises Refused when more clips are rejected than a contract allows.
     """
@@ -30,4 +31,4 @@ def complete_geometry(clips: str, out: str, quarantine: str, settings: dict[str,
 
 
 def _complete(clip: Any, folder: Path, settings: Any) -> Any:
-    return complete_clip(clip, folder, *settings)
+    return complete_clip(clip, folder, *settings) if clip.path_length is None else [clip]

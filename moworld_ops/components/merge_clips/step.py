@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moworld.data.clips import clip_of
+from moworld.data.history import merge_history
 from moworld.data.merging import link_rows, merged_manifest, slices, write_table
 from moworld.data.splits import require_splits
 from moworld.files import atomic_folder, link_or_copy, read_json, write_json
-from moworld_ops.components.clips import VERDICTS, keep_quarantine
+from moworld_ops.components.clips import VERDICTS, keep_quarantine, rejections
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.data_contracts.check import check_table
 from moworld_ops.data_contracts.load import load_contract
@@ -42,6 +44,7 @@ def merge_clips(
         reasons = _merge_quarantines(quarantines, repeated, parts, bad)
         reasons += [{"clip_id": failure["row"], "thumbnail": None, "explanation": None, **_reason(failure)} for failure in failures]
         write_json(bad / "reasons.json", reasons)
+        merge_history(parts, good, rejections([clip_of(row) for row in repeated.to_pylist()], reasons[len(reasons) - len(failures) :]))
         lost, clips = _lost(quarantines, failures)
         names = ", ".join(load_contract(name).title for name in CONTRACTS)
         summary = {"contract": names, "rows": sum(clips.values()), "accepted": len(kept), "quarantined": len({row["clip_id"] for row in reasons})}

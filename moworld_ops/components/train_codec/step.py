@@ -13,18 +13,24 @@ def train_codec(
 
     clips: folder of captioned clips; size_hw: the model's frame size in pixels
     base:  weights that training starts from (`moworld.model.settings.BaseSettings`); the codec continues from that in its folder `vae`, if any
+    Clips that extend a data revision keep its codec, with its metrics, unless data.keep_codec is false. Otherwise it is trained.
     The PSNR of a split is that of at most MEASURED_CLIPS clips, spread over it; without training only these are read of the training split.
     Raises InputError when no clip belongs to the training split.
     """
     from moworld.data.clips import read_manifest
     from moworld.data.frames import model_frames
+    from moworld.data.history import read_base
     from moworld.errors import InputError
-    from moworld.files import atomic_folder, write_json
+    from moworld.files import atomic_folder, read_json_object, write_json
     from moworld.model.checkpoints.base import base_codec
     from moworld.model.settings import BaseSettings, CodecSettings
     from moworld.training.codec import reconstruction_psnr
     from moworld.training.codec import train_codec as train
+    from moworld_ops.components.platform.revisions import fetch_folder
 
+    if (extended := read_base(clips)) and extended["keep_codec"]:
+        fetch_folder(extended["registry"], extended["revision"], "codec", out)
+        return {**read_json_object(Path(out) / "codec_metrics.json"), "kept_from": extended["revision"]}
     chosen = CodecSettings(**settings)
     start = base_codec(BaseSettings(**base)) if base else None
     rows: dict[str, list[Any]] = {"train": [], "validation": [], "held_out": []}

@@ -12,6 +12,7 @@ from moworld_ops.pipelines.cli.layout import Commands, Json, Overrides, option
 from moworld_ops.pipelines.cli.output import print_json, print_result, print_table, working
 
 if TYPE_CHECKING:
+    from moworld.data.history import Earlier
     from moworld.data.settings import DataSettings
 
 app = Commands(help="Collect, import, check and trace training data.")
@@ -40,7 +41,7 @@ def collect(
     if dry_run:
         _print_plan(settings.data, json)
         return
-    folder = output_directory(to, "manifest.parquet", ("summary.json", "videos", "cameras", "depth", "actions", "scenes"))
+    folder = output_directory(to, "manifest.parquet", ("summary.json", "sources.parquet", "rejected.parquet", "videos", "cameras", "depth", "actions", "scenes"))
     from moworld.data.sources import collect_clips
 
     summary = collect_clips(folder, settings.data, settings.seed)
@@ -52,12 +53,12 @@ def collect(
         _print_files(summary["files"])
 
 
-def _print_plan(settings: "DataSettings", json: bool) -> None:
+def _print_plan(settings: "DataSettings", json: bool, earlier: "Earlier | None" = None) -> None:
     """Prints what an import of the settings' videos would do."""
     from moworld.data.sources import plan_import
 
     with working("reading headers"):
-        plan = plan_import(settings)
+        plan = plan_import(settings, earlier)
     if json:
         print_json(plan)
         return
@@ -83,6 +84,7 @@ def import_(
     to: Annotated[Path | None, option("Directory for the features.", "--out", panel=FEATURES)] = None,
     codec: Annotated[Path | None, option("Autoencoder of the latents, Wan2.2's vae/.", panel=FEATURES)] = None,
     fps: Annotated[float, option("Frames per second of the footage; the published base: 24.", panel=FEATURES)] = 24.0,
+    replace: Annotated[bool, typer.Option("--replace", help="Start a new data set instead of extending the newest revision.")] = False,
     split: Annotated[str | None, option("Of all files: train, validation or held_out; default: by source.", panel=FEATURES)] = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -91,7 +93,8 @@ def import_(
 
     Example: moworld data import orbit.mp4 my-clips/ --profile pocket
 
-    Videos run through pipeline `data`. Published feature files are rewritten as shards; pickled code is never executed.
+    Videos run through pipeline `data`. The new data revision has the clips of the newest one, too, which are not processed again.
+    Its codec stays; --set data.keep_codec=false trains it on all clips. Published feature files are rewritten as shards; pickled code is never executed.
     Exit status 1 if a contract rejects the batch.
     """
     if len(sources) == 1 and sources[0].endswith(".jsonl"):
@@ -103,20 +106,24 @@ def import_(
     from moworld.data.discovery import list_line
     from moworld.files import atomic_write
     from moworld_ops.components.platform.home import writable_home
-    from moworld_ops.pipelines.cli.run import run
+    from moworld_ops.pipelines.cli.run import run_here
+    from moworld_ops.pipelines.steward import import_facts
 
     # The list is named by its content: a second import of the same sources has the same settings and hits kfp's cache.
     lines = [list_line(source if "://" in source else str(Path(source).absolute())) for source in sources]
     listing = writable_home() / "imports" / f"{sha256('|'.join(lines).encode()).hexdigest()[:16]}.txt"
     with atomic_write(listing, "w") as stream:
         stream.write("".join(f"{line}\n" for line in lines))
-    changed = ["data.game=null", f"data.videos={listing}", "benchmark.held_out=false", *(overrides or [])]
+    changed = ["data.game=null", f"data.videos={listing}", "benchmark.held_out=false", f"data.append={str(not replace).lower()}"]
+    changed += overrides or []
     if dry_run:
+        from moworld_ops.components.platform.dataset import default_registry, earlier_clips
         from moworld_ops.pipelines import profile as profiles
 
-        _print_plan(profiles.load(profile or "pocket", changed)[1].data, json)
+        settings = profiles.load(profile or "pocket", changed)[1]
+        _print_plan(settings.data, json, earlier_clips(default_registry(settings.registry.data), settings.data.append))
         return
-    run("data", profile or "pocket", overrides=changed, json=json)
+    run_here("data", profile or "pocket", changed, None, json, import_facts)
 
 
 def _import_features(
@@ -156,7 +163,7 @@ def docs(
     from moworld_ops.pipelines.runs import Run
     from moworld_ops.pipelines.steward import checked_by_contract, latest_checked, page_head
 
-    folder = output_directory(to, "clips.html", ("index.html", *(f"{name}.html" for name in contract_names()), "pictures"))
+    folder = output_directory(to, "clips.html", ("index.html", *(f"{name}.{kind}" for name in contract_names() for kind in ("html", "csv")), "pictures"))
     chosen = Run.existing(run) if run else latest_checked()
     from moworld_ops.data_contracts.pages import write_site
 
@@ -208,37 +215,50 @@ def diff(
 
 @app.command()
 def lineage(
-    name: Annotated[str, typer.Argument(help="A clip (clip_id or SHA-256 of its video) or a model (NAME, NAME@ALIAS, NAME@NUMBER).")],
+    name: Annotated[str, typer.Argument(help="A source (file, its stem, SHA-256), a clip (clip_id, SHA-256) or a model (NAME, NAME@ALIAS, NAME@NUMBER).")],
     profile: Annotated[str, option("Profile that names the registries.", autocompletion=completion.profiles)] = "pocket",
     json: Json = False,
 ) -> None:
-    """Show the models that were trained on a clip, or the clips of a model.
+    """Show what learned from a source or a clip, or the files of a model.
 
     Example: moworld data lineage moworld-pocket@champion
     """
-    from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.dataset import default_registry
     from moworld_ops.pipelines import profile as profiles
 
     _, settings = profiles.load(profile)
     from moworld_ops.pipelines.lineage import lineage_of
 
     with working("reading the registries"):
-        found = lineage_of(name, settings.registry.data or str(home() / "registry"), settings.registry.tracking)
+        found = lineage_of(name, default_registry(settings.registry.data), settings.registry.tracking)
     if json:
         print_json(found)
-    elif found["kind"] == "model":
+        return
+    if found["kind"] == "model":
         facts = ", ".join(f"{key} {found[key]}" for key in ("run", "git_commit", "data_revision", "contract_version"))
         print(f"{found['name']} version {found['version']} ({' '.join(found['aliases'])}): {facts}")
-        rows = [(clip["clip_id"], clip["split"], clip["source"], clip["scene"], clip["video_sha256"][:12]) for clip in found["clips"]]
-        print_table(f"{len(rows)} clips", ("clip", "split", "source", "scene", "video sha256"), rows)
+        rows = [(clip["clip_id"], clip["split"], clip["source"], clip["source_file"] or clip["scene"], clip["video_sha256"][:12]) for clip in found["clips"]]
+        print_table(f"{len(rows)} clips", ("clip", "split", "source", "file", "video sha256"), rows)
     else:
-        rows = [(m["name"], m["version"], " ".join(m["aliases"]), m["split"], m["run"]) for m in found["models"]]
-        print_table(f"models with clip {found['name']} in their data", ("model", "version", "alias", "split", "run"), rows)
-        if found["in_newest_revision"]:
-            print(f"it is in the newest data, revision {found['in_newest_revision'][:12]}")
-        if found["decisions"]:
-            rejections = [(d["run"], d["step"], d["rule"], d["value"], d["threshold"]) for d in found["decisions"]]
-            print_table("rejections", ("run", "step", "rule", "value", "threshold"), rejections)
+        _print_clip_lineage(found)
+    if found["promotions"]:
+        moves = [(f"{line['model']}@{line['version']}", line["action"], line["time"], line["reason"]) for line in found["promotions"]]
+        print_table("promotions", ("model", "action", "time", "reason"), moves)
+
+
+def _print_clip_lineage(found: dict[str, Any]) -> None:
+    if found["files"]:
+        print_table("source files", ("file", "fate", "clips", "why"), [(row["file"], row["fate"], row["clips"], row["why"]) for row in found["files"]])
+    clips = [(clip["clip_id"], clip["split"], ", ".join(f"{one[:12]}/{shard}" for one, shard in clip["shards"].items())) for clip in found["clips"]]
+    print_table(f"{len(clips)} clips", ("clip", "split", "features: revision/shard"), clips)
+    print(f"runs: {', '.join(found['runs']) or 'none'}")
+    rows = [(m["name"], m["version"], " ".join(m["aliases"]), m["split"], m["run"]) for m in found["models"]]
+    print_table(f"models with clip {found['name']} in their data", ("model", "version", "alias", "split", "run"), list(dict.fromkeys(rows)))
+    if found["in_newest_revision"]:
+        print(f"it is in the newest data, revision {found['in_newest_revision'][:12]}")
+    if found["decisions"]:
+        rejections = [(d["run"], d["step"], d["clip_id"], d["rule"], d["value"], d["threshold"]) for d in found["decisions"]]
+        print_table("rejections", ("run", "step", "clip", "rule", "value", "threshold"), rejections)
 
 
 @app.command()

@@ -1,6 +1,5 @@
-"""CLI commands `data list` and `withdraw`."""
+"""CLI commands `data list`, `show`, `stats` and `withdraw`."""
 
-from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,16 +12,26 @@ from moworld_ops.pipelines.cli.layout import Json, option
 from moworld_ops.pipelines.cli.output import print_json, print_table, working
 
 Where = Annotated[str, option("Profile that names the registries.", autocompletion=completion.profiles)]
+Chosen = Annotated[str, typer.Argument(help="A data revision, or the start of its name; default: the newest.")]
+SOURCE_COLUMNS = ("source", "scene", "split", "clips", "frames", "hours")
 
 
 def registries(profile: str) -> tuple[str, str, Any]:
     """Returns the folder of the data registry, its remote, and the model registry of a profile."""
-    from moworld_ops.components.platform.home import home
+    from moworld_ops.components.platform.dataset import default_registry
     from moworld_ops.components.platform.registry import ModelRegistry
     from moworld_ops.pipelines import profile as profiles
 
     chosen = profiles.load(profile)[1].registry
-    return chosen.data or str(home() / "registry"), chosen.remote, ModelRegistry(chosen.tracking, chosen.database)
+    return default_registry(chosen.data), chosen.remote, ModelRegistry(chosen.tracking, chosen.database)
+
+
+def data_registry(profile: str) -> str:
+    """Returns the folder of the data registry of a profile."""
+    from moworld_ops.components.platform.dataset import default_registry
+    from moworld_ops.pipelines import profile as profiles
+
+    return default_registry(profiles.load(profile)[1].registry.data)
 
 
 @app.command("list")
@@ -31,25 +40,65 @@ def list_(profile: Where = "pocket", json: Json = False) -> None:
 
     Example: moworld data list
     """
-    from moworld_ops.components.platform.revisions import indexed_revisions
+    from moworld_ops.pipelines.data_set import revisions
 
-    registry, _, _ = registries(profile)
     with working("reading the data registry"):
-        found = indexed_revisions(registry)
-    rows = next(iter(found.values()), [])
-    clips = Counter((row["source"], row["scene"], row["split"]) for row in rows)
-    frames = {key: sum(row["num_frames"] for row in rows if (row["source"], row["scene"], row["split"]) == key) for key in clips}
-    sources = [{"source": key[0], "scene": key[1], "split": key[2], "clips": clips[key], "frames": frames[key]} for key in sorted(clips)]
+        found = revisions(data_registry(profile))
+        facts = [revision.statistics() for revision in found]
+    sources = facts[0]["sources"] if facts else []
+    rows = [{key: one[key] for key in ("revision", "clips", "frames", "hours")} | {"sources": len(one["sources"])} for one in facts]
     if json:
-        print_json({"revisions": [{"revision": one, "clips": len(index)} for one, index in found.items()], "sources": sources})
+        print_json({"revisions": rows, "sources": sources})
         return
-    print_table("data revisions, newest first", ("revision", "clips"), [(one[:12], len(index)) for one, index in found.items()])
-    print_table("sources of the newest", ("source", "scene", "split", "clips", "frames"), [tuple(row.values()) for row in sources])
+    columns = ("revision", "clips", "frames", "hours", "sources")
+    print_table("data revisions, newest first", columns, [(row["revision"][:12], *list(row.values())[1:]) for row in rows])
+    print_table("sources of the newest", SOURCE_COLUMNS, [tuple(row.values()) for row in sources])
+
+
+@app.command()
+def show(revision: Chosen = "", profile: Where = "pocket", json: Json = False) -> None:
+    """Show the sources of a data revision, and the fate of every file ever seen.
+
+    Example: moworld data show
+    """
+    from moworld_ops.pipelines.data_set import find_revision
+
+    with working("reading the data registry"):
+        found = find_revision(data_registry(profile), revision)
+        sources, files = found.statistics()["sources"], found.files()
+    if json:
+        rejected = [asdict(entry) for entry in found.rejected]
+        print_json({"revision": found.name, "sources": sources, "clips": found.clips, "files": files, "rejected": rejected})
+        return
+    print_table(f"revision {found.name[:12]}", SOURCE_COLUMNS, [tuple(row.values()) for row in sources])
+    columns = ("file", "fate", "clips", "rejected", "split", "why")
+    print_table("every file ever seen", columns, [tuple(row[column] for column in columns) for row in files])
+
+
+@app.command()
+def stats(revision: Chosen = "", profile: Where = "pocket", json: Json = False) -> None:
+    """Show hours, clips and frames per source, and the rejected clips by reason.
+
+    Example: moworld data stats
+    """
+    from moworld_ops.pipelines.data_set import find_revision
+
+    with working("reading the data registry"):
+        found = find_revision(data_registry(profile), revision).statistics()
+    if json:
+        print_json(found)
+        return
+    hours = "unknown" if found["hours"] is None else f"{found['hours']:g} h"
+    fates = ", ".join(f"{count} {fate}" for fate, count in found["files"].items()) or "no file on record"
+    print(f"revision {found['revision'][:12]}: {hours}, {found['clips']} clips, {found['frames']} frames; files: {fates}")
+    print_table("splits", ("split", "clips", "frames", "hours"), [(name, *row.values()) for name, row in found["splits"].items()])
+    print_table("sources", SOURCE_COLUMNS, [tuple(row.values()) for row in found["sources"]])
+    print_table(f"{found['rejected_clips']} clips rejected, by rule", ("rule", "clips"), list(found["rejected"].items()))
 
 
 @app.command()
 def withdraw(
-    name: Annotated[str, typer.Argument(help="A source (file stem or level), a clip_id, or the SHA-256 of a clip's video.")],
+    name: Annotated[str, typer.Argument(help="A source (file stem or level), its file or the file's SHA-256; a clip_id or its video's SHA-256.")],
     reason: Annotated[str, option("Why; recorded in the ledger.")] = "",
     erase: Annotated[bool, option("Delete the clips' bytes, too.")] = False,
     dry_run: Annotated[bool, option("Only say what either would touch.")] = False,

@@ -1,6 +1,7 @@
 """CLI commands `run` and `compile`."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,12 @@ import typer
 from moworld.errors import InputError
 from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Json, Overrides, option
-from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, working
+from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_table, working
 
 PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).", autocompletion=completion.pipelines)]
 Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile", autocompletion=completion.profiles)]
 CLUSTER = "Cluster (--engine kubeflow)"
+Facts = Callable[[Any], dict[str, Any]]
 IMAGES_HELP = "Use these images: YAML with registry, tag or digests, or what 'docker buildx bake --metadata-file' wrote."
 
 
@@ -34,14 +36,22 @@ def run(
     """
     if engine not in ("local", "kubeflow"):
         raise InputError("--engine", "", engine, "local or kubeflow", "omit it for the local engine")
-    from moworld_ops.pipelines.runs import Run, summary
+    from moworld_ops.pipelines.runs import Run
 
     if engine == "kubeflow" or (resume and Run.existing(resume).on_cluster):
         _run_on_cluster(pipeline, profile, [*(overrides or []), *image_overrides(images)], resume, detach, schedule, json)
         return
     if detach or schedule or images:
         raise InputError("--schedule" if schedule else "--detach" if detach else "--images", "", "engine local", "--engine kubeflow", "add it, or omit the option")
+    run_here(pipeline, profile, overrides, resume, json)
+
+
+def run_here(
+    pipeline: str, profile: str | None, overrides: list[str] | None, resume: str | None, json: bool, facts: Facts | None = None
+) -> None:
+    """Runs or resumes a pipeline on this machine, and prints its outcome; exits with the run's status. facts: more to print, of the run."""
     from moworld_ops.pipelines import start
+    from moworld_ops.pipelines.runs import summary
 
     progress = Progress()
     if resume is None:
@@ -51,9 +61,11 @@ def run(
     progress.stop()
     record = done.record
     if json:
-        print_json(summary(done))
+        print_json(summary(done) | (facts(done) if facts else {}))
     else:
         _print_outcome(record)
+        if facts:
+            print_facts(facts(done))
     if record["error"]:
         note(record["error"])
     if record["exit"]:
@@ -82,6 +94,15 @@ class Progress:
         if self.status is not None:
             self.status.stop()
             self.status = None
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Prints what an import did with its files and clips (`steward.import_facts`)."""
+    counts = facts["counts"]
+    print(f"{counts['files']} files: {counts['clips']} clips in the data, {counts['new']} of them new, {counts['rejected']} rejected")
+    rows = [(row["clip"], row["source_file"], row["rule"], row["value"], row["threshold"], row["repeats"] or "") for row in facts["rejected"]]
+    if rows:
+        print_table("rejected", ("clip", "file", "rule", "value", "expected", "repeats"), rows)
 
 
 def _print_outcome(record: dict[str, Any]) -> None:

@@ -72,8 +72,8 @@ def test_a_step_is_enough_when_it_is_at_least_the_one_needed():
 
 def test_a_steward_changes_one_threshold_and_is_held_to_a_major_version(tmp_path: Path):
     source = Path("moworld_ops/data_contracts/quality.odcs.yaml").read_text()
-    for version, status in (("2.0.0", 1), ("2.0.1", 1), ("2.1.0", 1), ("3.0.0", 0)):
-        text = source.replace("minimum: 5.0", "minimum: 6.5").replace("version: 2.0.0", f"version: {version}")
+    for version, status in (("2.1.0", 1), ("2.1.1", 1), ("2.2.0", 1), ("3.0.0", 0)):
+        text = source.replace("minimum: 5.0", "minimum: 6.5").replace("version: 2.1.0", f"version: {version}")
         (tmp_path / "quality.odcs.yaml").write_text(text)
         assert parse_contract(text, "x").version == version
         called = CliRunner().invoke(app, ["data", "diff", "quality", str(tmp_path / "quality.odcs.yaml"), "--json"])
@@ -89,8 +89,8 @@ def test_a_steward_changes_one_threshold_and_is_held_to_a_major_version(tmp_path
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("version: 2.0.0", "version: 2.0.0", "nothing changed, so no version step is needed; the version is the same: enough"),
-        ("version: 2.0.0", "version: 1.0.0", "nothing changed, so no version step is needed; the version went back: REFUSED"),
+        ("version: 2.1.0", "version: 2.1.0", "nothing changed, so no version step is needed; the version is the same: enough"),
+        ("version: 2.1.0", "version: 1.0.0", "nothing changed, so no version step is needed; the version went back: REFUSED"),
         ("minimum: 5.0", "minimum: 6.5", "the changes need a major version step; the version is the same: REFUSED"),
     ],
 )

@@ -1,5 +1,6 @@
 """Pages about contracts: accepted and rejected rows with reasons, escaped data, histograms."""
 
+import csv
 from html.parser import HTMLParser
 
 import cv2
@@ -59,6 +60,25 @@ def test_a_page_shows_rules_counts_reasons_and_pictures_and_fetches_nothing(tmp_
     assert page.scripts == 0 and all("://" not in link for link in page.links)
 
 
+def test_counts_add_up_over_rules_and_sources_and_a_duplicate_names_the_clip_that_it_repeats(tmp_path):
+    broken = {"x": ["no-near-duplicate", "one-shot"], "y": ["one-shot"], "z": ["not-blurred"]}
+    facts = {"value": 1.0, "threshold": "-inf to 0.9", "thumbnail": None, "source_file": "=two.mp4", "video": str(tmp_path / "x.mp4")}
+    reasons = [{"clip_id": clip, "rule": rule, **facts, "repeats": "k1" if "dup" in rule else None} for clip, rules in broken.items() for rule in rules]
+    kept = [{"clip_id": f"k{i}", "source_file": "one.mp4"} for i in range(5)]
+    rejected = [{"clip_id": clip, "source_file": "=two.mp4"} for clip in broken]
+    write_site(tmp_path / "site", [Checked(QUALITY, kept, rejected, reasons)], {"run": "a-run"})
+    page = Seen((tmp_path / "site/quality.html").read_text())
+    words = " ".join(page.words.split())
+    for row in ("one-shot 2 1", "no-near-duplicate 1 1", "not-blurred 1 1", "all a row may break several 3"):
+        assert row in words, row
+    assert "=two.mp4 3 0 3" in words and "one.mp4 5 5 0" in words and "repeats k1" in words
+    assert (tmp_path / "x.mp4").as_uri() in page.links and "quality.csv" in page.links
+    with (tmp_path / "site/quality.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0][key] for key in ("clip_id", "rule", "repeats")) == ("x", "no-near-duplicate", "k1")
+    assert len(rows) == 4 and {row["source_file"] for row in rows} == {"'=two.mp4"}
+
+
 def test_a_histogram_has_every_value_and_marks_the_thresholds():
     drawn = histogram([1.0, 2.0, 2.0, 3.0], [9.0], [5.0, None])
     heights = [bar["ok"][1] for bar in drawn["bars"] if bar["ok"][1]]
@@ -66,6 +86,7 @@ def test_a_histogram_has_every_value_and_marks_the_thresholds():
     assert sum(bar["no"][1] > 0 for bar in drawn["bars"]) == 1 and [mark["value"] for mark in drawn["marks"]] == [5.0]
     assert histogram([3.0, 3.0], [], [1.0]) is None
     far = histogram([1.0, 1.5], [], [100.0])
+    assert far["marks"][0]["outside"] and not drawn["marks"][0]["outside"]
     assert far["marks"][0]["x"] == far["width"] and far["high"] == 1.5  # at the edge, and the bars keep their width
 
 

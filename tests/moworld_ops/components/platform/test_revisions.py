@@ -1,5 +1,6 @@
 """Data revisions: recorded, fetched back, moved."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -34,8 +35,6 @@ def test_every_revision_can_be_fetched_and_unchanged_data_creates_none(tmp_path)
 
 
 def test_data_is_fetched_from_the_remote_if_the_cache_is_gone(tmp_path):
-    import shutil
-
     registry, data = tmp_path / "registry", tmp_path / "data"
     data.mkdir()
     (data / "shard").write_bytes(b"shard")
@@ -68,3 +67,73 @@ def test_the_default_remote_is_next_to_the_registry_and_both_can_move(tmp_path, 
     monkeypatch.chdir(tmp_path)
     fetch_revision(str(tmp_path / "moved" / "registry"), revision, str(tmp_path / "out"))
     assert [path.read_text() for path in (tmp_path / "out").rglob("a")] == ["a"]
+
+
+def recorded(tmp_path, text: bytes = b"shard", **options) -> str:
+    data = tmp_path / f"data-{text.decode()}"
+    data.mkdir()
+    (data / "shard").write_bytes(text)
+    return record_revision(str(data), str(tmp_path / "registry"), text.decode(), **options)
+
+
+def damage(tmp_path, kinds: tuple[str, ...], change) -> None:
+    """Changes the only shard in the cache, the remote and the newest folder, where `kinds` says so."""
+    places = {"cache": tmp_path / "registry/.dvc/cache", "remote": tmp_path / "registry-store"}
+    for path in [path for kind in kinds for path in places[kind].rglob("*") if path.is_file() and path.read_bytes() == b"shard"]:
+        path.parent.chmod(0o755)
+        change(path)
+
+
+def test_damaged_bytes_are_named_and_nothing_is_left(tmp_path):
+    def spoil(path):
+        path.unlink()
+        path.write_bytes(b"spoilt")
+
+    revision = recorded(tmp_path)
+    damage(tmp_path, ("remote",), spoil)
+    fetch_revision(str(tmp_path / "registry"), revision, str(tmp_path / "whole"))  # the cache is whole
+    damage(tmp_path, ("cache",), lambda path: path.unlink())
+    with pytest.raises(InputError, match=r"features/shard: revision .*: found damaged bytes"):
+        fetch_revision(str(tmp_path / "registry"), revision, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_bytes_an_unknown_revision_one_without_data_and_a_full_folder_are_named(tmp_path):
+    revision, registry = recorded(tmp_path), str(tmp_path / "registry")
+    first = subprocess.run(["git", "-C", registry, "rev-list", "--max-parents=0", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    damage(tmp_path, ("cache", "remote"), lambda path: path.unlink())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    cases = [
+        (revision, "out", "expected its data in the cache or the remote"), ("f" * 40, "out", "no such revision"),
+        (first, "out", "found no features"), (revision, "full", "a folder with files"),
+    ]  # fmt: skip
+    for name, out, words in cases:
+        with pytest.raises(InputError) as caught:
+            fetch_revision(registry, name, str(tmp_path / out))
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() and (tmp_path / "full/file").read_text() == "mine"
+
+
+def test_another_remote_is_used_from_then_on_and_earlier_revisions_stay_readable(tmp_path):
+    first = recorded(tmp_path)
+    (tmp_path / "other").mkdir()
+    second = recorded(tmp_path, b"more", remote=str(tmp_path / "other"))
+    assert [path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file() and path.read_bytes() == b"more"] == [b"more"]
+    shutil.rmtree(tmp_path / "registry/.dvc/cache")
+    for revision, text in ((first, b"shard"), (second, b"more")):
+        fetch_revision(str(tmp_path / "registry"), revision, str(tmp_path / revision))
+        assert (tmp_path / revision / "shard").read_bytes() == text
+    assert recorded(tmp_path, b"again", remote=str(tmp_path / "other")) not in (first, second)
+    log = subprocess.run(["git", "-C", str(tmp_path / "registry"), "log", "--format=%s"], capture_output=True, text=True, check=True).stdout
+    assert log.count("The remote is") == 1
+
+
+def test_what_a_merge_left_is_replaced_and_a_lock_of_git_is_one_line(tmp_path):
+    recorded(tmp_path)
+    (tmp_path / "registry/features.dvc").write_text("<<<<<<< HEAD\nouts:\n")
+    second = recorded(tmp_path, b"more")
+    fetch_revision(str(tmp_path / "registry"), second, str(tmp_path / "out"))
+    (tmp_path / "registry/.git/index.lock").write_text("")
+    with pytest.raises(InputError, match=r"index\.lock: found a lock of another git command"):
+        recorded(tmp_path, b"third")
