@@ -6,7 +6,7 @@ Candidates share one of eight bytes: seven differing bits leave at least one byt
 Partitions keep their hashes in a file (FRAME_HASHES), so that merging them finds duplicates over everything without a picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -90,26 +90,33 @@ def with_similarity(clips: list[Clip], hashes: list[Hashes]) -> list[Clip]:
     return result
 
 
-def write_hashes(folder: Pathlike, clips: Sequence[str], hashes: Sequence[Hashes]) -> None:
-    """Writes the frame hashes of clips, (N, 8) of each clip_id, to FRAME_HASHES of a folder."""
+def write_hashes(folder: Pathlike, clips: Sequence[str], hashes: Sequence[Hashes], earlier: Collection[str] = ()) -> None:
+    """Writes the frame hashes of clips, (N, 8) of each clip_id, to FRAME_HASHES of a folder.
+
+    earlier: ids of clips of an earlier revision, which no new clip can turn into a duplicate
+    """
     import pyarrow
     from pyarrow import parquet
 
-    table = pyarrow.table({"clip_id": list(clips), "hashes": [own.tobytes() for own in hashes]}, schema=_schema())
+    columns = {"clip_id": list(clips), "hashes": [own.tobytes() for own in hashes], "earlier": [clip in earlier for clip in clips]}
+    table = pyarrow.table(columns, schema=_schema())
     with atomic_write(Path(folder) / FRAME_HASHES) as stream:
         parquet.write_table(table, stream)
 
 
 def similarity_over(folders: Sequence[Pathlike]) -> tuple[Any, NDArray[np.float64]]:
-    """Returns the clip_ids of all FRAME_HASHES of folders, an Arrow array, sorted, and the similarity of each clip (see `with_similarity`).
+    """Returns the clip_ids of all FRAME_HASHES of folders, an Arrow array, and the similarity of each clip (see `with_similarity`).
+
+    Clips of an earlier revision come first, and are not returned; within both, clips are sorted.
 
     Up to EXACT_FRAMES frames all pairs are compared. Above, frames are candidates if half of their 64 bits are equal, of which each is
     compared with NEIGHBOURS others: of a clip that was encoded again some frames have an equal half, of other clips almost none.
     """
     import pyarrow
+    import pyarrow.compute
 
     tables = [read_parquet(Path(folder) / FRAME_HASHES).cast(_schema()) for folder in folders if (Path(folder) / FRAME_HASHES).is_file()]
-    table = pyarrow.concat_tables([_schema().empty_table(), *tables]).sort_by("clip_id").combine_chunks()
+    table = pyarrow.concat_tables([_schema().empty_table(), *tables]).sort_by([("earlier", "descending"), ("clip_id", "ascending")]).combine_chunks()
     names = pyarrow.concat_arrays(table.column("clip_id").chunks or [pyarrow.array([], pyarrow.string())])
     if not len(names):
         return names, np.zeros(0)
@@ -117,7 +124,8 @@ def similarity_over(folders: Sequence[Pathlike]) -> tuple[Any, NDArray[np.float6
     column = column.chunk(0) if isinstance(column, pyarrow.ChunkedArray) else column
     offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(names) + 1] // BANDS
     values = np.frombuffer(column.buffers()[2] or b"", ">u8").astype(np.uint64)[offsets[0] : offsets[-1]]
-    return names, similarities(values, np.diff(offsets))
+    known = pyarrow.compute.sum(table.column("earlier")).as_py() or 0
+    return names.slice(known), similarities(values, np.diff(offsets))[known:]
 
 
 def similarities(hashes: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -168,4 +176,4 @@ def _half_pairs(hashes: NDArray[np.uint64], owner: NDArray[np.int64]) -> NDArray
 def _schema() -> Any:
     import pyarrow
 
-    return pyarrow.schema([("clip_id", pyarrow.string()), ("hashes", pyarrow.large_binary())])
+    return pyarrow.schema([("clip_id", pyarrow.string()), ("hashes", pyarrow.large_binary()), ("earlier", pyarrow.bool_())])

@@ -17,7 +17,7 @@ VALIDATED = ("clips", "geometry", "quality")  # contracts that the accepted clip
 
 
 def check_quality(
-    clips: str, out: str, quarantine: str, report: str, judged: bool = True, hashes: str | None = None
+    clips: str, out: str, quarantine: str, report: str, hashes: str | None = None, judged: bool = True
 ) -> dict[str, Any]:
     """Writes accepted clips, the quarantine and the report; returns the summary.
 
@@ -41,7 +41,8 @@ def check_quality(
 
     summary, details = filter_clips(clips, out, quarantine, ["quality"], measure, judged)
     if not judged:
-        write_hashes(out, list(found), list(found.values()))
+        earlier = {clip.clip_id for clip in read_manifest(clips) if clip.similarity is not None}
+        write_hashes(out, list(found), list(found.values()), earlier)
     accepted = [asdict(clip) for clip in read_manifest(out)]
     results = {name: validate(accepted, load_contract(name)) for name in VALIDATED if accepted}
     write_json(report, {**details, "great_expectations": results})

@@ -19,9 +19,9 @@ def collect(
     settings: dict[str, Any],
     seed: int,
     required_splits: Sequence[str] = (),
+    extends: dict[str, Any] | None = None,
     sources: str = "",
     partition: int | None = None,
-    extends: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Records and imports the sources of the profile's section `data` into the clips folder `out`; returns its summary.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moworld.data.clips import clip_of
+from moworld.data.clips import clip_of, manifest_schema
 from moworld.data.history import merge_history
 from moworld.data.merging import link_rows, merged_manifest, slices, write_table
 from moworld.data.splits import require_splits
@@ -44,7 +44,8 @@ def merge_clips(
         reasons = _merge_quarantines(quarantines, repeated, parts, bad)
         reasons += [{"clip_id": failure["row"], "thumbnail": None, "explanation": None, **_reason(failure)} for failure in failures]
         write_json(bad / "reasons.json", reasons)
-        merge_history(parts, good, rejections([clip_of(row) for row in repeated.to_pylist()], reasons[len(reasons) - len(failures) :]))
+        lost_here = [clip_of(row) for row in repeated.select(manifest_schema().names).to_pylist()]
+        merge_history(parts, good, rejections(lost_here, reasons[len(reasons) - len(failures) :]))
         lost, clips = _lost(quarantines, failures)
         names = ", ".join(load_contract(name).title for name in CONTRACTS)
         summary = {"contract": names, "rows": sum(clips.values()), "accepted": len(kept), "quarantined": len({row["clip_id"] for row in reasons})}

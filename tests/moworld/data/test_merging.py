@@ -8,7 +8,7 @@ import pytest
 
 from moworld.data import duplicates
 from moworld.data.clips import Clip, read_manifest, write_manifest
-from moworld.data.duplicates import similarities, with_similarity, write_hashes
+from moworld.data.duplicates import similarities, similarity_over, with_similarity, write_hashes
 from moworld.data.merging import link_rows, merged_manifest, write_table
 from moworld.errors import InputError
 
@@ -96,3 +96,12 @@ def test_a_folder_that_is_no_partition_is_named(tmp_path):
     with pytest.raises(InputError, match=r"missing/manifest\.parquet"):
         merged_manifest([*parts, tmp_path / "missing"])
     assert len(merged_manifest([])) == 0
+
+
+def test_a_new_clip_never_makes_one_of_an_earlier_revision_a_duplicate(tmp_path: Path):
+    shown = np.random.default_rng(5).integers(0, 256, (6, 8), np.uint8)
+    for number, name in enumerate(("z-earlier", "a-new")):
+        (tmp_path / str(number)).mkdir()
+        write_hashes(tmp_path / str(number), [name], [shown], [name] if number == 0 else ())
+    names, similarity = similarity_over([tmp_path / "0", tmp_path / "1"])
+    assert names.to_pylist() == ["a-new"] and similarity.tolist() == [1.0]

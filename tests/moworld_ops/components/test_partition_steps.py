@@ -86,7 +86,7 @@ def test_the_share_of_rejections_is_that_of_all_partitions(tmp_path):
     write_json(Path(quarantines[0]) / VERDICTS, {"clips": 4, "lost": dict.fromkeys(CONTRACTS, 0) | {"quality": 4}})
     assert merge(tmp_path, parts, quarantines)["accepted"] == 12  # a third of all; the partition alone would be refused
     write_json(Path(quarantines[1]) / VERDICTS, {"clips": 4, "lost": dict.fromkeys(CONTRACTS, 0) | {"quality": 3}})
-    with pytest.raises(Refused, match=r"contract quality 2\.0\.0 rejects 7 of 12 clips"):
+    with pytest.raises(Refused, match=r"contract quality 2\.1\.0 rejects 7 of 12 clips"):
         merge(tmp_path / "again", parts, quarantines)
     assert not (tmp_path / "again/out").exists() and not (tmp_path / "again/bad").exists()
 
@@ -115,7 +115,7 @@ def test_a_partition_without_footage_goes_through_all_steps(tmp_path):
     counts = read_json(tmp_path / "sources/partitions.json")["partitions"]
     empty = next(number for number, row in enumerate(counts) if not any(row["levels"].values()))
     names = [str(tmp_path / name) for name in ("raw", "posed", "bad-1", "checked", "bad-2", "report", "captioned", "bad-3")]
-    assert collect(names[0], settings, 0, (), str(tmp_path / "sources"), empty)["clips"] == 0
+    assert collect(names[0], settings, 0, sources=str(tmp_path / "sources"), partition=empty)["clips"] == 0
     complete_geometry(names[0], names[1], names[2], {}, judged=False)
     check_quality(names[1], names[3], names[4], names[5], judged=False)
     annotate(names[3], names[6], names[7], None, str(tmp_path / "journal"), judged=False)
