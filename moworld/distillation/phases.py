@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from moworld.distillation.autoregressive import ground_truth_window, rollout_of
+from moworld.distillation.chunkwise import ChunkwiseGradients
 from moworld.distillation.dmd import dmd_direction, draw_score_level, fake_loss, student_loss
 from moworld.distillation.monitors import CollapseMonitor, measures
 from moworld.distillation.settings import DistillSettings
-from moworld.model.rollout import NoiseShare, roll_out
+from moworld.model.rollout import Denoise, NoiseShare, roll_out
 from moworld.model.settings import ModelSettings
 from moworld.model.window import Window
 from moworld.model.world import WorldModel
@@ -19,12 +20,16 @@ from moworld.training.trainer import Batch, Curves, Run, resume, training_state
 TEACHER_EVALUATIONS = "teacher evaluations"
 
 
-def student_rollout(student: WorldModel, batch: Batch, generator: torch.Generator | NoiseShare) -> tuple[Tensor, str]:
+def student_rollout(
+    student: WorldModel, batch: Batch, generator: torch.Generator | NoiseShare, denoise: Denoise | None = None
+) -> tuple[Tensor, str]:
     """Returns Z = Rollout^AR (eq. 13) along the batch's cameras, (B, C, F, h, w), and the name of the expert with gradients.
 
     The exit step is drawn once and shared by all chunks; gradients pass through that step only, so through one expert only.
+    denoise: of another `Denoiser` than the student's experts
     """
     rollout = rollout_of(student, batch, generator)
+    rollout.denoise = denoise or rollout.denoise
     source = generator.generator if isinstance(generator, NoiseShare) else generator
     exit_step = int(torch.randint(student.config.model.student_steps, (), generator=source))
     generated = roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:], exit_step)
@@ -79,7 +84,10 @@ class SelfForcing:
 
     def student_phase(self, batch: Batch) -> tuple[dict[str, float], str]:
         """Trains the student for one step along g_DMD (eq. 16 to 18); returns `monitors.measures` with `direction`, or the collapse reason."""
-        rollout, expert = student_rollout(self.student, batch, self.ranks.noise(self.generator))
+        chunkwise = ChunkwiseGradients(self.student.experts, self.student.config.model.sampler)
+        saving = self.ranks.settings.checkpoint_activations
+        denoise = chunkwise.denoise if saving else None
+        rollout, expert = student_rollout(self.student, batch, self.ranks.noise(self.generator), denoise)
         found = measures(rollout.detach(), batch["latents"], self.student.config.model.chunk_latents)
         values = {name: self._mean(torch.tensor(value)) for name, value in found.items()}
         reason = self.monitor.watch(values)  # measures of the weights before this step
@@ -92,7 +100,8 @@ class SelfForcing:
             direction = dmd_direction(self.teacher, self.fake, part.detach(), window, level, guidance, noise)
             losses.append(student_loss(part, direction))
             magnitudes.append(direction.abs().mean())
-        self.learners[f"student {expert}"].step(torch.stack(losses).mean(), self.steps)
+        backward = chunkwise.backward if saving else Tensor.backward
+        self.learners[f"student {expert}"].step(torch.stack(losses).mean(), self.steps, backward)
         self.steps += 1
         return {**values, "direction": self._mean(torch.stack(magnitudes).mean())}, ""
 

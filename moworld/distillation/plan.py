@@ -41,7 +41,7 @@ def plan_distillation(model: ModelSettings, settings: DistillSettings, height: i
     teacher = 1 if settings.guidance == 1 else 2
     passes = {  # forward passes on one chunk's window and on the whole rollout; those of the backward pass count as forward ones
         "fake": (settings.chunks * steps, learning, whole, False, 1, 3),
-        # a student step with recomputation predicts each chunk again in a backward pass of its own
+        # a student step that saves memory predicts each chunk again, in a backward pass of its own (`chunkwise`)
         "student": (settings.chunks * (steps - 1 + learning + recompute), teacher + 1, window, True, 1 if recompute else settings.chunks, 4),
     }
     plans = {}

@@ -20,7 +20,7 @@ from moworld.model.history import HistoryBank
 from moworld.model.latent_cameras import LatentCameras, RayCache
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import HistoryPolicy, Sampler
-from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity, predict_velocity_again
+from moworld.model.window import PreparedWindow, Window, make_window, predict_velocity
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,20 @@ def world_generator(seed: int, picture: NDArray[np.uint8]) -> torch.Generator:
 
 
 def denoise_few_steps(
-    experts: Experts, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None, sampler: Sampler = "stochastic"
+    experts: Experts,
+    window: Window,
+    schedule: Tensor,
+    generator: Noise,
+    exit_step: int | None = None,
+    sampler: Sampler = "stochastic",
+    predict: Callable[..., Tensor] = predict_velocity,
 ) -> Tensor:
     """Returns clean latents (B, C, F, h, w) in few steps: predicts the clean window, noises it to the next level, and repeats.
 
     schedule:  (S,) descending noise levels, the first is 1
     sampler:   `stochastic` adds new noise, as in Self-Forcing; `euler` the noise that the prediction implies, a step along the flow
     exit_step: index of the step whose prediction is returned; only that step passes gradients. None runs all steps.
+    predict:   `predict_velocity`, or what takes its place in the step with gradients
     """
     last = len(schedule) - 1 if exit_step is None else exit_step
     noisy, prepared = seeded_noise(window.shape, generator, window.condition), dict[int, PreparedWindow]()
@@ -76,7 +83,6 @@ def denoise_few_steps(
         level, learning = float(schedule[index]), torch.is_grad_enabled() and index == last
         expert, levels = experts.at(level), torch.full((noisy.shape[0],), level, dtype=noisy.dtype, device=noisy.device)
         if learning:  # in one call, because the conditions need gradients, too
-            predict = predict_velocity_again if expert.gradient_checkpointing else predict_velocity
             predicted = predict(expert, noisy, levels, window)
         else:
             with torch.no_grad():

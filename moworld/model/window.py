@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from moworld.model.flow import NUM_TIMESTEPS
 from moworld.model.latent_cameras import LatentCameras, RayCache, Rays
@@ -91,22 +90,6 @@ def predict_velocity(transformer: nn.Module, noisy: Tensor, level: Tensor, windo
     """
     hidden_states, timestep, conditions, known = _inputs(transformer, noisy, level, window)
     return transformer(hidden_states, timestep, **conditions, return_dict=False)[0][:, :, known:]  # type: ignore[no-any-return]
-
-
-def predict_velocity_again(transformer: nn.Module, noisy: Tensor, level: Tensor, window: Window) -> Tensor:
-    """Returns `predict_velocity`, which is computed once more in a backward pass of its own: until then only the arguments are kept.
-
-    With several windows in one backward pass, autograd would hold the gradient of every weight, whole, until the last window has added
-    its part; FSDP could shard none before. Here each window's gradients are reduced and freed before the next window is computed.
-    """
-    learning = noisy.new_ones((), requires_grad=True)  # the arguments may need no gradient, the weights do
-
-    def velocity(_: Tensor, condition: Tensor, history: Tensor) -> Tensor:
-        return predict_velocity(transformer, noisy, level, replace(window, condition=condition, history=history))
-
-    return checkpoint(  # type: ignore[no-any-return]
-        velocity, learning, window.condition, window.history, use_reentrant=True, preserve_rng_state=False
-    )
 
 
 class PreparedWindow:

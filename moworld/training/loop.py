@@ -1,6 +1,7 @@
 """One optimizer step, the same in every stage: gradient clipping, AdamW, learning-rate schedule, moving average of the weights."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,14 +31,15 @@ class Learner:
         progress = (step - s.warmup) / max(1, self.total_steps - s.warmup)
         return s.lr * (s.final_lr + (1 - s.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
-    def step(self, loss: Tensor, at: int | None = None) -> None:
+    def step(self, loss: Tensor, at: int | None = None, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
         """Back-propagates and updates the weights; raises FloatingPointError, with unchanged weights, if the loss is not finite.
 
-        at: step of the schedule; None is this learner's own number of steps, which is less if it learns only in some steps
+        at:       step of the schedule; None is this learner's own number of steps, which is less if it learns only in some steps
+        backward: adds the gradients of the loss
         """
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss {loss.item()} at step {self.steps}: lower optimizer.lr or check the features")
-        loss.backward()
+        backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.steps if at is None else at)
