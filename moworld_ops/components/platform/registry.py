@@ -26,7 +26,7 @@ from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts,
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger
 from moworld_ops.components.platform.source import REPOSITORY
-from moworld_ops.components.platform.tracking import Model, Store, Version, store_at
+from moworld_ops.components.platform.tracking import Model, Store, Version, sqlite_file, sqlite_uri, store_at
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
@@ -72,11 +72,12 @@ class ModelRegistry:
     """
 
     def __init__(self, tracking: str = "", database: str = "", create: bool = True) -> None:
-        self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
-        self.local = self.uri.startswith("sqlite:///")
-        self.folder = Path(self.uri.removeprefix("sqlite:///")).parent if self.local else home() / "mlflow"
+        self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_uri(home() / "mlflow" / "mlflow.db")
         self.store: Store = store_at(self.uri)
-        own = f"sqlite:///{home() / 'ledger.db'}" if self.uri.startswith("http") else self.uri
+        self.file = sqlite_file(self.uri)
+        self.local = self.file is not None
+        self.folder = self.file.parent if self.file else home() / "mlflow"
+        own = sqlite_uri(home() / "ledger.db") if self.uri.startswith("http") else self.uri
         self.database = os.environ.get(DATABASE) or database or own
         if not create and not self.exists:
             found, fix = "no registry", "check MOWORLD_HOME and MLFLOW_TRACKING_URI; a run of pipeline release registers the first model"
@@ -85,7 +86,7 @@ class ModelRegistry:
     @property
     def exists(self) -> bool:
         """False for a store in the state folder that no model was registered in."""
-        return not self.local or Path(self.uri.removeprefix("sqlite:///")).is_file()
+        return self.file is None or self.file.is_file()
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -252,9 +253,10 @@ class ModelRegistry:
             self.client.set_registered_model_tag(name, HEAD, entry["hash"])
 
     def remove(self, version: Version) -> None:
-        """Deletes a version and its files."""
+        """Deletes a version, and its files unless another version of any model has the same ones."""
         self.client.delete_model_version(version.name, version.version)
-        self.artifacts(version).remove()
+        if not any(_has_files_of(other, version) for name in self.names() for other in self.versions(name)):
+            self.artifacts(version).remove()
 
     def _create_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -318,6 +320,18 @@ def model_folder(reference: str, tracking: str = "") -> Path:
         known = ", ".join(names) or "none registered yet"
         raise InputError(reference, "", "no such folder or registered model", f"a model folder or one of: {known}", "check the name")
     return registry.folder_of(registry.find(reference))
+
+
+def _has_files_of(other: Version, version: Version) -> bool:
+    """Returns True if `other` has the run or the folder of `version`, as versions have that MLflow's own client made of a run."""
+    folder = version.source.rpartition("/")[0]
+    named = f"{other.source}/"
+    return (
+        other.run_id == version.run_id
+        or bool(version.run_id and version.run_id in other.source)
+        or bool(folder and named.startswith(f"{folder}/"))
+        or other.source == f"models:/{version.name}/{version.version}"
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

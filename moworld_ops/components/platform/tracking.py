@@ -6,6 +6,7 @@ Only reading is here; what MLflow writes, its own client writes (registry.py).
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from moworld.errors import InputError
@@ -57,6 +58,19 @@ def store_at(uri: str) -> Store:
     if uri.startswith(("sqlite:///", "postgresql")):
         return SqlStore(uri)
     raise InputError(uri, "registry.tracking", "an unknown kind of address", "http(s)://, sqlite:/// or postgresql://", "correct it")
+
+
+def sqlite_uri(path: Path) -> str:
+    """Returns the address of a SQLite file. Characters that have a meaning in a URL are escaped."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Returns the file of an address of SQLite, as SQLAlchemy and so MLflow read it; None for an address of another kind."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    database = engine_at(uri).url.database
+    return Path(database) if database else None
 
 
 def engine_at(uri: str) -> Any:

@@ -123,7 +123,7 @@ def compare(
         folders = [registry.folder_of(version).parent / "evidence" for version in (first, second)]
         write_comparison(page, [f"{version.name} version {version.version}" for version in (first, second)], both, folders)
     found = {"candidate": first.version, "champion": second.version, "metrics": rows}
-    numbers = [("" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion")) for r in rows]
+    numbers = [["" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion")] for r in rows]
     shown = [(r["metric"], *n, "" if r["delta"] is None else f"{r['delta']:+.3g}", r["verdict"]) for r, n in zip(rows, numbers, strict=True)]
     title = f"{first.name}: version {first.version} and version {second.version}"
     print_rows(json, found, title, ("metric", "candidate", "champion", "delta", ""), shown)
