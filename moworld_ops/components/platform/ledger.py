@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError, IntegrityError
-from moworld.files import atomic_write
 from moworld_ops.components.platform import keys
-from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.keys import PublicKey
+from moworld_ops.components.platform.pins import Pin
 from moworld_ops.components.platform.tracking import engine_at, readable
 
 START = "0" * 64  # "before" of the first line
@@ -41,6 +40,7 @@ class Ledger:
 
     def __init__(self, url: str, former: Path | None = None) -> None:
         self.engine, self.former = engine_at(url), former
+        self.pin = Pin(self.engine.url)
         self.known_versions: Callable[[], dict[str, str]] = dict  # NAME@NUMBER -> hash, of versions registered before the first line
         self._checked: tuple[list[Row], list[dict[str, Any]]] = ([], [])  # rows that were verified, and their entries
         self.where = f"ledger in {self.engine.url.render_as_string(hide_password=True)}"
@@ -59,24 +59,26 @@ class Ledger:
             return [(line, signature) for line, signature in found] or self._former_rows()
 
     def entries(self) -> list[dict[str, Any]]:
-        """Returns all entries, oldest first. Raises IntegrityError for the first line that is not as its manager wrote it."""
+        """Returns all entries, oldest first.
+
+        Raises IntegrityError for the first line that is not as its manager wrote it, and if lines are missing that this machine has seen.
+        """
+        seen = self.pin.seen()  # before the lines are read: another process may append some
         rows, (known, entries) = self.rows(), self._checked
         entries = verify(self.where, rows, self.pinned(), entries if known and rows[: len(known)] == known else ())
+        self.pin.check(self.where, entries, seen)
         self._checked = (rows, entries)
         return list(entries)
 
     def pinned(self) -> list[PublicKey]:
         """Returns the keys of which one must have signed a line: MOWORLD_SIGNING_PUBLIC_KEY, keys/trusted/, or the first key seen here."""
-        explicit = keys.pinned_keys()
-        return explicit or (keys.read_public(self._pin) if self._pin.is_file() else [])
+        return keys.pinned_keys() or self.pin.keys()
 
-    @property
-    def _pin(self) -> Path:
-        """The file that records the registry's first key, written by the first command of this state folder that appends a line."""
-        url, database = self.engine.url, str(self.engine.url.database)
-        inside = self.engine.dialect.name == "sqlite" and Path(database).is_relative_to(home())  # it moves with the state folder
-        text = "home" if inside else f"{url.host}:{url.port}/{database}"
-        return home() / "keys" / "registries" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pub"
+    def remember(self) -> list[dict[str, Any]]:
+        """Returns all entries, and records their end as seen by this machine. The caller holds the lock and is about to change something."""
+        entries = self.entries()
+        self.pin.remember(entries)
+        return entries
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Appends a signed entry and returns it with its time, manager, key and hashes. The caller holds the lock.
@@ -86,17 +88,18 @@ class Ledger:
         """
         entries = self.ensure()
         public = self._require_trusted(entries)
-        written = self._write(entries, {"by": _names(entries)[public.fingerprint], **entry})
-        if not self._pin.is_file():
-            first = next(PublicKey(one["public_key"]) for one in entries if "key" in one)
-            with atomic_write(self._pin, "w") as stream:
-                stream.write(first.pem)
-        return written
+        return self._write(entries, {"by": _names(entries)[public.fingerprint], **entry})
 
     def ensure(self) -> list[dict[str, Any]]:
         """Returns all entries, after starting a ledger that has no signed line. The caller holds the lock."""
         entries = self.entries()
         return entries if any("key" in one for one in entries) else self._found(entries)
+
+    def check_trusted(self) -> None:
+        """Raises InputError if this manager's key is not trusted by the signed lines, if there is one. The caller holds the lock."""
+        entries = self.entries()
+        if trusted_keys(entries):
+            self._require_trusted(entries)
 
     def check_signer(self) -> None:
         """Raises InputError if this manager's key is not trusted; starts a ledger that has no signed line."""
@@ -137,6 +140,7 @@ class Ledger:
         with readable(self.engine), self.engine.begin() as connection:  # a second line at this position would break the primary key
             values = {"position": len(entries), "line": data, "signature": signature}
             connection.execute(text(f"INSERT INTO {TABLE} VALUES (:position, :line, :signature)"), values)
+        self.pin.remember([*entries, line])
         return line
 
     def _create(self, rows: Sequence[Row]) -> None:
@@ -242,6 +246,11 @@ def accepted_keys(entries: Sequence[dict[str, Any]]) -> list[PublicKey]:
     return [key for key in found.values() if key.fingerprint not in bad]
 
 
+def adoption(name: str) -> str:
+    """Returns how to correct an alias `champion` that is not where the ledger says."""
+    return f"move the alias back, or record where it is, or restore one that is gone: moworld release adopt {name} --reason REASON"
+
+
 def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:
     """Returns the champion by the ledger's lines of a model."""
     return next((str(entry["version"]) for entry in reversed(entries) if entry["action"] in MOVES), None)
@@ -254,7 +263,7 @@ def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
         version = str(entry.get("version"))
         if entry["action"] == "rollback" and version in stack[:-1]:
             stack = stack[: len(stack) - stack[:-1][::-1].index(version) - 1]
-        elif entry["action"] in MOVES:
+        elif entry["action"] in MOVES and stack[-1:] != [version]:
             stack.append(version)
     return stack
 

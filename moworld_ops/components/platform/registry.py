@@ -24,7 +24,7 @@ from moworld.files import SHIPPED_MODEL as SHIPPED
 from moworld.settings import Settings
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts, artifacts_at, download
 from moworld_ops.components.platform.home import home
-from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger
+from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger, adoption, champion_of
 from moworld_ops.components.platform.source import REPOSITORY
 from moworld_ops.components.platform.tracking import Model, Store, Version, sqlite_file, sqlite_uri, store_at
 
@@ -131,11 +131,18 @@ class ModelRegistry:
         return self.store.versions(model) if model else []
 
     def version(self, name: str, which: str) -> Version:
-        """Returns a version by number or alias. Raises InputError if there is none."""
+        """Returns a version by number or alias. Raises InputError if there is none, IntegrityError if the ledger's champion has no alias."""
         versions = self.versions(name)
         for version in versions:
             if which == version.version or which in version.aliases:
                 return version
+        if not versions and self.model(name) is None:
+            known = ", ".join(self.names()) or "none registered yet"
+            raise InputError(f"model {name}", "", "no such model", f"one of: {known}", "see 'moworld release list'")
+        if which == "champion" and (recorded := champion_of(self.entries(name))):
+            alias = (self.model(name) or Model(name, {}, {})).aliases.get("champion")
+            found = f"version {alias}, which does not exist" if alias else "no alias"
+            raise IntegrityError(f"model {name}", "alias champion", found, f"version {recorded}, as in the ledger", adoption(name))
         known = ", ".join(f"{v.version} {' '.join(v.aliases)}".strip() for v in versions) or "none"
         raise InputError(f"model {name}", which, "no such version or alias", f"one of: {known}", "see 'moworld release list'")
 

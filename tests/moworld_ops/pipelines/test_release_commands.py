@@ -163,9 +163,9 @@ def test_lists_history_and_comparisons_have_dates_metrics_reasons_and_verdicts(h
     assert "faster" in moworld("history", NAME)[1]
 
 
-@pytest.mark.parametrize(("to", "version"), [("", "2"), ("1", "1"), ("2", "2")])
+@pytest.mark.parametrize(("to", "version"), [(None, "2"), ("1", "1"), ("2", "2")])
 def test_a_rollback_writes_the_patch_of_the_version_it_returns_to(home, tmp_path, moworld, to, version):
-    status, out, _ = moworld("rollback", NAME, "--to", to, "--reason", "dark", "--patch", tmp_path / "player.yaml", "--json")
+    status, out, _ = moworld("rollback", NAME, *(("--to", to) if to else ()), "--reason", "dark", "--patch", tmp_path / "player.yaml", "--json")
     assert status == 0 and json.loads(out)["version"] == version
     annotations = yaml.safe_load((tmp_path / "player.yaml").read_text())["spec"]["template"]["metadata"]["annotations"]
     assert annotations == {"moworld/model": f"{NAME}@{version}", "moworld/model-sha256": json.loads(out)["tags"]["model_sha256"]}
