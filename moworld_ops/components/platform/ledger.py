@@ -9,7 +9,7 @@ command that writes; a signed line of action `import` then covers it.
 """
 
 import hashlib
-import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,33 @@ from typing import Any
 
 from moworld.errors import InputError, IntegrityError
 from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.keys import PublicKey
+from moworld_ops.components.platform.ledger_line import (
+    IMPORT as IMPORT,
+)
+from moworld_ops.components.platform.ledger_line import (
+    MOVES as MOVES,
+)
+from moworld_ops.components.platform.ledger_line import (
+    REVOKE as REVOKE,
+)
+from moworld_ops.components.platform.ledger_line import (
+    TRUST as TRUST,
+)
+from moworld_ops.components.platform.ledger_line import (
+    WITHDRAW as WITHDRAW,
+)
+from moworld_ops.components.platform.ledger_line import (
+    encode as encode,
+)
+from moworld_ops.components.platform.ledger_line import (
+    entry_hash as entry_hash,
+)
+from moworld_ops.components.platform.ledger_line import (
+    parse,
+    require_printable,
+)
 from moworld_ops.components.platform.pins import Pin
 from moworld_ops.components.platform.tracking import engine_at, readable
 
@@ -28,9 +54,8 @@ TABLE = "moworld_ledger"
 LOCK_KEY = int.from_bytes(hashlib.sha256(TABLE.encode()).digest()[:7], "big")  # of PostgreSQL's advisory lock
 LOCK_SECONDS = 120
 CLOCK_SKEW = timedelta(minutes=2)  # between managers' machines
+CLOCK = "MOWORLD_LEDGER_CLOCK"
 RESTORE = "restore the ledger from a copy of the database"
-TRUST, REVOKE, IMPORT, WITHDRAW = "trust", "revoke", "import", "withdraw"
-MOVES = ("promote", "rollback", "adopt")  # actions after which a version is champion
 
 Row = tuple[str, str]  # a line's JSON, and its signature in base64; "" for a line of the former file
 
@@ -51,6 +76,8 @@ class Ledger:
 
         path = self.engine.url.database
         if self.engine.dialect.name == "sqlite" and not Path(path).exists():
+            if not Path(path).parent.is_dir() and not Path(path).is_relative_to(home()):
+                raise InputError(path, "registry.database", "no such directory", "the database with the ledger", "correct its address")
             return self._former_rows()
         with readable(self.engine), self.engine.connect() as connection:
             if not inspect(connection).has_table(TABLE):
@@ -127,12 +154,13 @@ class Ledger:
     def _write(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
         from sqlalchemy import text
 
-        now, last = datetime.now(UTC), _time(entries[-1]) if entries else None
-        if last and last - now > CLOCK_SKEW:
-            found = now.isoformat(timespec="seconds")
-            raise InputError("clock", "", found, f"a time after the ledger's last line, {last.isoformat()}", "set this machine's clock")
-        moment = max(now, last) if last else now
+        require_printable(entry)
+        now, last = datetime.now(UTC), entries[-1] if entries else None
+        self._check_clock(now, last)
+        moment = max(now, _time(last)) if last else now
         line = {**entry, "account": keys.account(), "time": moment.isoformat(timespec="seconds"), "index": len(entries)}
+        if moment - now > CLOCK_SKEW:
+            line["clock"] = now.isoformat(timespec="seconds")
         line |= {"before": entries[-1]["hash"] if entries else START, "key": keys.signing_key()[1].fingerprint}
         line["hash"] = entry_hash(line)
         data = encode(line)
@@ -142,6 +170,31 @@ class Ledger:
             connection.execute(text(f"INSERT INTO {TABLE} VALUES (:position, :line, :signature)"), values)
         self.pin.remember([*entries, line])
         return line
+
+    def _check_clock(self, now: datetime, last: dict[str, Any] | None) -> None:
+        """Raises InputError if this machine's clock differs from the database's, or went back since the last line.
+
+        A last line in the future is accepted if another manager wrote it, or the database's clock confirms this one: then the next line has
+        the time of the last one, and in `clock` its own. Otherwise CLOCK=accept accepts it.
+        """
+        from sqlalchemy import text
+
+        confirmed = False
+        if self.engine.dialect.name == "postgresql":
+            with readable(self.engine), self.engine.connect() as connection:
+                theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            confirmed = abs(now - theirs) <= CLOCK_SKEW
+            if not confirmed:
+                expected = f"the database's, {theirs.isoformat(timespec='seconds')}, within {CLOCK_SKEW}"
+                raise InputError("clock", "", now.isoformat(timespec="seconds"), expected, "set this machine's clock")
+        if last is None or confirmed:
+            return
+        written = datetime.fromisoformat(last.get("clock") or last["time"])
+        foreign = last.get("key") not in (None, keys.signing_key()[1].fingerprint)
+        if written - now > CLOCK_SKEW and not foreign and os.environ.get(CLOCK) != "accept":
+            expected = f"a time after the ledger's last line, {written.isoformat()}, of {last.get('by') or 'an unknown manager'}, which this key wrote"
+            fix = f"set this machine's clock; if the line's was wrong, set {CLOCK}=accept for this command, and both times are recorded"
+            raise InputError("clock", "", now.isoformat(timespec="seconds"), expected, fix)
 
     def _create(self, rows: Sequence[Row]) -> None:
         from sqlalchemy import text
@@ -204,11 +257,10 @@ def verify(
     for index, (text, signature) in enumerate(rows[len(entries) :], len(entries)):
         before = entries[-1]["hash"] if entries else START
         try:
-            entry = json.loads(text)
-            sound = (entry["before"], entry["index"], entry["hash"]) == (before, index, entry_hash(entry)) and text == encode(entry)
-        except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            entry = parse(text)
+        except ValueError as error:
+            raise _damaged(where, index, f"a line that does not follow from the previous one ({error})", "an unbroken chain") from None
+        if (entry["before"], entry["index"], entry["hash"]) != (before, index, entry_hash(entry)):
             raise _damaged(where, index, "a line that does not follow from the previous one", "an unbroken chain")
         if signature or "key" in entry or trusted:
             trusted = _signed(where, entry, text, signature, trusted)
@@ -272,16 +324,6 @@ def withdrawals(entries: Sequence[dict[str, Any]], version: str, data_revision: 
     """Returns the withdrawals of footage that a version learned from. version: NAME@NUMBER; data_revision: of its signed evidence"""
     lines = [entry for entry in entries if entry["action"] == WITHDRAW]
     return [entry for entry in lines if version in entry["versions"] or (data_revision and data_revision in entry["revisions"])]
-
-
-def entry_hash(entry: dict[str, Any]) -> str:
-    """Returns the SHA-256 of an entry without its own hash."""
-    return hashlib.sha256(encode({key: value for key, value in entry.items() if key != "hash"}).encode()).hexdigest()
-
-
-def encode(entry: dict[str, Any]) -> str:
-    """Returns the canonical text of an entry."""
-    return json.dumps(entry, sort_keys=True)
 
 
 def _signed(

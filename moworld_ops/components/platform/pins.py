@@ -34,9 +34,11 @@ class Pin:
 
     def _path(self, suffix: str) -> Path:
         url, database = self.url, str(self.url.database)
-        inside = url.get_backend_name() == "sqlite" and Path(database).is_relative_to(home())  # it moves with the state folder
         host = url.host or ",".join(url.normalized_query.get("host", ())) or None
-        text = "home" if inside else f"{host}:{url.port}/{database}"
+        text = f"{host}:{url.port}/{database}"
+        if url.get_backend_name() == "sqlite" and Path(database).is_relative_to(home()):  # it moves with the state folder
+            inside = Path(database).relative_to(home()).as_posix()
+            text = "home" if inside == "mlflow/mlflow.db" else f"home/{inside}"
         return home() / "keys" / "registries" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
 
     def keys(self) -> list[PublicKey]:

@@ -11,7 +11,8 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts,
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger, adoption, champion_of
 from moworld_ops.components.platform.source import REPOSITORY
-from moworld_ops.components.platform.tracking import Model, Store, Version, sqlite_file, sqlite_uri, store_at
+from moworld_ops.components.platform.tracking import Model, Store, Version, remedy, sqlite_file, sqlite_uri, store_at, with_driver
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
@@ -39,7 +40,7 @@ SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded
 def _registered_name(name: str) -> str:
     """Returns the name of a registered model. Raises ValueError for one that MLflow would refuse after the training."""
     path = posixpath.normpath(name)
-    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
         raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / and :, and not . or ..")
     return name
 
@@ -73,6 +74,7 @@ class ModelRegistry:
 
     def __init__(self, tracking: str = "", database: str = "", create: bool = True) -> None:
         self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_uri(home() / "mlflow" / "mlflow.db")
+        self.uri = with_driver(self.uri)
         self.store: Store = store_at(self.uri)
         self.file = sqlite_file(self.uri)
         self.local = self.file is not None
@@ -184,7 +186,7 @@ class ModelRegistry:
             data = stream.read()
         try:
             return dict(json.loads(data))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             where = f"{version.name} version {version.version}"
             raise IntegrityError(where, "metrics.json", error, "JSON", "restore it from a copy, or register the model again") from None
 
@@ -198,6 +200,8 @@ class ModelRegistry:
         entries = [entry for entry in found if entry["model"] == name and entry["action"] not in (TRUST, REVOKE, WITHDRAW)]
         model = self.model(name)
         head = model.tags.get(HEAD) if model else None
+        if head and not found and (file := sqlite_file(self.database)) and not file.is_file():
+            raise InputError(file, "registry.database", "no such file", "the database with the ledger", f"correct {DATABASE}")
         if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
             found_lines, expected = f"{len(entries)} lines without the newest one", f"a line with hash {head}"
             raise IntegrityError(self.ledger.where, f"model {name}", found_lines, expected, "restore the ledger from a copy")
@@ -252,12 +256,25 @@ class ModelRegistry:
         """Updates MLflow's aliases and head tag to a ledger line. The head tag is last: with it the line is applied."""
         model = self.model(name)
         aliases, tags = (model.aliases, model.tags) if model else ({}, {})
-        if aliases.get("champion") != entry["version"]:
-            self.client.set_registered_model_alias(name, "champion", entry["version"])
-        if aliases.get("candidate") == entry["version"]:
-            self.client.delete_registered_model_alias(name, "candidate")
-        if tags.get(HEAD) != entry["hash"]:
-            self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+        with self._writing("the ledger has the line, and the next promotion, rollback or gc applies it"):
+            if aliases.get("champion") != entry["version"]:
+                self.client.set_registered_model_alias(name, "champion", entry["version"])
+            if aliases.get("candidate") == entry["version"]:
+                self.client.delete_registered_model_alias(name, "candidate")
+            if tags.get(HEAD) != entry["hash"]:
+                self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+
+    @contextmanager
+    def _writing(self, state: str) -> Iterator[None]:
+        """Translates errors of MLflow's client. state: what has happened before. Raises InputError for a full disk, a lost connection, ..."""
+        exceptions = require("mlflow.exceptions", "registry")
+        try:
+            yield
+        except exceptions.MlflowException as error:
+            line, engine = " ".join(str(error).split())[:200], getattr(self.store, "engine", None)
+            fix = remedy(engine, line) if engine is not None else "check the server's log"
+            where = engine.url.render_as_string(hide_password=True) if engine is not None else self.uri
+            raise InputError(where, "", line, "MLflow's registry, to be written to", f"{fix}; {state}") from None
 
     def remove(self, version: Version) -> None:
         """Deletes a version, and its files unless another version of any model has the same ones."""

@@ -1,8 +1,8 @@
 """Verifies that a registered version is unchanged since it was signed, measured and promoted. Each check starts from the signatures."""
 
 import json
-import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, float]:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             numbers.update(flat(value, f"{name}."))
-        elif isinstance(value, int | float) and math.isfinite(value):
+        elif isinstance(value, int | float) and abs(value) <= sys.float_info.max:  # also omits NaN, and integers that are no float
             numbers[name] = float(value)
     return numbers
 
@@ -170,7 +170,7 @@ def _read(artifacts: Artifacts, name: str) -> bytes:
 def _json(subject: str, artifacts: Artifacts, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(_read(artifacts, name)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(subject, name, error, "a JSON object", "register the model again") from None
 
 

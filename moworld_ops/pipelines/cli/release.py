@@ -1,6 +1,7 @@
 """CLI commands `release list`, `history`, `compare`, `gates`, `promote`, `rollback`, `adopt`, `verify`, `gc`, `keys`, `trust` and `revoke`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from moworld.errors import InputError, printable
-from moworld_ops.pipelines.cli import completion
+from moworld_ops.pipelines.cli import completion, output
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
-from moworld_ops.pipelines.cli.output import note, print_result, print_rows, working
+from moworld_ops.pipelines.cli.output import note, working
 
 app = Commands(help="Compare, promote, roll back and verify registered models.")
 Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION.", autocompletion=completion.references)]
@@ -29,6 +30,17 @@ UNPINNED = (
     " signing.pub another way and set MOWORLD_SIGNING_PUBLIC_KEY to it"
 )
 SHOWN = 3  # metrics of a version in a table
+
+
+def print_result(json: bool, value: Any, text: str) -> None:
+    """Prints a result. Names and reasons are of other people: what is not printable is escaped."""
+    output.print_result(json, value, printable(text))
+
+
+def print_rows(json: bool, value: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints rows as `print_result` prints a text."""
+    shown = [[None if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    output.print_rows(json, value, printable(title), columns, shown)
 
 
 def open_registry(profile: str = "") -> Any:
