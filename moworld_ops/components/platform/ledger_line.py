@@ -92,7 +92,7 @@ class _Line(BaseModel):
             needed = ("source", "versions", "revisions")
         elif self.action in (TRUST, IMPORT) and self.key:
             needed = ("public_key", "name")
-        missing = [name for name in needed if getattr(self, name) is None]
+        missing = [name for name in needed if name not in self.model_fields_set or getattr(self, name) is None]
         if missing:
             raise ValueError(f"a line of action {self.action} with {', '.join(missing)}")
         if isinstance(self.versions, dict) if self.action == WITHDRAW else isinstance(self.versions, list):

@@ -213,7 +213,7 @@ def recover(registry: ModelRegistry, name: str) -> list[dict[str, Any]]:
 
     Raises IntegrityError if alias `champion` is elsewhere for another reason.
     """
-    entries, model = registry.entries(name, registry.ledger.remember()), registry.model(name)
+    model, entries = registry.model(name), registry.entries(name, registry.ledger.remember())
     alias, head = (model.aliases.get("champion"), model.tags.get(HEAD)) if model else (None, None)
     champion = champion_of(entries)
     if entries and head != entries[-1]["hash"]:

@@ -85,8 +85,8 @@ def released(registry: ModelRegistry, reference: str) -> Version:
 
 def recorded(registry: ModelRegistry, reference: str) -> Version:
     """Returns a version as `ModelRegistry.find`, with the ledger's champion for a champion's name, wherever the alias is."""
-    name, _, which = reference.partition("@")
-    if which in ("", "champion") and registry.model(name) and (champion := champion_of(registry.entries(name))):
+    name, at, which = reference.partition("@")
+    if (which == "champion" or not at) and registry.model(name) and (champion := champion_of(registry.entries(name))):
         return registry.version(name, champion)
     return registry.find(reference)
 
