@@ -104,26 +104,26 @@ def output_directory(path: Pathlike, mark: str = "", written: tuple[str, ...] = 
     return folder
 
 
-def output_file(path: Pathlike) -> Path:
+def output_file(path: Pathlike, option: str = "--out") -> Path:
     """Returns the absolute path of a file that a command may write or replace.
 
     Raises InputError for a directory or a device, and for a path that cannot be written.
     """
-    file = _writable(path)
+    file = _writable(path, option)
     if file.exists() and not file.is_file():
         found = "a directory" if file.is_dir() else "no regular file"
-        raise InputError("--out", path, found, "a new or a regular file", "name a file")
+        raise InputError(option, path, found, "a new or a regular file", "name a file")
     return file
 
 
-def _writable(path: Pathlike) -> Path:
+def _writable(path: Pathlike, option: str = "--out") -> Path:
     """Returns the absolute path. Raises InputError unless it, or its nearest existing parent, is in a directory that can be written."""
     target = Path(path).resolve()
     parent = next(parent for parent in target.parents if parent.exists())
     if not parent.is_dir():
-        raise InputError("--out", path, f"the file {parent}", "a path whose parents are directories", "choose another path")
+        raise InputError(option, path, f"the file {parent}", "a path whose parents are directories", "choose another path")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError("--out", path, f"no permission to write in {parent}", "a path that can be written", "choose another path")
+        raise InputError(option, path, f"no permission to write in {parent}", "a path that can be written", "choose another path")
     return target
 
 

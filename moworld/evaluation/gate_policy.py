@@ -1,11 +1,10 @@
 """Rules on the gates themselves: what the gates of a model line must contain, and when other gates are weaker. Pure functions."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moworld.evaluation.gates import Gate
-from moworld.evaluation.metrics import METRICS
+from moworld.evaluation.metrics import METRICS, Metric
 
 UNGUARDED = ("test",)  # profiles whose models nobody serves
 Bound = tuple[str, float | frozenset[str]]  # how a condition compares, and with what
@@ -14,15 +13,15 @@ Bound = tuple[str, float | frozenset[str]]  # how a condition compares, and with
 def incomplete(gates: Sequence[Gate]) -> list[dict[str, Any]]:
     """Returns a failed row (as `gates.verdict` does) for each gate that the first promotion of a model line requires and that is missing.
 
-    Required are the signature, the data contract, and one bound on a metric of held-out clips.
+    Required are the signature, the data contract, and one bound on a metric of held-out clips that is better than `Metric.trivial`.
     """
     rows = []
     for fact, value in (("signature", "holds"), ("contract", "passed")):
         if not any(gate.fact == fact and gate.among == [value] for gate in gates):
             rows.append(_row(f"{{fact: {fact}, among: [{value}]}} among the gates", "missing", "present"))
     if not any(_bounds_quality(gate) for gate in gates):
-        known = ", ".join(sorted(name for name, metric in METRICS.items() if metric.held_out)[:3])
-        rows.append(_row("a metric of held-out clips among the gates", "missing", f"at_least, at_most or above for one of {known}, ..."))
+        known = ", ".join(f"{name} {'above' if one.higher_is_better else 'below'} {one.trivial:g}" for name, one in _judging()[:3])
+        rows.append(_row("a metric of held-out clips among the gates", "missing", f"a bound that a model is needed for: {known}, ..."))
     return rows
 
 
@@ -41,9 +40,17 @@ def weakened(recorded: Sequence[Gate], given: Sequence[Gate]) -> list[dict[str, 
 
 
 def _bounds_quality(gate: Gate) -> bool:
-    if not gate.metric or not METRICS[gate.metric].held_out:
+    """Returns True if the gate refuses what needs no model: its bound is better than `Metric.trivial`, or is one of its baselines."""
+    metric = METRICS.get(gate.metric)
+    if metric is None or metric.trivial is None:
         return False
-    return gate.above is not None or any(bound is not None and math.isfinite(bound) for bound in (gate.at_least, gate.at_most))
+    if metric.higher_is_better:
+        return gate.above in metric.baselines or (gate.at_least is not None and gate.at_least > metric.trivial)
+    return gate.at_most is not None and gate.at_most < metric.trivial
+
+
+def _judging() -> list[tuple[str, Metric]]:
+    return [(name, metric) for name, metric in METRICS.items() if metric.trivial is not None]
 
 
 def _conditions(gates: Sequence[Gate]) -> Iterator[tuple[str, Bound]]:

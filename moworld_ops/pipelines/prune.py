@@ -132,10 +132,11 @@ def _young(records: dict[str, Any], since: float) -> dict[str, str]:
 def _registered(old: list[Run], records: dict[str, Any]) -> dict[str, str]:
     """Returns the old runs that a registered model names, in the state folder's registry, MLFLOW_TRACKING_URI's and those of their profiles."""
     from moworld_ops.components.platform.registry import ModelRegistry
+    from moworld_ops.components.platform.tracking import sqlite_uri
 
     database = home() / "mlflow" / "mlflow.db"
     places = {str(records[run.name].get("settings", {}).get("registry", {}).get("tracking", "")) for run in old}
-    places |= {os.environ.get("MLFLOW_TRACKING_URI", ""), f"sqlite:///{database}" if database.exists() else ""}
+    places |= {os.environ.get("MLFLOW_TRACKING_URI", ""), sqlite_uri(database) if database.exists() else ""}
     found: dict[str, str] = {}
     for tracking in sorted(places - {""}):
         try:

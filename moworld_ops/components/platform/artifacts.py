@@ -2,16 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import quote
 
-from moworld.errors import InputError, IntegrityError
+from pydantic import BaseModel, ValidationError
+
+from moworld.errors import InputError, IntegrityError, invalid_value
 from moworld.extras import require
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0
+ANSWER_SECONDS = 7.0  # from a request to its whole answer, unless it is streamed
+MAX_DEPTH = 50
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -83,6 +88,17 @@ class StoredArtifacts:
         return StoredArtifacts(f"{self.uri}/{folder}")
 
 
+class _File(BaseModel):
+    path: str
+    is_dir: bool = False
+
+
+class _Listing(BaseModel):
+    """MLflow's answer with the files of a folder."""
+
+    files: list[_File] = []
+
+
 class ProxiedArtifacts:
     """Artifacts behind MLflow's proxy (`--serve-artifacts`), by the path of an mlflow-artifacts: URI."""
 
@@ -95,9 +111,19 @@ class ProxiedArtifacts:
     def _walk(self, folder: str) -> Iterator[str]:
         where = f"{self.path}/{folder}".rstrip("/")
         answer = request("GET", f"{self.tracking}/{PROXY}?path={quote(where)}")
-        for entry in [] if answer.status_code == 404 else answer.json().get("files", []):
-            name = f"{folder}/{entry['path'].rpartition('/')[2]}".lstrip("/")
-            if entry.get("is_dir"):
+        try:
+            files = [] if answer.status_code == 404 else _Listing.model_validate_json(answer.content).files
+        except ValidationError as error:
+            wrong = invalid_value(self.tracking, error, "check the address")
+            raise InputError(self.tracking, where, wrong.found, "MLflow's list of files", "check the address") from None
+        if folder.count("/") > MAX_DEPTH:
+            raise InputError(self.tracking, where, f"more than {MAX_DEPTH} nested folders", "the files of a version", "check the address")
+        for entry in files:
+            last = entry.path.rpartition("/")[2]
+            if last in ("", ".", ".."):
+                raise InputError(self.tracking, where, entry.path, "the path of a file", "check the address")
+            name = f"{folder}/{last}".lstrip("/")
+            if entry.is_dir:
                 yield from self._walk(name)
             else:
                 yield name
@@ -168,7 +194,7 @@ def request(method: str, url: str, **settings: Any) -> Any:
     settings["headers"] = {"Authorization": f"Bearer {token}"} if token and not user else {}
     address = url.partition("/api/")[0]
     try:
-        answer = requests.request(method, url, timeout=(CONNECT_SECONDS, READ_SECONDS if settings.get("stream") else CONNECT_SECONDS), **settings)
+        answer = _within(lambda seconds: requests.request(method, url, timeout=(CONNECT_SECONDS, seconds), **settings), bool(settings.get("stream")))
     except requests.RequestException as error:
         found = f"no answer ({type(error).__name__})"
         raise InputError(address, "", found, "MLflow's server", "check the address, the network, and that the server runs") from None
@@ -176,6 +202,32 @@ def request(method: str, url: str, **settings: Any) -> Any:
         fix = "it may not allow this Host (MLFLOW_SERVER_ALLOWED_HOSTS), or the credentials" if answer.status_code == 403 else "see its log"
         raise InputError(address, "", f"status {answer.status_code}: {answer.text[:120]}", "an answer", fix)
     return answer
+
+
+def _within(send: Callable[[float], Any], stream: bool) -> Any:
+    """Returns an answer. Raises requests' Timeout if it is not whole after ANSWER_SECONDS: its own limit is for each read.
+
+    send: gets the seconds to wait for a read. It runs in a thread, which ends with the process if the answer never does.
+    """
+    requests = require("requests", "registry")
+    if stream:
+        return send(READ_SECONDS)
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            found.append(send(CONNECT_SECONDS))
+        except Exception as error:  # raised again below, in the thread that waits
+            found.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not found:
+        raise requests.Timeout(f"no whole answer within {ANSWER_SECONDS:.0f} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def missing(path: object, found: str) -> IntegrityError:

@@ -85,7 +85,9 @@ def load_private(path: Path) -> Any:
         found = "a key without a password" if secret else "an encrypted key"
         raise InputError(path, PASSWORD, found, f"{'no ' if secret else 'the '}password", f"{'unset' if secret else 'set'} {PASSWORD}") from None
     except (ValueError, UnsupportedAlgorithm) as error:
-        found = "a wrong password, or no PEM key" if secret else f"no PEM private key ({type(error).__name__})"
+        if secret and b"ENCRYPTED" in path.read_bytes():
+            raise InputError(path, PASSWORD, "a password that does not open it", "the key's password", f"check the password in {PASSWORD}") from None
+        found = "no PEM key that the password opens" if secret else f"no PEM private key ({type(error).__name__})"
         raise InputError(path, PASSWORD if secret else "", found, SUPPORTED, CREATE) from None
     _check(path, key.public_key())
     return key
@@ -114,16 +116,23 @@ def configured_keys() -> list[PublicKey]:
 def pinned_keys() -> list[PublicKey]:
     """Returns the keys of MOWORLD_SIGNING_PUBLIC_KEY, else those in keys/trusted/ of the state folder. Raises InputError for a bad file."""
     if configured := os.environ.get(PUBLIC):
-        return [key for part in configured.split(os.pathsep) if part for path in _files(Path(part)) for key in read_public(path)]
+        parts = [part for part in configured.split(os.pathsep) if part.strip()]
+        if not parts:
+            raise InputError(PUBLIC, "", repr(configured), "files or directories of public keys", "name one, or unset it")
+        return [key for part in parts for path in _files(Path(part)) for key in read_public(path)]
     return [key for path in sorted((home() / "keys" / "trusted").glob("*.pub")) for key in read_public(path)]
 
 
 def read_public(path: Path) -> list[PublicKey]:
     """Returns the public keys of a file, which may hold several. Raises InputError if it holds none, or an unsupported one."""
+    return parse_public(path, path.read_bytes().decode("ascii", "replace"))
+
+
+def parse_public(path: object, text: str) -> list[PublicKey]:
+    """Returns the public keys of a text. path: names it in an error. Raises InputError as `read_public`."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    text = path.read_bytes().decode("ascii", "replace")
     blocks = re.findall(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", text, flags=re.S)
     if not blocks:
         raise InputError(path, "", "no public key", SUPPORTED, "create it: openssl ec -in signing.pem -pubout -out signing.pub")
@@ -174,7 +183,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _check(path: Path, key: Any) -> None:
+def _check(path: object, key: Any) -> None:
     """Raises InputError unless `key`, a public key, is of a supported kind."""
     if getattr(getattr(key, "curve", None), "name", "") not in CURVES:
         kind = type(key).__name__.lstrip("_").removesuffix("PublicKey") or "unknown"

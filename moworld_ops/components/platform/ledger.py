@@ -9,7 +9,7 @@ command that writes; a signed line of action `import` then covers it.
 """
 
 import hashlib
-import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +18,35 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError, IntegrityError
-from moworld.files import atomic_write
 from moworld_ops.components.platform import keys
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.keys import PublicKey
+from moworld_ops.components.platform.ledger_line import (
+    IMPORT as IMPORT,
+)
+from moworld_ops.components.platform.ledger_line import (
+    MOVES as MOVES,
+)
+from moworld_ops.components.platform.ledger_line import (
+    REVOKE as REVOKE,
+)
+from moworld_ops.components.platform.ledger_line import (
+    TRUST as TRUST,
+)
+from moworld_ops.components.platform.ledger_line import (
+    WITHDRAW as WITHDRAW,
+)
+from moworld_ops.components.platform.ledger_line import (
+    encode as encode,
+)
+from moworld_ops.components.platform.ledger_line import (
+    entry_hash as entry_hash,
+)
+from moworld_ops.components.platform.ledger_line import (
+    parse,
+    require_printable,
+)
+from moworld_ops.components.platform.pins import Pin
 from moworld_ops.components.platform.tracking import engine_at, readable
 
 START = "0" * 64  # "before" of the first line
@@ -29,9 +54,8 @@ TABLE = "moworld_ledger"
 LOCK_KEY = int.from_bytes(hashlib.sha256(TABLE.encode()).digest()[:7], "big")  # of PostgreSQL's advisory lock
 LOCK_SECONDS = 120
 CLOCK_SKEW = timedelta(minutes=2)  # between managers' machines
+CLOCK = "MOWORLD_LEDGER_CLOCK"
 RESTORE = "restore the ledger from a copy of the database"
-TRUST, REVOKE, IMPORT, WITHDRAW = "trust", "revoke", "import", "withdraw"
-MOVES = ("promote", "rollback", "adopt")  # actions after which a version is champion
 
 Row = tuple[str, str]  # a line's JSON, and its signature in base64; "" for a line of the former file
 
@@ -41,6 +65,7 @@ class Ledger:
 
     def __init__(self, url: str, former: Path | None = None) -> None:
         self.engine, self.former = engine_at(url), former
+        self.pin = Pin(self.engine.url)
         self.known_versions: Callable[[], dict[str, str]] = dict  # NAME@NUMBER -> hash, of versions registered before the first line
         self._checked: tuple[list[Row], list[dict[str, Any]]] = ([], [])  # rows that were verified, and their entries
         self.where = f"ledger in {self.engine.url.render_as_string(hide_password=True)}"
@@ -51,6 +76,8 @@ class Ledger:
 
         path = self.engine.url.database
         if self.engine.dialect.name == "sqlite" and not Path(path).exists():
+            if not Path(path).parent.is_dir() and not Path(path).is_relative_to(home()):
+                raise InputError(path, "registry.database", "no such directory", "the database with the ledger", "correct its address")
             return self._former_rows()
         with readable(self.engine), self.engine.connect() as connection:
             if not inspect(connection).has_table(TABLE):
@@ -59,24 +86,26 @@ class Ledger:
             return [(line, signature) for line, signature in found] or self._former_rows()
 
     def entries(self) -> list[dict[str, Any]]:
-        """Returns all entries, oldest first. Raises IntegrityError for the first line that is not as its manager wrote it."""
+        """Returns all entries, oldest first.
+
+        Raises IntegrityError for the first line that is not as its manager wrote it, and if lines are missing that this machine has seen.
+        """
+        seen = self.pin.seen()  # before the lines are read: another process may append some
         rows, (known, entries) = self.rows(), self._checked
         entries = verify(self.where, rows, self.pinned(), entries if known and rows[: len(known)] == known else ())
+        self.pin.check(self.where, entries, seen)
         self._checked = (rows, entries)
         return list(entries)
 
     def pinned(self) -> list[PublicKey]:
         """Returns the keys of which one must have signed a line: MOWORLD_SIGNING_PUBLIC_KEY, keys/trusted/, or the first key seen here."""
-        explicit = keys.pinned_keys()
-        return explicit or (keys.read_public(self._pin) if self._pin.is_file() else [])
+        return keys.pinned_keys() or self.pin.keys()
 
-    @property
-    def _pin(self) -> Path:
-        """The file that records the registry's first key, written by the first command of this state folder that appends a line."""
-        url, database = self.engine.url, str(self.engine.url.database)
-        inside = self.engine.dialect.name == "sqlite" and Path(database).is_relative_to(home())  # it moves with the state folder
-        text = "home" if inside else f"{url.host}:{url.port}/{database}"
-        return home() / "keys" / "registries" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pub"
+    def remember(self) -> list[dict[str, Any]]:
+        """Returns all entries, and records their end as seen by this machine. The caller holds the lock and is about to change something."""
+        entries = self.entries()
+        self.pin.remember(entries)
+        return entries
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Appends a signed entry and returns it with its time, manager, key and hashes. The caller holds the lock.
@@ -86,17 +115,18 @@ class Ledger:
         """
         entries = self.ensure()
         public = self._require_trusted(entries)
-        written = self._write(entries, {"by": _names(entries)[public.fingerprint], **entry})
-        if not self._pin.is_file():
-            first = next(PublicKey(one["public_key"]) for one in entries if "key" in one)
-            with atomic_write(self._pin, "w") as stream:
-                stream.write(first.pem)
-        return written
+        return self._write(entries, {"by": _names(entries)[public.fingerprint], **entry})
 
     def ensure(self) -> list[dict[str, Any]]:
         """Returns all entries, after starting a ledger that has no signed line. The caller holds the lock."""
         entries = self.entries()
         return entries if any("key" in one for one in entries) else self._found(entries)
+
+    def check_trusted(self) -> None:
+        """Raises InputError if this manager's key is not trusted by the signed lines, if there is one. The caller holds the lock."""
+        entries = self.entries()
+        if trusted_keys(entries):
+            self._require_trusted(entries)
 
     def check_signer(self) -> None:
         """Raises InputError if this manager's key is not trusted; starts a ledger that has no signed line."""
@@ -124,12 +154,13 @@ class Ledger:
     def _write(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
         from sqlalchemy import text
 
-        now, last = datetime.now(UTC), _time(entries[-1]) if entries else None
-        if last and last - now > CLOCK_SKEW:
-            found = now.isoformat(timespec="seconds")
-            raise InputError("clock", "", found, f"a time after the ledger's last line, {last.isoformat()}", "set this machine's clock")
-        moment = max(now, last) if last else now
+        require_printable(entry)
+        now, last = datetime.now(UTC), entries[-1] if entries else None
+        self._check_clock(now, last)
+        moment = max(now, _time(last)) if last else now
         line = {**entry, "account": keys.account(), "time": moment.isoformat(timespec="seconds"), "index": len(entries)}
+        if moment - now > CLOCK_SKEW:
+            line["clock"] = now.isoformat(timespec="seconds")
         line |= {"before": entries[-1]["hash"] if entries else START, "key": keys.signing_key()[1].fingerprint}
         line["hash"] = entry_hash(line)
         data = encode(line)
@@ -137,7 +168,33 @@ class Ledger:
         with readable(self.engine), self.engine.begin() as connection:  # a second line at this position would break the primary key
             values = {"position": len(entries), "line": data, "signature": signature}
             connection.execute(text(f"INSERT INTO {TABLE} VALUES (:position, :line, :signature)"), values)
+        self.pin.remember([*entries, line])
         return line
+
+    def _check_clock(self, now: datetime, last: dict[str, Any] | None) -> None:
+        """Raises InputError if this machine's clock differs from the database's, or went back since the last line.
+
+        A last line in the future is accepted if another manager wrote it, or the database's clock confirms this one: then the next line has
+        the time of the last one, and in `clock` its own. Otherwise CLOCK=accept accepts it.
+        """
+        from sqlalchemy import text
+
+        confirmed = False
+        if self.engine.dialect.name == "postgresql":
+            with readable(self.engine), self.engine.connect() as connection:
+                theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            confirmed = abs(now - theirs) <= CLOCK_SKEW
+            if not confirmed:
+                expected = f"the database's, {theirs.isoformat(timespec='seconds')}, within {CLOCK_SKEW}"
+                raise InputError("clock", "", now.isoformat(timespec="seconds"), expected, "set this machine's clock")
+        if last is None or confirmed:
+            return
+        written = datetime.fromisoformat(last.get("clock") or last["time"])
+        foreign = last.get("key") not in (None, keys.signing_key()[1].fingerprint)
+        if written - now > CLOCK_SKEW and not foreign and os.environ.get(CLOCK) != "accept":
+            expected = f"a time after the ledger's last line, {written.isoformat()}, of {last.get('by') or 'an unknown manager'}, which this key wrote"
+            fix = f"set this machine's clock; if the line's was wrong, set {CLOCK}=accept for this command, and both times are recorded"
+            raise InputError("clock", "", now.isoformat(timespec="seconds"), expected, fix)
 
     def _create(self, rows: Sequence[Row]) -> None:
         from sqlalchemy import text
@@ -200,11 +257,10 @@ def verify(
     for index, (text, signature) in enumerate(rows[len(entries) :], len(entries)):
         before = entries[-1]["hash"] if entries else START
         try:
-            entry = json.loads(text)
-            sound = (entry["before"], entry["index"], entry["hash"]) == (before, index, entry_hash(entry)) and text == encode(entry)
-        except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            entry = parse(text)
+        except ValueError as error:
+            raise _damaged(where, index, f"a line that does not follow from the previous one ({error})", "an unbroken chain") from None
+        if (entry["before"], entry["index"], entry["hash"]) != (before, index, entry_hash(entry)):
             raise _damaged(where, index, "a line that does not follow from the previous one", "an unbroken chain")
         if signature or "key" in entry or trusted:
             trusted = _signed(where, entry, text, signature, trusted)
@@ -242,6 +298,11 @@ def accepted_keys(entries: Sequence[dict[str, Any]]) -> list[PublicKey]:
     return [key for key in found.values() if key.fingerprint not in bad]
 
 
+def adoption(name: str) -> str:
+    """Returns how to correct an alias `champion` that is not where the ledger says."""
+    return f"move the alias back, or record where it is, or restore one that is gone: moworld release adopt {name} --reason REASON"
+
+
 def champion_of(entries: Sequence[dict[str, Any]]) -> str | None:
     """Returns the champion by the ledger's lines of a model."""
     return next((str(entry["version"]) for entry in reversed(entries) if entry["action"] in MOVES), None)
@@ -254,7 +315,7 @@ def champions(entries: Sequence[dict[str, Any]]) -> list[str]:
         version = str(entry.get("version"))
         if entry["action"] == "rollback" and version in stack[:-1]:
             stack = stack[: len(stack) - stack[:-1][::-1].index(version) - 1]
-        elif entry["action"] in MOVES:
+        elif entry["action"] in MOVES and stack[-1:] != [version]:
             stack.append(version)
     return stack
 
@@ -263,16 +324,6 @@ def withdrawals(entries: Sequence[dict[str, Any]], version: str, data_revision: 
     """Returns the withdrawals of footage that a version learned from. version: NAME@NUMBER; data_revision: of its signed evidence"""
     lines = [entry for entry in entries if entry["action"] == WITHDRAW]
     return [entry for entry in lines if version in entry["versions"] or (data_revision and data_revision in entry["revisions"])]
-
-
-def entry_hash(entry: dict[str, Any]) -> str:
-    """Returns the SHA-256 of an entry without its own hash."""
-    return hashlib.sha256(encode({key: value for key, value in entry.items() if key != "hash"}).encode()).hexdigest()
-
-
-def encode(entry: dict[str, Any]) -> str:
-    """Returns the canonical text of an entry."""
-    return json.dumps(entry, sort_keys=True)
 
 
 def _signed(

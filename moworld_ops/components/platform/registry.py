@@ -11,7 +11,8 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,9 @@ from moworld.files import SHIPPED_MODEL as SHIPPED
 from moworld.settings import Settings
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts, artifacts_at, download
 from moworld_ops.components.platform.home import home
-from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger
+from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger, adoption, champion_of
 from moworld_ops.components.platform.source import REPOSITORY
-from moworld_ops.components.platform.tracking import Model, Store, Version, store_at
+from moworld_ops.components.platform.tracking import Model, Store, Version, remedy, sqlite_file, sqlite_uri, store_at, with_driver
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
@@ -39,7 +40,7 @@ SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded
 def _registered_name(name: str) -> str:
     """Returns the name of a registered model. Raises ValueError for one that MLflow would refuse after the training."""
     path = posixpath.normpath(name)
-    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
         raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / and :, and not . or ..")
     return name
 
@@ -72,11 +73,13 @@ class ModelRegistry:
     """
 
     def __init__(self, tracking: str = "", database: str = "", create: bool = True) -> None:
-        self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
-        self.local = self.uri.startswith("sqlite:///")
-        self.folder = Path(self.uri.removeprefix("sqlite:///")).parent if self.local else home() / "mlflow"
+        self.uri = tracking or os.environ.get("MLFLOW_TRACKING_URI", "") or sqlite_uri(home() / "mlflow" / "mlflow.db")
+        self.uri = with_driver(self.uri)
         self.store: Store = store_at(self.uri)
-        own = f"sqlite:///{home() / 'ledger.db'}" if self.uri.startswith("http") else self.uri
+        self.file = sqlite_file(self.uri)
+        self.local = self.file is not None
+        self.folder = self.file.parent if self.file else home() / "mlflow"
+        own = sqlite_uri(home() / "ledger.db") if self.uri.startswith("http") else self.uri
         self.database = os.environ.get(DATABASE) or database or own
         if not create and not self.exists:
             found, fix = "no registry", "check MOWORLD_HOME and MLFLOW_TRACKING_URI; a run of pipeline release registers the first model"
@@ -85,7 +88,7 @@ class ModelRegistry:
     @property
     def exists(self) -> bool:
         """False for a store in the state folder that no model was registered in."""
-        return not self.local or Path(self.uri.removeprefix("sqlite:///")).is_file()
+        return self.file is None or self.file.is_file()
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -130,11 +133,18 @@ class ModelRegistry:
         return self.store.versions(model) if model else []
 
     def version(self, name: str, which: str) -> Version:
-        """Returns a version by number or alias. Raises InputError if there is none."""
+        """Returns a version by number or alias. Raises InputError if there is none, IntegrityError if the ledger's champion has no alias."""
         versions = self.versions(name)
         for version in versions:
             if which == version.version or which in version.aliases:
                 return version
+        if not versions and self.model(name) is None:
+            known = ", ".join(self.names()) or "none registered yet"
+            raise InputError(f"model {name}", "", "no such model", f"one of: {known}", "see 'moworld release list'")
+        if which == "champion" and (recorded := champion_of(self.entries(name))):
+            alias = (self.model(name) or Model(name, {}, {})).aliases.get("champion")
+            found = f"version {alias}, which does not exist" if alias else "no alias"
+            raise IntegrityError(f"model {name}", "alias champion", found, f"version {recorded}, as in the ledger", adoption(name))
         known = ", ".join(f"{v.version} {' '.join(v.aliases)}".strip() for v in versions) or "none"
         raise InputError(f"model {name}", which, "no such version or alias", f"one of: {known}", "see 'moworld release list'")
 
@@ -176,7 +186,7 @@ class ModelRegistry:
             data = stream.read()
         try:
             return dict(json.loads(data))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             where = f"{version.name} version {version.version}"
             raise IntegrityError(where, "metrics.json", error, "JSON", "restore it from a copy, or register the model again") from None
 
@@ -190,6 +200,8 @@ class ModelRegistry:
         entries = [entry for entry in found if entry["model"] == name and entry["action"] not in (TRUST, REVOKE, WITHDRAW)]
         model = self.model(name)
         head = model.tags.get(HEAD) if model else None
+        if head and not found and (file := sqlite_file(self.database)) and not file.is_file():
+            raise InputError(file, "registry.database", "no such file", "the database with the ledger", f"correct {DATABASE}")
         if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
             found_lines, expected = f"{len(entries)} lines without the newest one", f"a line with hash {head}"
             raise IntegrityError(self.ledger.where, f"model {name}", found_lines, expected, "restore the ledger from a copy")
@@ -244,17 +256,31 @@ class ModelRegistry:
         """Updates MLflow's aliases and head tag to a ledger line. The head tag is last: with it the line is applied."""
         model = self.model(name)
         aliases, tags = (model.aliases, model.tags) if model else ({}, {})
-        if aliases.get("champion") != entry["version"]:
-            self.client.set_registered_model_alias(name, "champion", entry["version"])
-        if aliases.get("candidate") == entry["version"]:
-            self.client.delete_registered_model_alias(name, "candidate")
-        if tags.get(HEAD) != entry["hash"]:
-            self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+        with self._writing("the ledger has the line, and the next promotion, rollback or gc applies it"):
+            if aliases.get("champion") != entry["version"]:
+                self.client.set_registered_model_alias(name, "champion", entry["version"])
+            if aliases.get("candidate") == entry["version"]:
+                self.client.delete_registered_model_alias(name, "candidate")
+            if tags.get(HEAD) != entry["hash"]:
+                self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+
+    @contextmanager
+    def _writing(self, state: str) -> Iterator[None]:
+        """Translates errors of MLflow's client. state: what has happened before. Raises InputError for a full disk, a lost connection, ..."""
+        exceptions = require("mlflow.exceptions", "registry")
+        try:
+            yield
+        except exceptions.MlflowException as error:
+            line, engine = " ".join(str(error).split())[:200], getattr(self.store, "engine", None)
+            fix = remedy(engine, line) if engine is not None else "check the server's log"
+            where = engine.url.render_as_string(hide_password=True) if engine is not None else self.uri
+            raise InputError(where, "", line, "MLflow's registry, to be written to", f"{fix}; {state}") from None
 
     def remove(self, version: Version) -> None:
-        """Deletes a version and its files."""
+        """Deletes a version, and its files unless another version of any model has the same ones."""
         self.client.delete_model_version(version.name, version.version)
-        self.artifacts(version).remove()
+        if not any(_has_files_of(other, version) for name in self.names() for other in self.versions(name)):
+            self.artifacts(version).remove()
 
     def _create_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -318,6 +344,18 @@ def model_folder(reference: str, tracking: str = "") -> Path:
         known = ", ".join(names) or "none registered yet"
         raise InputError(reference, "", "no such folder or registered model", f"a model folder or one of: {known}", "check the name")
     return registry.folder_of(registry.find(reference))
+
+
+def _has_files_of(other: Version, version: Version) -> bool:
+    """Returns True if `other` has the run or the folder of `version`, as versions have that MLflow's own client made of a run."""
+    folder = version.source.rpartition("/")[0]
+    named = f"{other.source}/"
+    return (
+        other.run_id == version.run_id
+        or bool(version.run_id and version.run_id in other.source)
+        or bool(folder and named.startswith(f"{folder}/"))
+        or other.source == f"models:/{version.name}/{version.version}"
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

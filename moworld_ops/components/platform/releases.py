@@ -14,7 +14,7 @@ from moworld.evaluation.gate_policy import UNGUARDED, incomplete, weakened
 from moworld.evaluation.gates import Gate, failures, verdict
 from moworld.evaluation.metrics import METRICS
 from moworld_ops.components.platform import keys
-from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, champion_of, champions, trusted_keys, withdrawals
+from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, adoption, champion_of, champions, trusted_keys, withdrawals
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import Verified, gate_facts, verify_evidence, verify_version
@@ -74,8 +74,9 @@ def promote(
     override: str = "",
     run: str = "",
 ) -> tuple[Version, Decision]:
-    """Promotes a verified version to champion and returns it with the decision. Promoting the champion again changes nothing.
+    """Promotes a verified version to champion and returns it with the decision.
 
+    Promoting the champion again records nothing if its gates pass; with an override, failed ones are recorded.
     reason, run: recorded in the ledger; override: why failed gates are accepted, recorded whether one failed or not
     Raises IntegrityError for a version that was changed or an alias that was moved outside, Refused for failed gates without override.
     """
@@ -87,10 +88,13 @@ def promote(
             raise IntegrityError(f"model {version.name}", version.version, "another model than a moment ago", "the verified one", "try again")
         decision = decide(registry, chosen, gates, profile, verified)
         if decision.champion == chosen.version:
-            return chosen, decision
+            registry.ledger.check_trusted()
+            if not decision.failed:
+                return chosen, decision
         if decision.failed and not override.strip():
             details = {"name": chosen.name, "version": chosen.version, "champion_before": decision.champion, "gates": decision.rows}
-            raise Refused(f"{chosen.name} version {chosen.version} was not promoted: {failures(decision.rows)}", {**details, "promoted": False})
+            state = "is champion, but fails" if decision.champion == chosen.version else "was not promoted"
+            raise Refused(f"{chosen.name} version {chosen.version} {state}: {failures(decision.rows)}", {**details, "promoted": False})
         facts: dict[str, Any] = {"reason": reason.strip() or override.strip(), "override": override.strip(), "run": run}
         facts |= {"verdict": decision.rows, "profile": _profile(verified, profile), "data_revision": verified.evidence.get("data_revision", "")}
         facts |= {"gates": [gate.model_dump(exclude_defaults=True) for gate in gates], "metrics": _known_metrics(verified.metrics)}
@@ -99,39 +103,45 @@ def promote(
         return _move(registry, chosen, decision.champion, "promote", facts), decision
 
 
-def rollback(registry: ModelRegistry, name: str, to: str = "", reason: str = "") -> Version:
+def rollback(registry: ModelRegistry, name: str, to: str | None = None, reason: str = "", override: str = "") -> Version:
     """Makes an earlier champion champion again and returns it, after verifying it.
 
     to: a version that was champion before; default: the previous champion, or the one before if that version was deleted
-    Raises InputError if there is none, IntegrityError for one that was changed; then nothing changes.
+    override: why a version is accepted that learned from withdrawn footage
+    Raises InputError if there is none, IntegrityError for one that was changed, Refused for withdrawn footage; then nothing changes.
     """
-    verified: dict[str, str] = {}
+    verified: dict[str, Verified] = {}
     while True:
         with registry.ledger.locked():
             entries = recover(registry, name)
             target = _target(registry, name, entries, to)
-            if verified.get(target.version) == target.tags.get("model_sha256"):
-                return _move(registry, target, champion_of(entries), "rollback", {"reason": reason.strip()})
-        verified[target.version] = verify_version(registry, target).model_sha256  # not under the lock: a model may be large
+            known = verified.get(target.version)
+            if known and known.model_sha256 == target.tags.get("model_sha256"):
+                facts = {"reason": reason.strip() or override.strip(), **_accepted(registry, target, known, override)}
+                return _move(registry, target, champion_of(entries), "rollback", facts)
+        verified[target.version] = verify_version(registry, target)  # not under the lock: a model may be large
 
 
-def adopt(registry: ModelRegistry, name: str, reason: str) -> Version:
+def adopt(registry: ModelRegistry, name: str, reason: str, override: str = "") -> Version:
     """Records the version to which alias `champion` was moved outside, after verifying it, and returns it.
 
+    An alias that is gone, or names a version that is gone, is restored: to the ledger's champion, or the newest former one that exists.
+    override: why a version is accepted that learned from withdrawn footage
     Raises InputError if the alias is where the ledger says, or without a reason.
     """
     if not reason.strip():
         raise InputError("release adopt", "--reason", "nothing", "why the alias was moved outside", "pass --reason REASON")
-    version = registry.version(name, "champion")
+    version, _ = _adopted(registry, name, registry.entries(name))
     verified = verify_version(registry, version)
     with registry.ledger.locked():
-        entries, chosen = registry.entries(name), registry.version(name, "champion")
-        if chosen.version == champion_of(entries):
+        entries = registry.entries(name, registry.ledger.remember())
+        chosen, has_alias = _adopted(registry, name, entries)
+        if has_alias and chosen.version == champion_of(entries):
             found = f"version {chosen.version}, as in the ledger"
             raise InputError(f"model {name}", "champion", found, "an alias that was moved outside", "nothing to record")
         if chosen.version != version.version:
             raise InputError(f"model {name}", "champion", "an alias that moves now", "one that stays", "try again")
-        facts = {"reason": reason.strip(), "metrics": _known_metrics(verified.metrics)}
+        facts = {"reason": reason.strip(), "metrics": _known_metrics(verified.metrics), **_accepted(registry, chosen, verified, override)}
         return _move(registry, chosen, champion_of(entries), "adopt", facts)
 
 
@@ -160,13 +170,22 @@ def collect(registry: ModelRegistry, name: str, keep: int = KEEP, reason: str = 
 
 
 def trust(registry: ModelRegistry, path: Path, name: str) -> keys.PublicKey:
-    """Lists a public key as trusted and returns it. Raises InputError if it is listed, or a file that holds several."""
+    """Lists a public key as trusted and returns it.
+
+    Raises InputError if it is listed, for a file that holds several, and for no name or that of another trusted key.
+    """
+    name = name.strip()
+    if not name:
+        raise InputError("release trust", "--name", "nothing", "the manager's name, as history shows it", "pass --name NAME")
     found = keys.read_public(path)
     if len(found) != 1:
         raise InputError(path, "", f"{len(found)} keys", "one public key", "pass one file per manager")
     with registry.ledger.locked():
-        registry.ledger.ensure()
-        if found[0].fingerprint in trusted_keys(registry.ledger.entries()):
+        entries = registry.ledger.ensure()
+        trusted = trusted_keys(entries)
+        if name.casefold() in {one["name"].strip().casefold() for one in entries if one.get("public_key") in {key.pem for key in trusted.values()}}:
+            raise InputError("release trust", "--name", name, "a name that no trusted key has", "choose another, or revoke the manager's former key")
+        if found[0].fingerprint in trusted:
             raise InputError(path, "", "a key that is trusted already", "a new key", "see 'moworld release keys'")
         registry.ledger.append({"action": TRUST, "model": "", "public_key": found[0].pem, "name": name})
     return found[0]
@@ -194,7 +213,7 @@ def recover(registry: ModelRegistry, name: str) -> list[dict[str, Any]]:
 
     Raises IntegrityError if alias `champion` is elsewhere for another reason.
     """
-    entries, model = registry.entries(name), registry.model(name)
+    model, entries = registry.model(name), registry.entries(name, registry.ledger.remember())
     alias, head = (model.aliases.get("champion"), model.tags.get(HEAD)) if model else (None, None)
     champion = champion_of(entries)
     if entries and head != entries[-1]["hash"]:
@@ -207,16 +226,15 @@ def recover(registry: ModelRegistry, name: str) -> list[dict[str, Any]]:
             return entries
     if alias != champion:
         found, expected = f"version {alias}" if alias else "no alias", f"version {champion}, as in the ledger" if champion else "none"
-        fix = f"move the alias back, or record it: moworld release adopt {name} --reason REASON"
-        raise IntegrityError(f"model {name}", "alias champion", found, expected, fix)
+        raise IntegrityError(f"model {name}", "alias champion", found, expected, adoption(name))
     return entries
 
 
-def _target(registry: ModelRegistry, name: str, entries: Sequence[dict[str, Any]], to: str) -> Version:
+def _target(registry: ModelRegistry, name: str, entries: Sequence[dict[str, Any]], to: str | None) -> Version:
     versions = {version.version: version for version in registry.versions(name)}
     current, stack = champion_of(entries), champions(entries)
     earlier = [version for version in stack[:-1] if version != current]
-    if to:
+    if to is not None:
         promoted = {str(entry["version"]) for entry in entries if entry["action"] in MOVES} - {current}
         if to not in promoted or to not in versions:
             known = ", ".join(sorted(promoted & versions.keys(), key=int)) or "none"
@@ -228,6 +246,30 @@ def _target(registry: ModelRegistry, name: str, entries: Sequence[dict[str, Any]
             return versions[number]
     found = f"no earlier champion{' that still exists' if earlier else ''}"
     raise InputError(f"model {name}", "champion", found, "a version that was promoted before", "see 'moworld release history'")
+
+
+def _adopted(registry: ModelRegistry, name: str, entries: Sequence[dict[str, Any]]) -> tuple[Version, bool]:
+    """Returns the version that `adopt` records; True if alias `champion` names it. Raises InputError if there is none."""
+    model = registry.model(name)
+    versions = {version.version: version for version in registry.versions(name)}
+    if model is None:
+        registry.version(name, "champion")  # raises: no such model
+    elif (alias := model.aliases.get("champion", "")) in versions:
+        return versions[alias], True
+    for number in reversed(champions(entries)):
+        if number in versions:
+            return versions[number], False
+    found, fix = "no alias, and no former champion that exists", "set it in MLflow to a version, then adopt that one"
+    raise InputError(f"model {name}", "alias champion", found, "an alias of a version", fix)
+
+
+def _accepted(registry: ModelRegistry, version: Version, verified: Verified, override: str) -> dict[str, Any]:
+    """Returns what the ledger records of withdrawn footage. Raises Refused if a version learned from some and there is no override."""
+    rows = _withdrawn(registry, version, verified)
+    if rows and not override.strip():
+        text = f"{version.name} version {version.version} did not become champion: {failures(rows)}; --override REASON accepts it"
+        raise Refused(text, {"name": version.name, "version": version.version, "gates": rows})
+    return {"override": override.strip(), "verdict": rows} if override.strip() else {}
 
 
 def _move(registry: ModelRegistry, chosen: Version, previous: str | None, action: str, facts: dict[str, Any]) -> Version:

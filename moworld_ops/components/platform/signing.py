@@ -5,9 +5,11 @@ envelope is DSSE, its payload an in-toto statement with the SHA-256 of every fil
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
 
 from moworld.errors import InputError, IntegrityError
 from moworld.extras import require
@@ -17,6 +19,53 @@ from moworld_ops.components.platform.keys import PublicKey
 
 PAYLOAD, PREDICATE = "application/vnd.in-toto+json", "https://model_signing/signature/v1.0"
 RESTORE = "restore the model from the registry"
+
+
+class _PublicKey(BaseModel):
+    hint: str
+
+
+class _Material(BaseModel):
+    publicKey: _PublicKey
+
+
+class _Signature(BaseModel):
+    sig: str
+
+
+class _Envelope(BaseModel):
+    payload: str
+    payloadType: str
+    signatures: Annotated[list[_Signature], Field(min_length=1)]
+
+
+class _Bundle(BaseModel):
+    """A signature as OpenSSF model signing writes it, in the names of Sigstore's format."""
+
+    verificationMaterial: _Material
+    dsseEnvelope: _Envelope
+
+
+class _Resource(BaseModel):
+    name: str
+    digest: str
+    algorithm: str
+
+
+class _Predicate(BaseModel):
+    resources: list[_Resource]
+
+
+class _Subject(BaseModel):
+    digest: dict[str, str]
+
+
+class _Statement(BaseModel):
+    """What is signed: the SHA-256 of every file, and of all of them."""
+
+    predicateType: str
+    predicate: _Predicate
+    subject: Annotated[list[_Subject], Field(min_length=1)]
 
 
 def sign(model: Path, signature: Path) -> None:
@@ -50,17 +99,16 @@ def signed_hashes(subject: str, signature: bytes, accepted: Sequence[PublicKey])
         expected = f"a public key in keys/trusted/ of the state folder, or {keys.PUBLIC}"
         raise InputError(subject, "signature", "no public key to verify it with", expected, "copy signing.pub of the registry's manager")
     try:
-        bundle = json.loads(signature)
-        envelope = bundle["dsseEnvelope"]
-        payload, found = keys.decode(envelope["payload"]), keys.decode(envelope["signatures"][0]["sig"])
-        hint = bundle["verificationMaterial"]["publicKey"]["hint"]
-        typed = envelope["payloadType"] == PAYLOAD
-    except (ValueError, KeyError, IndexError, TypeError):
+        bundle = _Bundle.model_validate_json(signature)
+    except ValidationError:
         raise _changed(subject, "a signature that cannot be read") from None
+    envelope, hint = bundle.dsseEnvelope, bundle.verificationMaterial.publicKey.hint
+    payload, found = keys.decode(envelope.payload), keys.decode(envelope.signatures[0].sig)
+    typed = envelope.payloadType == PAYLOAD
     data = b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
     if hint not in {key.fingerprint for key in accepted}:
         known = ", ".join(key.fingerprint[:12] for key in accepted)
-        found_key = f"a signature by key {str(hint)[:12]}, so it is not what was signed with a trusted key"
+        found_key = f"a signature by key {hint[:12]}, so it is not what was signed with a trusted key"
         raise IntegrityError(subject, "signature", found_key, f"one by a trusted key: {known}", "see 'moworld release keys'")
     if not (typed and any(key.verifies(found, data) for key in accepted if key.fingerprint == hint)):
         raise _changed(subject, "a signature that its key did not make")
@@ -81,14 +129,14 @@ def compare(subject: str, artifacts: Artifacts, expected: dict[str, str]) -> dic
 
 def _files(subject: str, payload: bytes) -> dict[str, str]:
     try:
-        statement = json.loads(payload)
-        resources = statement["predicate"]["resources"]
-        files = {str(one["name"]): str(one["digest"]) for one in resources}
-        root = hashlib.sha256(b"".join(bytes.fromhex(one["digest"]) for one in resources)).hexdigest()
-        sound = statement["predicateType"] == PREDICATE and statement["subject"][0]["digest"]["sha256"] == root
-        sound = sound and len(files) == len(resources) and {one["algorithm"] for one in resources} <= {"sha256"}
-    except (ValueError, KeyError, IndexError, TypeError):
-        sound = False
+        statement = _Statement.model_validate_json(payload)
+        resources = statement.predicate.resources
+        files = {one.name: one.digest for one in resources}
+        root = hashlib.sha256(b"".join(bytes.fromhex(one.digest) for one in resources)).hexdigest()
+    except ValueError:
+        raise _changed(subject, "a signed statement of an unknown form") from None
+    sound = statement.predicateType == PREDICATE and statement.subject[0].digest.get("sha256") == root
+    sound = sound and len(files) == len(resources) and {one.algorithm for one in resources} <= {"sha256"}
     if not sound:
         raise _changed(subject, "a signed statement of an unknown form")
     return files

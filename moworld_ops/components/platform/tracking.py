@@ -3,19 +3,26 @@
 Only reading is here; what MLflow writes, its own client writes (registry.py).
 """
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
 
-from moworld.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from moworld.errors import InputError, IntegrityError, invalid_value
 from moworld.extras import require
 from moworld_ops.components.platform.artifacts import request
 
 CONNECT_SECONDS = 5
+LISTING_SECONDS = 8.0  # for all pages of one listing
+STRICT = ConfigDict(strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Version:
     """One version of a registered model: `source` is the URI of its folder, `tags` its lineage, `created` seconds since 1970."""
 
@@ -28,7 +35,7 @@ class Version:
     created: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Model:
     """A registered model: alias -> version, and its tags."""
 
@@ -54,21 +61,46 @@ def store_at(uri: str) -> Store:
     """Returns the store at an MLflow URI: http(s)://, sqlite:/// or postgresql://. Raises InputError for another kind."""
     if uri.startswith(("http://", "https://")):
         return RestStore(uri)
-    if uri.startswith(("sqlite:///", "postgresql")):
+    if uri.startswith(("sqlite:///", "postgresql", "postgres:")):
         return SqlStore(uri)
     raise InputError(uri, "registry.tracking", "an unknown kind of address", "http(s)://, sqlite:/// or postgresql://", "correct it")
+
+
+def sqlite_uri(path: Path) -> str:
+    """Returns the address of a SQLite file. Characters that have a meaning in a URL are escaped."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Returns the file of an address of SQLite, as SQLAlchemy and so MLflow read it; None for an address of another kind."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    database = engine_at(uri).url.database
+    return Path(database) if database else None
+
+
+def with_driver(uri: str) -> str:
+    """Returns an address of PostgreSQL with the driver that is installed, psycopg2, if it names none; any other address as it is."""
+    scheme, colon, rest = uri.partition("://")
+    return f"postgresql+psycopg2://{rest}" if colon and scheme in ("postgresql", "postgres") else uri
 
 
 def engine_at(uri: str) -> Any:
     """Returns SQLAlchemy's engine for a database, which connects at its first use and within a few seconds."""
     sqlalchemy = require("sqlalchemy", "registry")
     if uri.startswith("sqlite"):
-        return sqlalchemy.create_engine(uri, connect_args={"timeout": 60})
-    if not uri.startswith("postgresql"):
+        try:
+            engine = sqlalchemy.create_engine(uri, connect_args={"timeout": 60})
+        except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+            raise InputError("registry", "database", str(error), "sqlite:///FILE", "correct it") from None
+        if not engine.url.database or engine.url.database.startswith(":memory:"):
+            raise InputError("registry", "database", uri, "sqlite:///FILE", "name a file")
+        return engine
+    if not uri.startswith(("postgresql", "postgres:")):
         raise InputError("registry", "database", uri.partition(":")[0][:40], "postgresql+psycopg2://... or sqlite:///...", "correct it")
     try:
-        return sqlalchemy.create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
-    except sqlalchemy.exc.ArgumentError as error:
+        return sqlalchemy.create_engine(with_driver(uri), connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+    except (sqlalchemy.exc.ArgumentError, ImportError) as error:
         raise InputError("registry", "database", str(error), "a URL of SQLAlchemy, postgresql+psycopg2://...", "correct it") from None
 
 
@@ -82,8 +114,89 @@ def readable(engine: Any) -> Iterator[None]:
     except exc.DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
         line = " ".join(str(error.orig).split())[:200]
-        fix = "restore the file from a copy" if engine.dialect.name == "sqlite" else "check address, credentials and that it runs"
-        raise InputError(where, "", line, "MLflow's database", fix) from None
+        raise InputError(where, "", line, "MLflow's database", remedy(engine, line)) from None
+
+
+def remedy(engine: Any, line: str) -> str:
+    """Returns how to correct an error of a database. line: the driver's message"""
+    if engine.dialect.name != "sqlite":
+        return "free space on its disk" if "No space left" in line else "check address, credentials and that it runs"
+    folder = Path(engine.url.database).absolute().parent
+    known = {
+        "full": f"free space in {folder}",
+        "readonly": f"check the permissions of the file and of {folder}",
+        "unable to open": f"check the path, and the permissions of {folder}",
+        "locked": "end the program that holds it, then try again",
+        "disk I/O": f"check the disk of {folder}, and that it has space",
+    }
+    return next((fix for words, fix in known.items() if words in line), "restore the file from a copy")
+
+
+class _Alias(BaseModel):
+    alias: str
+    version: str | int
+
+
+class _Tag(BaseModel):
+    key: str
+    value: str = ""
+
+
+class _RestModel(BaseModel):
+    name: str
+    aliases: list[_Alias] = []
+    tags: list[_Tag] = []
+
+
+class _RestVersion(BaseModel):
+    version: Annotated[int, Field(ge=1)]
+    run_id: str = ""
+    source: str = ""
+    creation_timestamp: float = 0
+    tags: list[_Tag] = []
+
+
+class _Models(BaseModel):
+    """An answer with registered models."""
+
+    registered_models: list[_RestModel] = []
+    next_page_token: str = ""
+
+
+class _Versions(BaseModel):
+    """An answer with versions of a model."""
+
+    model_versions: list[_RestVersion] = []
+    next_page_token: str = ""
+
+
+class _Metric(BaseModel):
+    key: str
+    value: float  # also "NaN" and "Infinity"
+
+
+class _Data(BaseModel):
+    metrics: list[_Metric] = []
+
+
+class _Run(BaseModel):
+    data: _Data = _Data()
+
+
+class _RunAnswer(BaseModel):
+    """An answer with a run."""
+
+    run: _Run
+
+
+class _Refusal(BaseModel):
+    """An answer with an error."""
+
+    message: str
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Page = TypeVar("Page", _Models, _Versions)
 
 
 class SqlStore:
@@ -92,27 +205,36 @@ class SqlStore:
     def __init__(self, uri: str) -> None:
         self.engine = engine_at(uri)
 
-    def _rows(self, query: str, **values: Any) -> list[Any]:
+    def _rows(self, form: Any, query: str, **values: Any) -> list[Any]:
+        """Returns the rows of a query, each a tuple of type `form`. Raises IntegrityError for a value of another type."""
         from sqlalchemy import text
 
         with readable(self.engine), self.engine.connect() as connection:
-            return list(connection.execute(text(query), values))
+            rows = [tuple(row) for row in connection.execute(text(query), values)]
+        try:
+            return TypeAdapter(list[form], config=STRICT).validate_python(rows)
+        except ValidationError as error:
+            where = self.engine.url.render_as_string(hide_password=True)
+            wrong = invalid_value(where, error, "restore the database from a copy")
+            raise IntegrityError(where, query.partition("FROM ")[2].split()[0], wrong.found, wrong.expected, wrong.fix) from None
 
     def models(self) -> list[Model]:
         aliases: dict[str, dict[str, str]] = {}
-        for name, alias, version in self._rows("SELECT name, alias, version FROM registered_model_aliases ORDER BY alias"):
+        for name, alias, version in self._rows(tuple[str, str, int], "SELECT name, alias, version FROM registered_model_aliases ORDER BY alias"):
             aliases.setdefault(name, {})[alias] = str(version)
         tags: dict[str, dict[str, str]] = {}
-        for name, key, value in self._rows("SELECT name, key, value FROM registered_model_tags"):
-            tags.setdefault(name, {})[key] = value
-        names = self._rows("SELECT name FROM registered_models ORDER BY name")
+        for name, key, value in self._rows(tuple[str, str, str | None], "SELECT name, key, value FROM registered_model_tags"):
+            tags.setdefault(name, {})[key] = value or ""
+        names = self._rows(tuple[str], "SELECT name FROM registered_models ORDER BY name")
         return [Model(name, aliases.get(name, {}), tags.get(name, {})) for (name,) in names]
 
     def versions(self, model: Model) -> list[Version]:
         tags: dict[int, dict[str, str]] = {}
-        for version, key, value in self._rows("SELECT version, key, value FROM model_version_tags WHERE name = :name", name=model.name):
-            tags.setdefault(version, {})[key] = value
+        query = "SELECT version, key, value FROM model_version_tags WHERE name = :name"
+        for version, key, value in self._rows(tuple[int, str, str | None], query, name=model.name):
+            tags.setdefault(version, {})[key] = value or ""
         rows = self._rows(
+            tuple[int, str | None, str | None, int | None],
             "SELECT version, run_id, source, creation_time FROM model_versions"
             " WHERE name = :name AND current_stage <> 'Deleted_Internal' ORDER BY version",
             name=model.name,
@@ -123,7 +245,7 @@ class SqlStore:
         ]
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        rows = self._rows("SELECT key, value FROM latest_metrics WHERE run_uuid = :run AND NOT is_nan", run=run_id)
+        rows = self._rows(tuple[str, float], "SELECT key, value FROM latest_metrics WHERE run_uuid = :run AND NOT is_nan", run=run_id)
         return {key: float(value) for key, value in rows}
 
 
@@ -133,45 +255,52 @@ class RestStore:
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
 
-    def _get(self, path: str, **parameters: str) -> dict[str, Any]:
+    def _get(self, form: type[Answer], path: str, **parameters: str) -> Answer:
+        """Returns an answer in its form. Raises InputError for any other one."""
         answer = request("GET", f"{self.uri}/api/2.0/mlflow/{path}", params=parameters)
         try:
-            found = dict(answer.json())
-        except (ValueError, TypeError):
-            found = {"message": "an answer that is not JSON"}
-        if answer.status_code != 200 or found.keys() == {"message"}:
-            message = str(found.get("message", ""))[:200]
-            raise InputError(self.uri, path, f"status {answer.status_code}: {message}", "an answer of MLflow's API", "check the address")
-        return found
+            if answer.status_code == 200:
+                return form.model_validate_json(answer.content)
+            found = _Refusal.model_validate_json(answer.content).message[:200]
+        except ValidationError as error:
+            found = invalid_value("", error, "").found if answer.content else "nothing"
+        raise InputError(self.uri, path, f"status {answer.status_code}: {found}", "an answer of MLflow's API", "check the address")
 
-    def _pages(self, path: str, key: str, **parameters: str) -> Iterator[dict[str, Any]]:
-        token = ""
+    def _pages(self, form: type[Page], path: str, **parameters: str) -> Iterator[Page]:
+        """Yields the pages of a listing. Raises InputError for one that does not end within LISTING_SECONDS."""
+        token, seen, end = "", set[str](), time.monotonic() + LISTING_SECONDS
         while True:
-            found = self._get(path, max_results="1000", **parameters, **({"page_token": token} if token else {}))
-            yield from found.get(key, [])
-            token = found.get("next_page_token", "")
+            found = self._get(form, path, max_results="1000", **parameters, **({"page_token": token} if token else {}))
+            yield found
+            token = found.next_page_token
             if not token:
                 return
+            if token in seen or time.monotonic() > end:
+                wrong = "the same page again" if token in seen else f"more pages after {LISTING_SECONDS:.0f} s"
+                raise InputError(self.uri, path, wrong, "a listing that ends", "check the address, and the server's log")
+            seen.add(token)
 
     def models(self) -> list[Model]:
         found = []
-        for one in self._pages("registered-models/search", "registered_models"):
-            aliases = {entry["alias"]: str(entry["version"]) for entry in one.get("aliases", [])}
-            found.append(Model(one["name"], aliases, {tag["key"]: tag.get("value", "") for tag in one.get("tags", [])}))
+        for page in self._pages(_Models, "registered-models/search"):
+            for one in page.registered_models:
+                aliases = {entry.alias: str(entry.version) for entry in one.aliases}
+                found.append(Model(one.name, aliases, {tag.key: tag.value for tag in one.tags}))
         return sorted(found, key=lambda model: model.name)
 
     def versions(self, model: Model) -> list[Version]:
         quoted = model.name.replace("'", "''")
         found = []
-        for one in self._pages("model-versions/search", "model_versions", filter=f"name='{quoted}'"):
-            number, tags = str(one["version"]), {tag["key"]: tag.get("value", "") for tag in one.get("tags", [])}
-            made = float(one.get("creation_timestamp", 0)) / 1000
-            found.append(Version(model.name, number, _aliases(model, number), one.get("run_id", ""), one.get("source", ""), tags, made))
+        for page in self._pages(_Versions, "model-versions/search", filter=f"name='{quoted}'"):
+            for one in page.model_versions:
+                number, tags = str(one.version), {tag.key: tag.value for tag in one.tags}
+                made = one.creation_timestamp / 1000
+                found.append(Version(model.name, number, _aliases(model, number), one.run_id, one.source, tags, made))
         return sorted(found, key=lambda version: int(version.version))
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        data = self._get("runs/get", run_id=run_id)["run"].get("data", {})
-        return {one["key"]: float(one["value"]) for one in data.get("metrics", []) if one["value"] not in ("NaN", "Infinity", "-Infinity")}
+        metrics = self._get(_RunAnswer, "runs/get", run_id=run_id).run.data.metrics
+        return {one.key: one.value for one in metrics if math.isfinite(one.value)}
 
 
 def _aliases(model: Model, version: str) -> tuple[str, ...]:

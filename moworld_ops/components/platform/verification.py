@@ -1,7 +1,8 @@
 """Verifies that a registered version is unchanged since it was signed, measured and promoted. Each check starts from the signatures."""
 
 import json
-import math
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from moworld.files import sha256_of_hashes
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
 from moworld_ops.components.platform.keys import PublicKey
-from moworld_ops.components.platform.ledger import accepted_keys, champion_of, with_former_evidence
+from moworld_ops.components.platform.ledger import accepted_keys, adoption, champion_of, with_former_evidence
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version, model_folder
 
 UNTAGGED = ("model", "version", "images")  # facts of the signed evidence that MLflow has in another form
@@ -78,9 +79,16 @@ def released(registry: ModelRegistry, reference: str) -> Version:
     version = registry.find(reference)
     lines = [entry for entry in registry.ledger.entries() if entry["model"] == version.name]
     if reference.partition("@")[2] in ("", "champion") and (champion := champion_of(lines)):
-        fix = f"move the alias back, or record it: moworld release adopt {version.name} --reason REASON"
-        _require_equal(f"model {version.name}", "alias champion", version.version, champion, "the ledger", fix)
+        _require_equal(f"model {version.name}", "alias champion", version.version, champion, "the ledger", adoption(version.name))
     return version
+
+
+def recorded(registry: ModelRegistry, reference: str) -> Version:
+    """Returns a version as `ModelRegistry.find`, with the ledger's champion for a champion's name, wherever the alias is."""
+    name, at, which = reference.partition("@")
+    if (which == "champion" or not at) and registry.model(name) and (champion := champion_of(registry.entries(name))):
+        return registry.version(name, champion)
+    return registry.find(reference)
 
 
 def verify_evidence(registry: ModelRegistry, version: Version) -> Verified:
@@ -107,12 +115,14 @@ def verify_release(registry: ModelRegistry, version: Version) -> int:
     """
     verify_version(registry, version)
     entries = registry.entries(version.name)
+    if os.environ.get(keys.PUBLIC) and not any("key" in entry for entry in registry.ledger.entries()):
+        fix = f"restore the ledger from a copy of the database, or unset {keys.PUBLIC}"
+        raise IntegrityError(registry.ledger.where, "line 1", "no signed line", f"one by a key of {keys.PUBLIC}", fix)
     model, last = registry.model(version.name), entries[-1] if entries else {}
     if model is None:
         raise InputError(f"model {version.name}", "", "no such model", "a registered model", "see 'moworld release list'")
     subject, source = f"model {version.name}", "the ledger's last line"
-    fix = f"move the alias back, or record it: moworld release adopt {version.name} --reason REASON"
-    _require_equal(subject, "alias champion", str(model.aliases.get("champion")), str(last.get("version")), source, fix)
+    _require_equal(subject, "alias champion", str(model.aliases.get("champion")), str(last.get("version")), source, adoption(version.name))
     _require_equal(subject, f"tag {HEAD}", model.tags.get(HEAD), last.get("hash"), source)
     for entry in entries:
         if entry["version"] == version.version and "model_sha256" in entry:
@@ -128,7 +138,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, float]:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             numbers.update(flat(value, f"{name}."))
-        elif isinstance(value, int | float) and math.isfinite(value):
+        elif isinstance(value, int | float) and abs(value) <= sys.float_info.max:  # also omits NaN, and integers that are no float
             numbers[name] = float(value)
     return numbers
 
@@ -160,7 +170,7 @@ def _read(artifacts: Artifacts, name: str) -> bytes:
 def _json(subject: str, artifacts: Artifacts, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(_read(artifacts, name)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(subject, name, error, "a JSON object", "register the model again") from None
 
 

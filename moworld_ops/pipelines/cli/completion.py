@@ -32,13 +32,13 @@ def _versions() -> dict[str, list[str]]:
     """Returns the aliases and versions of every model in the state folder, by name."""
     from moworld.errors import InputError
     from moworld_ops.components.platform.home import home
-    from moworld_ops.components.platform.tracking import store_at
+    from moworld_ops.components.platform.tracking import sqlite_uri, store_at
 
     database = home() / "mlflow" / "mlflow.db"
     if not database.is_file():
         return {}
     try:
-        store = store_at(f"sqlite:///{database}")
+        store = store_at(sqlite_uri(database))
         return {model.name: [*model.aliases, *(version.version for version in store.versions(model))] for model in store.models()}
     except InputError:  # a damaged database: no name is offered
         return {}

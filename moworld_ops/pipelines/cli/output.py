@@ -1,6 +1,7 @@
 """Output of the commands: results on stdout as a table or JSON, everything else on stderr."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,17 @@ NARROW = 13  # characters of a column that is folded, with its border
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON document on stdout."""
-    print(json.dumps(value, indent=1, default=str))
+    """Prints one JSON document on stdout; a number that is not finite is null."""
+    print(json.dumps(_finite(value), indent=1, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Returns a value with None for numbers that JSON does not have: NaN and the infinite ones."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

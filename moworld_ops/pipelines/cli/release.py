@@ -1,6 +1,7 @@
 """CLI commands `release list`, `history`, `compare`, `gates`, `promote`, `rollback`, `adopt`, `verify`, `gc`, `keys`, `trust` and `revoke`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from moworld.errors import InputError
-from moworld_ops.pipelines.cli import completion
+from moworld.errors import InputError, printable
+from moworld_ops.pipelines.cli import completion, output
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
-from moworld_ops.pipelines.cli.output import note, print_result, print_rows, working
+from moworld_ops.pipelines.cli.output import note, working
 
 app = Commands(help="Compare, promote, roll back and verify registered models.")
 Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION.", autocompletion=completion.references)]
@@ -22,8 +23,24 @@ VERIFIED = "NAME@ALIAS, NAME@VERSION, or a video of 'rollout' with its record."
 PLACE = "Profile with the registry; default: MLFLOW_TRACKING_URI, or the state folder."
 Where = Annotated[str, option(PLACE, "--profile", autocompletion=completion.profiles)]
 Reason = Annotated[str, option("Reason, written to the ledger.")]
+Withdrawn = Annotated[str, option("Accept a version that learned from withdrawn footage; the reason is written to the ledger.", metavar="REASON")]
 Patch = Annotated[Path | None, option("Write a kustomize patch with which the player serves this version.", panel="Output")]
+UNPINNED = (
+    "warning: no key of this registry is pinned on this machine, so a ledger rewritten whole by another key would pass; get a manager's"
+    " signing.pub another way and set MOWORLD_SIGNING_PUBLIC_KEY to it"
+)
 SHOWN = 3  # metrics of a version in a table
+
+
+def print_result(json: bool, value: Any, text: str) -> None:
+    """Prints a result. Names and reasons are of other people: what is not printable is escaped."""
+    output.print_result(json, value, printable(text))
+
+
+def print_rows(json: bool, value: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints rows as `print_result` prints a text."""
+    shown = [[None if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    output.print_rows(json, value, printable(title), columns, shown)
 
 
 def open_registry(profile: str = "") -> Any:
@@ -101,11 +118,13 @@ def compare(
 
     if page is not None:
         output_file(page)
-    from moworld_ops.components.platform.verification import flat
+    from moworld_ops.components.platform.verification import flat, recorded
 
     registry = open_registry(profile)
-    first = registry.find(candidate)
-    second = registry.find(champion or f"{first.name}@champion")
+    first = recorded(registry, candidate)
+    second = recorded(registry, champion or f"{first.name}@champion")
+    for version in {first.name: first, second.name: second}.values():
+        _note_moved_alias(registry, version.name)
     both = [registry.metrics(version) for version in (first, second)]
     ours, theirs = map(flat, both)
     rows = []
@@ -123,7 +142,7 @@ def compare(
         folders = [registry.folder_of(version).parent / "evidence" for version in (first, second)]
         write_comparison(page, [f"{version.name} version {version.version}" for version in (first, second)], both, folders)
     found = {"candidate": first.version, "champion": second.version, "metrics": rows}
-    numbers = [("" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion")) for r in rows]
+    numbers = [["" if r[k] is None else f"{r[k]:.5g}" for k in ("candidate", "champion")] for r in rows]
     shown = [(r["metric"], *n, "" if r["delta"] is None else f"{r['delta']:+.3g}", r["verdict"]) for r, n in zip(rows, numbers, strict=True)]
     title = f"{first.name}: version {first.version} and version {second.version}"
     print_rows(json, found, title, ("metric", "candidate", "champion", "delta", ""), shown)
@@ -178,12 +197,15 @@ def promote(
     Its signatures must be valid; no option overrides that.
     """
     from moworld_ops.components.platform import releases
-    from moworld_ops.components.platform.serving import write_patch
+    from moworld_ops.components.platform.serving import planned_patch
 
     registry, version, settings = _candidate(candidate, profile)
-    done, decision = releases.promote(registry, version, settings.gates, settings.registry.profile, reason, override)
-    if patch is not None:
-        write_patch(patch, done)
+    with planned_patch(patch) as write_patch:
+        done, decision = releases.promote(registry, version, settings.gates, settings.registry.profile, reason, override)
+        write_patch(done)
+    if decision.champion == done.version and not decision.failed:
+        print_result(json, asdict(done), f"{done.name} version {done.version} is already champion; nothing was recorded")
+        return
     against = f", despite {len(decision.failed)} failed gates" if decision.failed else ""
     print_result(json, asdict(done), f"{done.name} version {done.version} is champion{against}")
 
@@ -191,8 +213,9 @@ def promote(
 @app.command()
 def rollback(
     model: Name,
-    to: Annotated[str, option("Version that was champion before; default: the previous champion.", metavar="VERSION")] = "",
+    to: Annotated[str | None, option("Version that was champion before; default: the previous champion.", metavar="VERSION")] = None,
     reason: Reason = "",
+    override: Withdrawn = "",
     patch: Patch = None,
     profile: Where = "",
     json: Json = False,
@@ -202,25 +225,25 @@ def rollback(
     Example: moworld release rollback moworld-pocket --reason "walls flicker" --patch player.yaml
     """
     from moworld_ops.components.platform import releases
-    from moworld_ops.components.platform.serving import write_patch
+    from moworld_ops.components.platform.serving import planned_patch
 
-    done = releases.rollback(open_registry(profile), model, to, reason)
-    if patch is not None:
-        write_patch(patch, done)
+    with planned_patch(patch) as write_patch:
+        done = releases.rollback(open_registry(profile), model, to, reason, override)
+        write_patch(done)
     print_result(json, asdict(done), f"{done.name} version {done.version} is champion again")
 
 
 @app.command()
-def adopt(model: Name, reason: Reason = "", profile: Where = "", json: Json = False) -> None:
+def adopt(model: Name, reason: Reason = "", override: Withdrawn = "", profile: Where = "", json: Json = False) -> None:
     """Record in the ledger that alias champion was moved outside of it.
 
     Example: moworld release adopt moworld-pocket --reason "moved in MLflow while the ledger was unreachable"
 
-    The version must be unchanged since it was registered. To undo the move instead, set the alias back in MLflow.
+    The version must be unchanged since it was registered. An alias that is gone is restored to the ledger's champion. To undo the move instead, set the alias back in MLflow.
     """
     from moworld_ops.components.platform import releases
 
-    done = releases.adopt(open_registry(profile), model, reason)
+    done = releases.adopt(open_registry(profile), model, reason, override)
     print_result(json, asdict(done), f"{done.name} version {done.version} is champion, as adopted")
 
 
@@ -241,6 +264,7 @@ def verify(
     alias. Of a video, checked are its SHA-256, the signature of its record (FILE.json), and, if the registry has the version that it names,
     model and data revision. Nothing is written, and no private key is needed. Exit status 1 if anything was changed.
     """
+    from moworld_ops.components.platform.ledger import withdrawals
     from moworld_ops.components.platform.provenance import is_file_reference
     from moworld_ops.components.platform.verification import verify_release
 
@@ -250,7 +274,17 @@ def verify(
     registry = open_registry(profile)
     version = registry.find(reference)
     entries = verify_release(registry, version)
+    lines, pinned = registry.ledger.entries(), bool(registry.ledger.pinned())
+    withdrawn = [
+        f"{one['source']} ({one['reason']})"
+        for one in withdrawals(lines, f"{version.name}@{version.version}", version.tags.get("data_revision", ""))
+    ]
     found = {"model": version.name, "version": version.version, "signature": "valid", "ledger_entries": entries}
+    found |= {"ledger_key_pinned": pinned, "withdrawn_footage": withdrawn}
+    for one in withdrawn:
+        note(printable(f"warning: it learned from withdrawn footage: {one}"))
+    if not pinned:
+        note(UNPINNED)
     text = f"{version.name} version {version.version}: signatures and metrics valid; ledger: {entries} entries, unbroken"
     print_result(json, found, text)
 
@@ -361,6 +395,15 @@ def _candidate(reference: str, profile: str) -> tuple[Any, Any, Any]:
     if settings.registry.name != version.name:
         raise InputError("--profile", profile, f"gates for {settings.registry.name}", f"the profile of {version.name}", "pass --profile")
     return registry, version, settings
+
+
+def _note_moved_alias(registry: Any, name: str) -> None:
+    from moworld_ops.components.platform.ledger import champion_of
+
+    champion, model = champion_of(registry.entries(name)), registry.model(name)
+    alias = model.aliases.get("champion") if model else None
+    if champion and alias != champion:
+        note(printable(f"warning: MLflow's alias champion of {name} is {alias or 'missing'}; the ledger's champion is version {champion}"))
 
 
 def _time(seconds: float) -> str:

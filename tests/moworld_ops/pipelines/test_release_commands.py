@@ -5,42 +5,15 @@ import json
 import random
 import shutil
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from moworld.files import sha256_tree
 from moworld_ops.pipelines.cli import completion
-from moworld_ops.pipelines.cli.app import main
 from tests.moworld_ops.components.platform.registries import NAME, run_folder, sql, state
-
-
-@pytest.fixture
-def moworld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the entry point in this process and returns exit status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["moworld", "release", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return (ended.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def profile(tmp_path: Path) -> Path:
-    """A profile of the registry's model, whose gates are those that the ledger records."""
-    from tests.moworld_ops.components.platform.registries import GATES
-
-    values = yaml.safe_load(Path("moworld_ops/pipelines/profiles/test.yaml").read_text())
-    values |= {"registry": {"name": NAME}, "gates": [gate.model_dump(exclude_defaults=True) for gate in GATES]}
-    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "profile.yaml"
 
 
 def one_line(text: str) -> str:
@@ -190,9 +163,9 @@ def test_lists_history_and_comparisons_have_dates_metrics_reasons_and_verdicts(h
     assert "faster" in moworld("history", NAME)[1]
 
 
-@pytest.mark.parametrize(("to", "version"), [("", "2"), ("1", "1"), ("2", "2")])
+@pytest.mark.parametrize(("to", "version"), [(None, "2"), ("1", "1"), ("2", "2")])
 def test_a_rollback_writes_the_patch_of_the_version_it_returns_to(home, tmp_path, moworld, to, version):
-    status, out, _ = moworld("rollback", NAME, "--to", to, "--reason", "dark", "--patch", tmp_path / "player.yaml", "--json")
+    status, out, _ = moworld("rollback", NAME, *(("--to", to) if to else ()), "--reason", "dark", "--patch", tmp_path / "player.yaml", "--json")
     assert status == 0 and json.loads(out)["version"] == version
     annotations = yaml.safe_load((tmp_path / "player.yaml").read_text())["spec"]["template"]["metadata"]["annotations"]
     assert annotations == {"moworld/model": f"{NAME}@{version}", "moworld/model-sha256": json.loads(out)["tags"]["model_sha256"]}
@@ -214,6 +187,7 @@ def test_a_shell_completes_models_and_their_versions(home, moworld):
 
 def test_reading_does_not_import_mlflow(home, moworld):
     import subprocess
+    import sys
 
     commands = ("list", f"history {NAME}", f"verify {NAME}", f"compare {NAME}@4", "keys")
     for command in commands:

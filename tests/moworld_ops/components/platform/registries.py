@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def sql(home: Path, statement: str, *values: Any) -> None:
     with sqlite3.connect(home / "mlflow" / "mlflow.db") as connection:
         connection.execute(statement, values)
     connection.close()
+
+
+def forget(home: Path) -> None:
+    """Removes what a state folder remembers of its registry: the first key and the last line that were seen."""
+    shutil.rmtree(home / "keys" / "registries")
 
 
 def run_folder(home: Path, version: str) -> Path:

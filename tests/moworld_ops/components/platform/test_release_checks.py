@@ -18,7 +18,7 @@ from moworld_ops.components.platform.registry import ModelRegistry
 from moworld_ops.components.platform.serving import fetch
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import verified_folder, verify_release, verify_version
-from tests.moworld_ops.components.platform.registries import GATES, NAME, promote, register_version, run_folder, sql, state
+from tests.moworld_ops.components.platform.registries import GATES, NAME, forget, promote, register_version, run_folder, sql, state
 from tests.moworld_ops.components.platform.test_verification import flip_byte, rehashed, write_rows
 
 CASES = range(20)
@@ -381,6 +381,7 @@ def test_a_clock_behind_the_last_line_is_refused(home, hours):
     line = {**entries[-1], "time": later.isoformat(timespec="seconds")}
     line["hash"] = ledger.entry_hash(line)
     text = ledger.encode(line)
+    forget(home)
     sql(home, "UPDATE moworld_ledger SET line = ?, signature = ? WHERE position = ?", text, keys.encode(keys.sign(text.encode())[0]), line["index"])
     sql(home, "UPDATE registered_model_tags SET value = ? WHERE key = 'ledger_head'", line["hash"])
     before = state(home)
@@ -402,6 +403,7 @@ def test_a_champion_without_files_does_not_block_a_promotion(home, gone, recorde
     if not recorded:  # as in lines before the ledger recorded metrics
         entries = [{key: value for key, value in entry.items() if key != "metrics"} for entry in registry.ledger.entries()]
         rows = rehashed([(ledger.encode(entry), "") for entry in entries])
+        forget(home)
         write_rows(home / "mlflow" / "mlflow.db", [(text, keys.encode(keys.sign(text.encode())[0])) for text, _ in rows])
         sql(home, "UPDATE registered_model_tags SET value = ? WHERE key = 'ledger_head'", json.loads(rows[-1][0])["hash"])
     if recorded or override or gone == "model":  # the model itself is not compared

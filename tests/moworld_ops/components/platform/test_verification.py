@@ -18,7 +18,7 @@ from moworld_ops.components.platform import ledger, releases
 from moworld_ops.components.platform.ledger import TABLE, Row
 from moworld_ops.components.platform.registry import HEAD, ModelRegistry
 from moworld_ops.components.platform.verification import verify_release
-from tests.moworld_ops.components.platform.registries import NAME, promote, register_version
+from tests.moworld_ops.components.platform.registries import NAME, forget, promote, register_version
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,7 @@ def restore(sound: Path, state: Path) -> None:
     with sqlite3.connect(sound / database) as source, sqlite3.connect(state / database) as target:
         source.backup(target)
     shutil.rmtree(state / "mlflow" / "artifacts")
+    forget(state)
     shutil.copytree(sound, state, dirs_exist_ok=True, ignore=lambda folder, names: [n for n in names if n.startswith(database.name)])
 
 
