@@ -146,7 +146,7 @@ def manage(home: str, seed: int, moves: int, environment: dict[str, str] | None 
             else:
                 releases.rollback(registry, NAME, reason="test")
         except InputError as refused:
-            assert "no earlier champion" in str(refused)
+            assert "no earlier champion" in str(refused), str(refused)
 
 
 def manage_in_threads(*work: tuple[str, int, int]) -> None:
