@@ -38,8 +38,8 @@ def test_training_phases_agree_with_the_plan():
         assert peak["total"] == row["total_bytes"] == sum(value for kind, value in peak.items() if kind != "total")
         for kind in ("parameters", "optimizer"):
             assert planned[kind] == pytest.approx(peak[kind], rel=0.1), (row["phase"], kind)
-        for kind in ("gathered", "activations"):  # what is kept for each layer by mistake shows here, before it fills a device at forty
-            assert peak[kind] <= 1.05 * planned[kind], (row["phase"], kind)
+        for kind, most in (("gathered", 1.02), ("activations", 1.1)):  # what each layer keeps by mistake shows here, before there are forty
+            assert peak[kind] <= most * planned[kind], (row["phase"], kind)
         assert planned["total"] == pytest.approx(peak["total"], rel=0.2), row["phase"]
 
 
