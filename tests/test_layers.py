@@ -75,7 +75,7 @@ def test_infrastructure_is_imported_only_where_it_is_allowed(package):
 def test_a_component_folder_has_a_wrapper_a_readme_and_a_step():
     components = ROOT / "moworld_ops" / "components"
     folders = [folder for folder in components.iterdir() if folder.is_dir() and folder.name not in ("platform", "__pycache__")]
-    assert len(folders) == 14
+    assert len(folders) == 17
     for folder in folders:
         assert (folder / "README.md").is_file() and (folder / "step.py").is_file(), folder
         assert len((folder / "component.py").read_text().splitlines()) <= 65, folder

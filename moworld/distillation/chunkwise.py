@@ -16,7 +16,7 @@ from moworld.model.window import Window, predict_velocity
 class ChunkwiseGradients:
     """Denoises the chunks of a rollout (see `Denoiser`) without keeping activations; `backward` predicts each chunk again.
 
-    In one backward pass over several chunks, autograd adds up the gradient of every weight, whole, until the first chunk has added its
+    In one backward pass for several chunks, autograd adds up the gradient of every weight, whole, until the first chunk has added its
     part; FSDP can shard none before. Here each chunk has a backward pass of its own, after which its gradients are sharded.
     """
 

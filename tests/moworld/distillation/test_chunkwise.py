@@ -1,4 +1,4 @@
-"""Gradients chunk by chunk are those of one backward pass over the whole rollout."""
+"""Gradients chunk by chunk are those of one backward pass for the whole rollout."""
 
 import pytest
 import torch
