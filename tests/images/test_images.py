@@ -159,6 +159,7 @@ NEVER = {
     "train-npu": RANK
     | {
         ("moworld_ops.components.cache_features.step", "moworld_ops.components.platform.revisions"),  # the launcher's pod records shards with DVC
+        ("moworld_ops.components.cache_features.step", "moworld_ops.components.platform.dataset"),
         ("moworld_ops.components.cache_features.step", "moworld_ops.data_contracts.load"),
     },
     "serve-npu": {("moworld.camera.colmap", "pycolmap"), ("moworld.camera.lens", "pycolmap")},
