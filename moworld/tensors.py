@@ -19,6 +19,7 @@ from torch import Tensor
 
 from moworld.errors import InputError
 from moworld.files import open_uri
+from moworld.remote import remote_errors, unreadable
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -29,6 +30,7 @@ FADVISE = hasattr(os, "posix_fadvise")  # not on macOS
 HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 
 WAITS = (1.0, 4.0, 16.0)  # seconds before a broken read of a URI is tried again
+FINAL = (FileNotFoundError, PermissionError, ValueError, ImportError)  # errors that a further attempt would meet, too
 
 Rows = tuple[str, int, int | None]  # tensor, first row of its first dim, number of rows (None: all following)
 
@@ -115,17 +117,14 @@ class Shard:
 
     def _ranges(self, parts: list[Entry]) -> list[bytearray]:
         """Fetches byte ranges; a connection that breaks is tried again, because hours of reading or training would be lost with it."""
-        starts, stops = [part.start for part in parts], [part.stop for part in parts]
-        for wait in (*WAITS, None):
+        starts, stops, waits = [part.start for part in parts], [part.stop for part in parts], list(WAITS)
+        while True:
             try:
                 return [bytearray(read) for read in self.system.cat_ranges([self.path] * len(parts), starts, stops, on_error="raise")]
-            except Exception as error:  # fsspec passes on errors of its HTTP client, which are no OSErrors
-                if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] != "aiohttp":
-                    raise
-                if wait is None or isinstance(error, FileNotFoundError | PermissionError):
-                    raise InputError(self.uri, "", f"{type(error).__name__}: {error}", "a readable shard", "restore the shard") from None
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+            except remote_errors() as error:
+                if not waits or isinstance(error, FINAL):
+                    raise unreadable(self.uri, error) from None
+                time.sleep(waits.pop(0))
 
     def prefetch(self, rows: list[Rows]) -> None:
         """Makes the operating system fetch rows of a local file in the background; does nothing for URIs."""

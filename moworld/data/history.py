@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moworld.data.clips import Clip, link_files, read_manifest
+from moworld.data.clips import FILE_COLUMNS, Clip, link_files, read_manifest
 from moworld.data.discovery import Fate
 from moworld.files import Pathlike, atomic_write, link_or_copy, read_json_object, read_parquet
 
@@ -89,7 +89,8 @@ def merged(earlier: Iterable[Fate], new: Iterable[Fate]) -> list[Fate]:
 def extend(folder: Path, new: list[Clip], earlier: Earlier) -> list[Clip]:
     """Adds earlier clips to a clips folder that holds the new ones; returns the rows of both.
 
-    A new clip whose original is among the earlier ones, or was withdrawn, is removed. One with the id of an earlier clip, but another original, is renamed.
+    A new clip whose original is among the earlier ones, or was withdrawn, is removed. One with the id of an earlier clip, but another
+    original, is renamed.
     """
     removed, taken = earlier.contents | earlier.withdrawn, {clip.clip_id for clip in earlier.clips}
     kept = []
@@ -108,7 +109,7 @@ def extend(folder: Path, new: list[Clip], earlier: Earlier) -> list[Clip]:
 def _renamed(clip: Clip, folder: Path, name: str) -> Clip:
     """Returns a clip with another id, whose own files are renamed; `scene_facts` and others that clips share keep their names."""
     changed: dict[str, Any] = {"clip_id": name}
-    for column in ("video", "camera", "depth", "actions", "scene_facts", "points"):
+    for column in FILE_COLUMNS:
         path = getattr(clip, column)
         if path is not None and Path(path).stem == clip.clip_id:
             changed[column] = Path(path).with_stem(name).as_posix()

@@ -9,7 +9,7 @@ from moworld.model.flow import add_noise, clean_from_velocity
 from moworld.model.history import HistoryBank
 from moworld.model.latent_cameras import LatentCameras
 from moworld.model.latent_grid import CODEC_GRID
-from moworld.model.rollout import Noise, Rollout
+from moworld.model.rollout import Denoise, Noise, Rollout
 from moworld.model.settings import HistoryPolicy, ModelSettings
 from moworld.model.window import Window, make_window, predict_velocity
 from moworld.model.world import WorldModel
@@ -44,8 +44,10 @@ def random_windows(world: WorldModel, batch: Batch, exposure: int, generator: to
     return [(ground_truth_window(seen, chunk, length, model.history)[0], window_latents(latents, chunk, length)) for chunk in chunks]
 
 
-def rollout_of(world: WorldModel, batch: Batch, generator: Noise, kind: type[Rollout] = Rollout) -> Rollout:
-    """Returns a rollout of `world` that starts from the first latent frame and camera of the batch."""
+def rollout_of(
+    world: WorldModel, batch: Batch, generator: Noise, kind: type[Rollout] = Rollout, denoise: Denoise | None = None
+) -> Rollout:
+    """Returns a rollout of `world` that starts from the first latent frame and camera of the batch. denoise: see `Rollout`."""
     config = world.config
     return kind(
         world.experts,
@@ -59,6 +61,7 @@ def rollout_of(world: WorldModel, batch: Batch, generator: Noise, kind: type[Rol
         first_pose=batch["c2w"][:, 0],
         sampler=config.model.sampler,
         least_spread=config.model.least_spread,
+        denoise=denoise,
     )
 
 

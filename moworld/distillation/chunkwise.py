@@ -18,6 +18,8 @@ class ChunkwiseGradients:
 
     In one backward pass for several chunks, autograd adds up the gradient of every weight, whole, until the first chunk has added its
     part; FSDP can shard none before. Here each chunk has a backward pass of its own, after which its gradients are sharded.
+
+    predicted: of each chunk the velocity (B, C, F, h, w), a leaf that collects its gradient, and what `predict_velocity` got for it
     """
 
     experts: Experts
@@ -25,7 +27,7 @@ class ChunkwiseGradients:
     predicted: list[tuple[Tensor, Any, Tensor, Tensor, Window]] = field(default_factory=list)
 
     def denoise(self, window: Window, schedule: Tensor, generator: Noise, exit_step: int | None = None) -> Tensor:
-        """Returns clean latents, as `denoise_few_steps`; their gradients end at the prediction, until `backward`."""
+        """Returns clean latents (B, C, F, h, w), as `denoise_few_steps`. Their gradients reach the velocity only, until `backward`."""
         return denoise_few_steps(self.experts, window, schedule, generator, exit_step, self.sampler, self._predict)
 
     def _predict(self, expert: Any, noisy: Tensor, levels: Tensor, window: Window) -> Tensor:

@@ -28,8 +28,7 @@ def student_rollout(
     The exit step is drawn once and shared by all chunks; gradients pass through that step only, so through one expert only.
     denoise: of another `Denoiser` than the student's experts
     """
-    rollout = rollout_of(student, batch, generator)
-    rollout.denoise = denoise or rollout.denoise
+    rollout = rollout_of(student, batch, generator, denoise=denoise)
     source = generator.generator if isinstance(generator, NoiseShare) else generator
     exit_step = int(torch.randint(student.config.model.student_steps, (), generator=source))
     generated = roll_out(rollout, batch["c2w"][:, 1:], batch["intrinsics"][:, 1:], exit_step)

@@ -75,6 +75,6 @@ def test_broken_connections_are_tried_again(served):
 def test_what_stays_broken_is_one_error(served, faults, left):
     shard, _, server = served
     server.faults = list(faults)
-    with pytest.raises(InputError, match=r"a\.safetensors: found .*, expected a readable shard; restore the shard"):
+    with pytest.raises(InputError, match=r"a\.safetensors: found .*, expected a readable file or folder"):
         shard.rows([("weight", 0, 2)])
     assert len(server.faults) == left

@@ -26,16 +26,16 @@ def cache_features(
 ) -> dict[str, Any]:
     """Writes shards, index, licences.json, world.json (what a model of these features needs) and codec/; returns counts.
 
-    cache:  folder of clips encoded before, which is read and added to; None encodes all. Several runs may write to it at a time
-    device: see `pick_device`
-    partition: number of the partition, of `data.partitions` with equal numbers of frames, whose clips are encoded; None for all clips
-    earlier: features of the revision that the clips extend; their shards are kept if codec, frame size and text encoder are the same
+    cache:     folder of clips encoded before, which is read and added to; None encodes all. Several runs may write to it at a time
+    device:    see `pick_device`
+    partition: number of the partition, of `data.partitions` with about equal numbers of frames, that is encoded; None for all clips
+    earlier:   features of the revision that the clips extend; their shards are kept if codec, frame size and text encoder are the same
     Raises InputError when there is no clip, or a clip has no camera. A partition may be empty.
     """
     from tqdm import tqdm
 
     from moworld.data.clips import read_manifest
-    from moworld.data.features import LICENCES, EncodedClips, FeatureStore, FeatureWriter
+    from moworld.data.features import LICENCES, EncodedClips, FeatureWriter
     from moworld.data.settings import DataSettings
     from moworld.errors import InputError
     from moworld.files import atomic_folder, link_or_copy, read_json_object, sha256_tree, write_json
@@ -52,10 +52,9 @@ def cache_features(
     encoding = {"codec": sha256_tree(codec), "size": [data.height, data.width], "text": text_settings}
     with atomic_folder(out) as target:
         store = EncodedClips(cache or target / "encoded", encoding)
-        writer, lenses = FeatureWriter(target), []
+        writer = FeatureWriter(target)
         former = read_json_object(Path(earlier) / "world.json") if earlier else {}
-        if earlier and _same_encoding(earlier, former, encoding | {"text": text.model_dump(mode="json")}):
-            writer.extend(FeatureStore(earlier), {clip.clip_id: (clip.video_sha256, clip.caption or "", clip.split) for clip in rows})
+        lenses = _keep_shards(writer, earlier, former, encoding | {"text": text.model_dump(mode="json")}, rows) if earlier else []
         done = {row.clip_id for row in writer.rows}
         missing = [clip for clip in rows if clip.clip_id not in done and store.read(clip) is None]
         for clip, tensors in _encode(missing, Path(clips), codec, (data.height, data.width), text, device):
@@ -67,9 +66,6 @@ def cache_features(
             row = {key: getattr(clip, key) for key in ("clip_id", "split", "scene", "source", "video_sha256")}
             writer.add({**row, "caption": clip.caption or "", "num_frames": len(found["c2w"])}, found)
             lenses.append((len(found["c2w"]), found["intrinsics"].median(dim=0).values.tolist()))
-        if earlier:
-            shards = FeatureStore(earlier)
-            lenses += [(row.num_frames, shards.lens(row.clip_id)) for row in writer.rows if row.clip_id in done]
         writer.close()
         shutil.rmtree(target / "encoded", ignore_errors=True)
         licences = {str(source): licence for source, licence in data.licences.items()}
@@ -88,11 +84,21 @@ def cache_features(
     return counts | {"captions": len({row.caption for row in rows})}
 
 
-def _same_encoding(earlier: str, world: dict[str, Any], encoding: dict[str, Any]) -> bool:
-    """Returns whether features, with their world.json, were made with the same codec, frame size and text encoder."""
+def _keep_shards(
+    writer: Any, earlier: str, world: dict[str, Any], encoding: dict[str, Any], clips: list[Any]
+) -> list[tuple[int, list[float]]]:
+    """Takes over the shards of earlier features if codec, frame size and text encoder are the same; returns frames and lens of each clip.
+
+    world: world.json of the earlier features; encoding: codec, frame size and text encoder of the new ones
+    """
+    from moworld.data.features import FeatureStore
     from moworld.files import sha256_tree
 
-    return {"codec": sha256_tree(Path(earlier) / "codec"), "size": [world["height"], world["width"]], "text": world["text"]} == encoding
+    if {"codec": sha256_tree(Path(earlier) / "codec"), "size": [world["height"], world["width"]], "text": world["text"]} != encoding:
+        return []
+    store = FeatureStore(earlier)
+    writer.extend(store, {clip.clip_id: (clip.video_sha256, clip.caption or "", clip.split) for clip in clips})
+    return [(row.num_frames, store.lens(row.clip_id)) for row in writer.rows]
 
 
 def _partition(clips: str, count: int, number: int) -> list[Any]:

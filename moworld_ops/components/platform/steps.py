@@ -41,9 +41,8 @@ class Refused(Exception):
 def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str = "") -> Iterator[Callable[[dict[str, Any]], None]]:
     """Runs the body as one step that writes the artifacts `outputs` (each with .name, .path, .metadata).
 
-    partition: number of the partition, for a step of a loop; it becomes part of the step's name
-
     The body receives a function that records the step's summary, a dict that JSON can represent.
+    partition: number of the partition, for a step of a loop; it becomes part of the step's name
 
     After the body, every output must exist and, except those in `may_be_empty`, not be empty. Each gets the summary's scalars as
     metadata. The record says `done` with seconds, peak resident bytes of this process and its children, and each output's SHA-256.
