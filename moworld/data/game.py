@@ -151,6 +151,8 @@ class Engine:
         game.set_available_game_variables([getattr(vizdoom.GameVariable, f"CAMERA_{variable}") for variable in variables])
 
     def __enter__(self) -> "Engine":
+        # The engine makes this directory if it is missing; of several that start at once in a fresh directory, all but one would end.
+        Path("_vizdoom").mkdir(exist_ok=True)
         self.game.init()
         for _ in range(4):
             self.game.make_action([0.0, 0.0], 1)  # the first tics ignore actions

@@ -4,6 +4,7 @@ A component calls its step inside `recorded(...)`. In a local run the record is 
 otherwise the frame only logs and checks.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from moworld_ops.components.platform.context import PARTITION, StepContext, cont
 
 log = logging.getLogger("moworld.steps")
 SAMPLE_SECONDS = 0.5
+PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 
 class Refused(Exception):
@@ -62,6 +64,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})
     monitor.start()
+    _adopt_orphans()
     try:
         yield summary.update
         for output in may_be_empty:
@@ -70,6 +73,7 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     except BaseException as error:  # torch's CheckpointException is no Exception
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise
+        _kill_descendants()
         written = [str(Path(output.path).parent) for output in outputs]
         exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
         for output in outputs:
@@ -147,6 +151,21 @@ class ProcessMonitor:
                 for process in reversed(family):  # this process last
                     with suppress(psutil.Error):
                         process.kill()
+
+
+def _adopt_orphans() -> None:
+    """Makes this process the parent of processes whose own parent ends, so that `_kill_descendants` finds them. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_descendants() -> None:
+    """Kills what this process started: an engine of a worker that was killed would hold the step's output open, and its reader would wait."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            process.kill()
 
 
 def process_token(pid: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -36,6 +37,15 @@ def test_an_episode_has_its_files_in_step(recording):
         assert len(json.loads((folder / clip.actions).read_text())) == 32
         assert json.loads((folder / clip.scene_facts).read_text())["map"] == clip.scene
         assert summary["walks"][clip.clip_id]["brightness"] > SETTINGS.min_brightness
+
+
+def test_engines_find_their_directory_made_in_a_fresh_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ViZDoom ends a process that finds `_vizdoom` made between its look and its own attempt to make it."""
+    monkeypatch.chdir(tmp_path)
+    engine, made = Engine("MAP04", SETTINGS, 1), list[bool]()
+    engine.game = Mock(init=lambda: made.append((tmp_path / "_vizdoom").is_dir()))
+    with engine:
+        assert made == [True]
 
 
 def test_poses_move_as_the_actions_say(recording):
