@@ -197,11 +197,11 @@ def _cancelled_by_signal() -> Iterator[None]:
 
     def keep_ending() -> None:  # kfp starts the iterations of a loop that still wait, before it gives up
         while not left.wait(0.1):
-            _kill(psutil.Process().children(recursive=True))
+            _kill(psutil.Process().children(recursive=True), wait_seconds=0)  # not waiting: the next one may start meanwhile
 
     def end(signum: int, frame: Any) -> None:
-        _kill(psutil.Process().children(recursive=True))  # first: leaving kfp's Popen block waits for the step
         threading.Thread(target=keep_ending, daemon=True, name="run-cancel").start()
+        _kill(psutil.Process().children(recursive=True))  # before raising: leaving kfp's Popen block waits for the step
         raise Cancelled(128 + signum)
 
     if threading.current_thread() is not threading.main_thread():
@@ -263,7 +263,7 @@ def _end_orphans(run: Run) -> None:
             _kill([*process.children(recursive=True), process])
 
 
-def _kill(processes: list[Any]) -> None:
+def _kill(processes: list[Any], wait_seconds: float = 5) -> None:
     import psutil
 
     for process in processes:
@@ -271,7 +271,7 @@ def _kill(processes: list[Any]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(processes, timeout=5)
+    psutil.wait_procs(processes, timeout=wait_seconds)
 
 
 def _remove_unfinished(run: Run) -> None:

@@ -64,7 +64,8 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})
     monitor.start()
-    _adopt_orphans()
+    if place.engine:  # the process is the step's own
+        _adopt_orphans()
     try:
         yield summary.update
         for output in may_be_empty:
@@ -73,7 +74,8 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     except BaseException as error:  # torch's CheckpointException is no Exception
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise
-        _kill_descendants()
+        if place.engine:
+            _kill_descendants()
         written = [str(Path(output.path).parent) for output in outputs]
         exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
         for output in outputs:

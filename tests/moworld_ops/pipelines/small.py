@@ -16,6 +16,7 @@ from moworld_ops.pipelines.runs import Run
 @dsl.component(base_image="python-test", install_kfp_package=False)
 def work(out: dsl.Output[dsl.Dataset], journal: str, mode: str, before: dsl.Input[dsl.Dataset] = None):
     import errno
+    import subprocess
     import time
     from pathlib import Path
 
@@ -41,6 +42,9 @@ def work(out: dsl.Output[dsl.Dataset], journal: str, mode: str, before: dsl.Inpu
             raise OSError(errno.ENOSPC, "No space left on device", out.path)
         if fault == "no":
             raise Refused("gate speed: 3 < 16", {"gates": [1]})
+        if fault == "orphan":
+            subprocess.run(["sh", "-c", "sleep 600 & echo $!"])  # the shell ends, its child has no parent
+            raise RuntimeError("a worker was terminated abruptly")
         if fault == "bug":
             raise KeyError("bug")
         if fault == "empty":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,16 @@ def test_a_failed_step_leaves_one_line_and_no_unfinished_output(tmp_path, mode, 
     assert half_written(tmp_path) == []
     assert "third" not in journal(tmp_path)
     assert record["steps"]["third"] == {"index": 2, "needs": ["second"], "status": "waiting"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux")
+def test_a_failed_step_kills_orphans_that_hold_its_output(tmp_path):
+    assert finish(start(tmp_path, "orphan"))[0] == 1  # and does not wait for the orphan's end
+    run = Run(tmp_path / "runs" / "one")
+    assert "terminated abruptly" in run.record["error"]
+    [orphan] = re.findall(r"^\D*(\d+)$", (run.folder / "log.txt").read_text(), re.MULTILINE)
+    state = Path("/proc", orphan, "stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_a_second_process_on_the_same_folder_is_refused_and_cancel_ends_the_step(tmp_path):
