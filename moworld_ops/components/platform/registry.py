@@ -1,7 +1,7 @@
 """Model registry: MLflow versions with metrics and lineage, aliases `candidate` and `champion`, and the ledger of releases.
 
 Without a tracking server, MLflow uses a SQLite file in the state folder, and artifacts are beside it. Reading imports no mlflow
-(tracking.py); only registration and moves of an alias do.
+(tracking.py), nor does a move of an alias; only registration and deletion do.
 """
 
 import hashlib
@@ -11,8 +11,7 @@ import os
 import posixpath
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +26,7 @@ from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts,
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.ledger import REVOKE, TRUST, WITHDRAW, Ledger, adoption, champion_of
 from moworld_ops.components.platform.source import REPOSITORY
-from moworld_ops.components.platform.tracking import Model, Store, Version, remedy, sqlite_file, sqlite_uri, store_at, with_driver
+from moworld_ops.components.platform.tracking import Model, Store, Version, sqlite_file, sqlite_uri, store_at, with_driver
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
@@ -253,28 +252,21 @@ class ModelRegistry:
         return self.version(version.name, version.version)
 
     def apply(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Updates MLflow's aliases and head tag to a ledger line. The head tag is last: with it the line is applied."""
-        model = self.model(name)
-        aliases, tags = (model.aliases, model.tags) if model else ({}, {})
-        with self._writing("the ledger has the line, and the next promotion, rollback or gc applies it"):
-            if aliases.get("champion") != entry["version"]:
-                self.client.set_registered_model_alias(name, "champion", entry["version"])
-            if aliases.get("candidate") == entry["version"]:
-                self.client.delete_registered_model_alias(name, "candidate")
-            if tags.get(HEAD) != entry["hash"]:
-                self.client.set_registered_model_tag(name, HEAD, entry["hash"])
+        """Updates MLflow's aliases and head tag to a ledger line. The head tag is last: with it the line is applied.
 
-    @contextmanager
-    def _writing(self, state: str) -> Iterator[None]:
-        """Translates errors of MLflow's client. state: what has happened before. Raises InputError for a full disk, a lost connection, ..."""
-        exceptions = require("mlflow.exceptions", "registry")
+        Raises InputError for a full disk, a lost connection, ...
+        """
+        model = self.model(name) or Model(name, {}, {})
+        aliases: dict[str, str | None] = {}
+        if model.aliases.get("champion") != entry["version"]:
+            aliases["champion"] = entry["version"]
+        if model.aliases.get("candidate") == entry["version"]:
+            aliases["candidate"] = None
         try:
-            yield
-        except exceptions.MlflowException as error:
-            line, engine = " ".join(str(error).split())[:200], getattr(self.store, "engine", None)
-            fix = remedy(engine, line) if engine is not None else "check the server's log"
-            where = engine.url.render_as_string(hide_password=True) if engine is not None else self.uri
-            raise InputError(where, "", line, "MLflow's registry, to be written to", f"{fix}; {state}") from None
+            self.store.move(name, aliases, {HEAD: entry["hash"]} if model.tags.get(HEAD) != entry["hash"] else {})
+        except InputError as error:
+            error.fix += "; the ledger has the line, and the next promotion, rollback or gc applies it"
+            raise
 
     def remove(self, version: Version) -> None:
         """Deletes a version, and its files unless another version of any model has the same ones."""

@@ -36,8 +36,26 @@ class Decision:
 
 
 def recorded_gates(entries: Sequence[dict[str, Any]]) -> list[Gate]:
-    """Returns the gates that the ledger records for a model line; [] before its first promotion."""
-    return [Gate(**gate) for gate in next((entry["gates"] for entry in reversed(entries) if entry.get("gates")), [])]
+    """Returns the gates that the ledger records for a model line; [] before its first promotion. One of an unknown metric is left out."""
+    return [Gate(**gate) for gate in _recorded(entries) if not _unknown(gate)]
+
+
+def _recorded(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return next((entry["gates"] for entry in reversed(entries) if entry.get("gates")), [])
+
+
+def _unknown(gate: dict[str, Any]) -> list[str]:
+    """Returns the names in a recorded gate that are no metrics here, as after a metric was renamed."""
+    return [name for name in (gate.get("metric"), gate.get("above")) if name and name not in METRICS]
+
+
+def _unknown_rows(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a failed row for each recorded gate that cannot be judged here: it is dropped by an override, not in silence."""
+    return [
+        {"gate": f"{name}, as recorded", "metric": "gates", "value": "not a metric any more", "threshold": str(gate), "margin": None, "passed": False}
+        for gate in _recorded(entries)
+        for name in _unknown(gate)
+    ]
 
 
 def decide(registry: ModelRegistry, version: Version, gates: Sequence[Gate], profile: str, verified: Verified | InputError) -> Decision:
@@ -58,8 +76,8 @@ def decide(registry: ModelRegistry, version: Version, gates: Sequence[Gate], pro
             facts = {"metric": "champion", "value": str(error), "threshold": "readable", "margin": None, "passed": False}
             rows.append({"gate": f"metrics of champion version {champion}", **facts})
     rows = [*verdict(metrics, before, gates, gate_facts(verified)), *_withdrawn(registry, version, verified), *rows]
-    if recorded := recorded_gates(entries):
-        rows += weakened(recorded, gates)
+    if _recorded(entries):
+        rows += [*weakened(recorded_gates(entries), gates), *_unknown_rows(entries)]
     elif _profile(verified, profile) not in UNGUARDED:
         rows += incomplete(gates)
     return Decision(version, champion, rows)
@@ -98,7 +116,7 @@ def promote(
         facts: dict[str, Any] = {"reason": reason.strip() or override.strip(), "override": override.strip(), "run": run}
         facts |= {"verdict": decision.rows, "profile": _profile(verified, profile), "data_revision": verified.evidence.get("data_revision", "")}
         facts |= {"gates": [gate.model_dump(exclude_defaults=True) for gate in gates], "metrics": _known_metrics(verified.metrics)}
-        if not facts["gates"] and recorded_gates(entries):
+        if not facts["gates"] and _recorded(entries):
             del facts["gates"]  # an override does not remove the record
         return _move(registry, chosen, decision.champion, "promote", facts), decision
 
@@ -163,7 +181,7 @@ def collect(registry: ModelRegistry, name: str, keep: int = KEEP, reason: str = 
             facts = {"action": "gc", "model": name, "version": champion_of(entries), "keep": keep, "reason": reason.strip()}
             removed = {version.version: version.tags.get("model_sha256", "") for version in chosen}
             line = registry.ledger.append({**facts, "removed": removed})
-            registry.client.set_registered_model_tag(name, HEAD, line["hash"])
+            registry.store.move(name, {}, {HEAD: line["hash"]})
             for version in chosen:
                 registry.remove(version)
     return chosen

@@ -1,11 +1,11 @@
-"""Reads MLflow's registered models without importing mlflow (2 s): from its database, or from its REST API.
+"""Reads MLflow's registered models, and moves their aliases, without importing mlflow (2 s): in its database, or by its REST API.
 
-Only reading is here; what MLflow writes, its own client writes (registry.py).
+What else is written, MLflow's own client writes (registry.py).
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
@@ -55,6 +55,12 @@ class Store(Protocol):
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Returns the newest value of every metric of a run."""
+
+    def move(self, name: str, aliases: Mapping[str, str | None], tags: Mapping[str, str]) -> None:
+        """Sets aliases of a model to versions, removes those with None, then sets tags. A database does all of it or nothing.
+
+        Raises InputError if it cannot be written.
+        """
 
 
 def store_at(uri: str) -> Store:
@@ -189,6 +195,10 @@ class _RunAnswer(BaseModel):
     run: _Run
 
 
+class _Done(BaseModel):
+    """An answer without a content."""
+
+
 class _Refusal(BaseModel):
     """An answer with an error."""
 
@@ -248,6 +258,27 @@ class SqlStore:
         rows = self._rows(tuple[str, float], "SELECT key, value FROM latest_metrics WHERE run_uuid = :run AND NOT is_nan", run=run_id)
         return {key: float(value) for key, value in rows}
 
+    def move(self, name: str, aliases: Mapping[str, str | None], tags: Mapping[str, str]) -> None:
+        with readable(self.engine), self.engine.begin() as connection:
+            for alias, version in aliases.items():
+                key = {"name": name, "alias": alias}
+                _set(connection, "registered_model_aliases", key, None if version is None else {"version": int(version)})
+            for tag, value in tags.items():
+                _set(connection, "registered_model_tags", {"name": name, "key": tag}, {"value": value})
+
+
+def _set(connection: Any, table: str, key: Mapping[str, str], values: Mapping[str, Any] | None) -> None:
+    """Updates the row with a key, or inserts it if there is none; None deletes it."""
+    from sqlalchemy import column, delete, insert, update
+    from sqlalchemy import table as table_named
+
+    rows = table_named(table, *(column(name) for name in [*key, *(values or {})]))
+    same = [rows.c[name] == value for name, value in key.items()]
+    if values is None:
+        connection.execute(delete(rows).where(*same))
+    elif not connection.execute(update(rows).where(*same).values(**values)).rowcount:
+        connection.execute(insert(rows).values(**key, **values))
+
 
 class RestStore:
     """MLflow's registry behind its server."""
@@ -256,8 +287,12 @@ class RestStore:
         self.uri = uri.rstrip("/")
 
     def _get(self, form: type[Answer], path: str, **parameters: str) -> Answer:
+        """Returns what is read at a path, in its form. Raises InputError for any other answer."""
+        return self._send("GET", form, path, params=parameters)
+
+    def _send(self, method: str, form: type[Answer], path: str, **settings: Any) -> Answer:
         """Returns an answer in its form. Raises InputError for any other one."""
-        answer = request("GET", f"{self.uri}/api/2.0/mlflow/{path}", params=parameters)
+        answer = request(method, f"{self.uri}/api/2.0/mlflow/{path}", **settings)
         try:
             if answer.status_code == 200:
                 return form.model_validate_json(answer.content)
@@ -301,6 +336,16 @@ class RestStore:
     def metrics(self, run_id: str) -> dict[str, float]:
         metrics = self._get(_RunAnswer, "runs/get", run_id=run_id).run.data.metrics
         return {one.key: one.value for one in metrics if math.isfinite(one.value)}
+
+    def move(self, name: str, aliases: Mapping[str, str | None], tags: Mapping[str, str]) -> None:
+        for alias, version in aliases.items():
+            body = {"name": name, "alias": alias}
+            if version is None:
+                self._send("DELETE", _Done, "registered-models/alias", json=body)
+            else:
+                self._send("POST", _Done, "registered-models/alias", json={**body, "version": version})
+        for key, value in tags.items():
+            self._send("POST", _Done, "registered-models/set-tag", json={"name": name, "key": key, "value": value})
 
 
 def _aliases(model: Model, version: str) -> tuple[str, ...]:

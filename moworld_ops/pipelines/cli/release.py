@@ -386,12 +386,13 @@ def revoke(
 
 def _candidate(reference: str, profile: str) -> tuple[Any, Any, Any]:
     """Returns the registry of a profile, the version, and the profile. Raises InputError for the profile of another model."""
+    from moworld_ops.components.platform.verification import recorded
     from moworld_ops.pipelines import profile as profiles
 
     settings = profiles.load(profile)[1]
     with working("opening the registry"):
         registry = open_registry(profile)
-    version = registry.find(reference)
+    version = recorded(registry, reference)
     if settings.registry.name != version.name:
         raise InputError("--profile", profile, f"gates for {settings.registry.name}", f"the profile of {version.name}", "pass --profile")
     return registry, version, settings

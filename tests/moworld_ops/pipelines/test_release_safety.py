@@ -188,6 +188,13 @@ def test_a_comparison_has_the_ledger_s_champion(home, moworld):
         assert status == 0 and json.loads(out)["champion"] == "3" and "alias champion of moworld-trust is 1" in err
 
 
+def test_gates_judge_the_ledger_s_champion_wherever_the_alias_is(home, moworld, profile):
+    sql(home, "UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'")
+    for reference in (f"{NAME}@champion", NAME):
+        found = json.loads(moworld("gates", reference, "--profile", profile, "--json")[1])
+        assert (found["version"], found["champion"]) == ("3", "3")
+
+
 # mistakes
 
 

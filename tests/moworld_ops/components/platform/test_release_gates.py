@@ -10,6 +10,7 @@ import pytest
 from moworld.errors import InputError
 from moworld.evaluation.gate_policy import incomplete, weakened
 from moworld.evaluation.gates import Gate
+from moworld.evaluation.metrics import METRICS
 from moworld_ops.components.platform import releases
 from moworld_ops.components.platform.registry import ModelRegistry
 from moworld_ops.components.platform.steps import Refused
@@ -115,6 +116,17 @@ def test_an_override_with_a_reason_weakens_the_record_and_gates_without_any_do_n
     assert releases.recorded_gates(registry.entries(NAME)) == WEAKER["slower"]
     assert [row["gate"] for row in registry.entries(NAME)[-1]["verdict"] if not row["passed"]] == ["frames_per_second at least, as recorded"]
     assert promote(registry, "4", gates=WEAKER["slower"]).version == "4"
+
+
+def test_a_recorded_gate_whose_metric_was_renamed_is_dropped_by_an_override_only(home, monkeypatch):
+    registry, before = ModelRegistry(), state(home)
+    monkeypatch.delitem(METRICS, SPEED.metric)
+    gates = [gate for gate in GATES if gate != SPEED]
+    with pytest.raises(Refused, match="frames_per_second, as recorded: found not a metric any more"):
+        promote(registry, "4", gates=gates)
+    assert state(home) == before
+    assert promote(registry, "4", gates=gates, override="the metric has another name").version == "4"
+    assert releases.recorded_gates(registry.entries(NAME)) == gates
 
 
 def race(version: str) -> str:
