@@ -11,6 +11,7 @@ command that writes; a signed line of action `import` then covers it.
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -363,17 +364,23 @@ def _busy(where: str) -> InputError:
 
 @contextmanager
 def _file_locked(path: Path, where: str) -> Iterator[None]:
+    """Holds a lock on a file. Raises InputError if one holder keeps it for LOCK_SECONDS; while holders change, the wait goes on."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + LOCK_SECONDS
-    with open(path, "w", encoding="utf-8") as stream:
+    with open(path, "a+", encoding="utf-8") as stream:
+        holder, since = "", time.monotonic()
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                if (now := path.read_text(encoding="utf-8")) != holder:
+                    holder, since = now, time.monotonic()
+                if time.monotonic() - since > LOCK_SECONDS:
                     raise _busy(where) from None
                 time.sleep(0.01)
+        stream.truncate(0)
+        stream.write(uuid.uuid4().hex)
+        stream.flush()
         yield

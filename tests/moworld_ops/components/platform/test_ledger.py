@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +55,31 @@ def test_concurrent_writers_keep_one_chain(home):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(20)))
     assert sorted(entry["version"] for entry in open_ledger(home).entries()[1:]) == list(range(20))
+
+
+def test_one_who_waits_is_refused_for_one_holder_that_stays_and_not_for_many(home, monkeypatch):
+    monkeypatch.setattr(ledger, "LOCK_SECONDS", 1.5)
+    holding = threading.Event()
+
+    def hold(times: int, seconds: float) -> None:
+        book = open_ledger(home)
+        for _ in range(times):  # hardly a moment between two holders, so that one who waits is overtaken
+            with book.locked():
+                holding.set()
+                time.sleep(seconds)
+
+    for times, seconds in ((8, 0.4), (1, 6.0)):
+        holding.clear()
+        holder = threading.Thread(target=hold, args=(times, seconds))
+        holder.start()
+        assert holding.wait(30)
+        if times > 1:
+            with open_ledger(home).locked():
+                pass
+        else:
+            with pytest.raises(InputError, match="held by another command"), open_ledger(home).locked():
+                pass
+        holder.join()
 
 
 def test_a_line_written_without_the_lock_is_refused_where_another_has_its_place(home):

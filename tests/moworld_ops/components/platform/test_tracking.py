@@ -38,7 +38,7 @@ def test_moves_are_read_by_mlflow_s_client(tmp_path, kind):
 
 def test_a_server_s_refusal_is_one_line(tmp_path):
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with mlflow_server(tmp_path, database, str(tmp_path), "") as uri, pytest.raises(InputError, match="registered-models/alias.*no such model"):
+    with mlflow_server(tmp_path, database, str(tmp_path), "") as uri, pytest.raises(InputError, match=r"registered-models/alias.*no such model"):
         store_at(uri).move("no such model", {"champion": "1"}, {})
 
 
