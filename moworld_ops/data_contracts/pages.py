@@ -1,12 +1,14 @@
 """HTML pages about contracts: what each requires, the result of its latest check, distributions of its measures, rejected rows.
 
-Pages are self-contained: no script, nothing fetched, images beside them. Everything that comes from data is escaped.
+Pages are self-contained: nothing is fetched, images are beside them, and the one script, for the search, is in the page. Everything that
+comes from data is escaped.
 """
 
 import csv
 import math
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,20 @@ class Checked:
         return "kept" if self.passed or few else "broken"
 
 
-def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """One of the batches that a trend compares: accepted clips, and rejected clips by the name of the contract that they broke."""
+
+    name: str
+    accepted: int
+    rejected: dict[str, int]
+
+
+def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any], trend: Sequence[Batch] = ()) -> None:
     """Writes index.html, per contract a page and the rejected rows as CSV, and the thumbnails into the folder `out`, atomically.
 
     source: what was checked, shown at the head of each page, for example {"run": ..., "data revision": ...}
+    trend:  batches of several runs, newest first, shown on the index
     """
     import jinja2
 
@@ -58,7 +70,7 @@ def write_site(out: Pathlike, checked: list[Checked], source: dict[str, Any]) ->
         pages = [_page(part, folder) for part in checked]
         for page in [None, *pages]:
             name = "index" if page is None else page["name"]
-            (folder / f"{name}.html").write_text(template.render(page=page, pages=pages, source=source), encoding="utf-8")
+            (folder / f"{name}.html").write_text(template.render(page=page, pages=pages, source=source, trend=trend), encoding="utf-8")
         for part in checked:
             _write_csv(folder / f"{part.contract.name}.csv", part.reasons)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from moworld.errors import InputError
 from moworld_ops.data_contracts.load import load_contract
-from moworld_ops.data_contracts.pages import Checked
+from moworld_ops.data_contracts.pages import Batch, Checked
 from moworld_ops.pipelines.runs import Run, all_runs
 
 # Contract -> step and output with its accepted rows, in the order in which data meets them.
@@ -24,6 +24,29 @@ def latest_checked() -> Run:
 def checked_by_contract(run: Run) -> list[Checked]:
     """Returns one `Checked` per contract."""
     return [_checked(run, name) for name in ACCEPTED]
+
+
+def trend(run: Run, limit: int = 20) -> list[Batch]:
+    """Returns a batch for each of the newest runs of a run's profile, up to that run, newest first. Runs whose clips were removed have none."""
+    from pyarrow import parquet
+
+    batches: list[Batch] = []
+    for other in reversed(all_runs()):
+        if len(batches) == limit:
+            break
+        if other.record.get("profile") != run.record.get("profile") or other.record["started"] > run.record["started"]:
+            continue
+        accepted = other.output("annotate", "captioned")
+        if accepted is None or not (accepted / "manifest.parquet").is_file():
+            continue
+        clips: dict[str, set[str]] = {}
+        for _, _, reasons in other.rejections():
+            for reason in reasons:
+                if not any(reason["clip_id"] in known for known in clips.values()):  # counted at the first contract that it broke
+                    clips.setdefault(reason["contract"], set()).add(reason["clip_id"])
+        rows = parquet.read_metadata(accepted / "manifest.parquet").num_rows
+        batches.append(Batch(other.name, rows, {name: len(found) for name, found in clips.items()}))
+    return batches
 
 
 def _checked(run: Run, name: str) -> Checked:

@@ -161,7 +161,7 @@ def docs(
     from moworld.files import output_directory
     from moworld_ops.data_contracts.load import contract_names
     from moworld_ops.pipelines.runs import Run
-    from moworld_ops.pipelines.steward import checked_by_contract, latest_checked, page_head
+    from moworld_ops.pipelines.steward import checked_by_contract, latest_checked, page_head, trend
 
     folder = output_directory(to, "clips.html", ("index.html", *(f"{name}.{kind}" for name in contract_names() for kind in ("html", "csv")), "pictures"))
     chosen = Run.existing(run) if run else latest_checked()
@@ -169,7 +169,7 @@ def docs(
 
     with working(f"writing {to}"):
         checked = checked_by_contract(chosen)
-        write_site(folder, checked, page_head(chosen))
+        write_site(folder, checked, page_head(chosen), trend(chosen))
     columns = ("contract", "status", "accepted", "rejected")
     rows = [(part.contract.title, part.status, len(part.accepted), len(part.rejected)) for part in checked]
     if json:

@@ -1,13 +1,16 @@
 """Pages about contracts: accepted and rejected rows with reasons, escaped data, histograms."""
 
+import asyncio
 import csv
 from html.parser import HTMLParser
 
 import cv2
 import numpy as np
+import pytest
 
+from moworld_ops.benchmarks.browser import CHROMIUM, browser_page
 from moworld_ops.data_contracts.load import load_contract
-from moworld_ops.data_contracts.pages import Checked, histogram, write_site
+from moworld_ops.data_contracts.pages import Batch, Checked, histogram, write_site
 
 QUALITY = load_contract("quality")
 
@@ -25,6 +28,7 @@ class Seen(HTMLParser):
         self.links += [values["href"]] if tag == "a" else []
         self.pictures += [values["src"]] if tag == "img" else []
         self.scripts += tag == "script"
+        assert tag not in ("script", "link") or not {"src", "href"} & set(values)
 
     def handle_data(self, data):
         self.words += data
@@ -57,7 +61,7 @@ def test_a_page_shows_rules_counts_reasons_and_pictures_and_fetches_nothing(tmp_
     assert "<b>x</b>" in words  # escaped: it is text here, and no tag
     assert "not-blurred: 1.235 expected 5.0 to inf" in words and "one-shot: missing expected -inf to 0.8" in words
     assert page.pictures == ["pictures/quality-00000.png"] and (tmp_path / "site" / page.pictures[0]).is_file()
-    assert page.scripts == 0 and all("://" not in link for link in page.links)
+    assert page.scripts == 1 and all("://" not in link for link in page.links)
 
 
 def test_counts_add_up_over_rules_and_sources_and_a_duplicate_names_the_clip_that_it_repeats(tmp_path):
@@ -77,6 +81,28 @@ def test_counts_add_up_over_rules_and_sources_and_a_duplicate_names_the_clip_tha
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0][key] for key in ("clip_id", "rule", "repeats")) == ("x", "no-near-duplicate", "k1")
     assert len(rows) == 4 and {row["source_file"] for row in rows} == {"'=two.mp4"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_search_leaves_the_rows_with_all_its_words(tmp_path):
+    reasons = [{"clip_id": name, "rule": rule, "value": 1.0, "threshold": "", "thumbnail": None} for name, rule in (("a", "one-shot"), ("b", "not-blurred"))]
+    rows = [{"clip_id": name, "source_file": f"{name}.mp4"} for name in "abc"]
+    write_site(tmp_path / "site", [Checked(QUALITY, rows[2:], rows[:2], reasons)], {})
+
+    async def search() -> None:
+        async with browser_page((tmp_path / "site" / "quality.html").as_uri()) as page:
+            for words, shown in (("", 5), ("B blurred", 1), ("mp4", 3), ("nothing", 0)):
+                await page.get_by_label("Search").fill(words)
+                assert await page.locator(".item:visible").count() == shown, words
+
+    asyncio.run(search())
+
+
+def test_the_index_compares_the_runs_of_a_profile(tmp_path):
+    trend = [Batch("run-2", 6, {"quality": 2}), Batch("run-<1>", 4, {})]
+    write_site(tmp_path / "site", [Checked(QUALITY), Checked(load_contract("captions"))], {}, trend)
+    words = " ".join(Seen((tmp_path / "site/index.html").read_text()).words.split())
+    assert "run accepted quality captions rejected run-2 6 2 0 25.0 % run-<1> 4 0 0 0.0 %" in words
 
 
 def test_a_histogram_has_every_value_and_marks_the_thresholds():
