@@ -159,7 +159,7 @@ def _distinct(
     splits = assign_splits(sources, settings, earlier.splits if earlier else None)
     require_splits(source, Counter(splits[name] for name in set(sources)), required)
     known, withdrawn = (earlier.contents, earlier.withdrawn) if earlier else ({}, {})
-    first: dict[str, str] = {}
+    first: dict[str, list[Source]] = {}
     videos, fates = list[Source](), list(listing.fates)
     shown = tqdm(listing.videos, desc="reading", unit="file", disable=None if len(listing.videos) > 1 else True)
     for (path, name), own in zip(shown, sources, strict=True):
@@ -169,26 +169,38 @@ def _distinct(
             fates.append(Fate(name, "rejected", f"cannot be read: {error.strerror}"))
             continue
         video = Source(path, name, splits[own], content, listing.place(path), printable(own))
-        if content in first:
-            fates.append(replace(_seen(video), fate="ignored", why=f"the same content as {first[content]}"))
+        same = next((other for other in first.get(content, []) if _says_the_same(other, video)), None)
+        if same is not None:
+            fates.append(replace(_seen(video), fate="ignored", why=f"the same content as {same.name}"))
         elif content in withdrawn:
             fates.append(replace(_seen(video), fate="rejected", why=f"withdrawn: {withdrawn[content]}"))
         elif content in known:
             fates.append(replace(_seen(video), fate=KEPT, why=f"in the data already, as {known[content]}"))
         else:
             videos.append(video)
-        first.setdefault(content, name)
+        first.setdefault(content, []).append(video)
     return videos, fates
+
+
+def _says_the_same(one: Source, other: Source) -> bool:
+    """Returns True for a copy. A copy under another name with a camera or caption of its own is imported: either may be the right one."""
+    return one.path.stem == other.path.stem or _sidecars(one.path) == _sidecars(other.path)
+
+
+def _sidecars(video: Path) -> tuple[list[str], str]:
+    """Returns the hashes of a video's camera files, and its caption."""
+    camera = camera_of(video).path
+    lens = camera.with_name("intrinsics.npy") if camera is not None and camera.name == "poses.npy" else None
+    seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]
+    seen += [sha256_file(lens)] if lens is not None and lens.is_file() else []
+    return seen, read_caption_file(video)
 
 
 def _key(video: Source, settings: DataSettings) -> str:
     """Returns a name for all that the clips of a video depend on: its content and name, split, camera, caption and settings."""
-    camera = camera_of(video.path).path
-    lens = camera.with_name("intrinsics.npy") if camera is not None and camera.name == "poses.npy" else None
-    seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]
-    seen += [sha256_file(lens)] if lens is not None and lens.is_file() else []
+    seen, caption = _sidecars(video.path)
     chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf"}, mode="json")
-    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, read_caption_file(video.path), sorted(chosen.items()))
+    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, caption, sorted(chosen.items()))
     return sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 

@@ -203,19 +203,34 @@ def test_every_file_of_a_folder_has_a_fate_and_ids_do_not_depend_on_the_others(t
     (root / "empty.mp4").touch()
     (root / ".hidden").touch()
     (root / "gone.mp4").symlink_to("nowhere.mp4")
-    (root / "a b.prompt.txt").write_text("a caption")
+    (root / "a-b.prompt.txt").write_text("a caption")
     summary = collect(root, tmp_path / "clips")
     fates = {row["file"]: row["fate"] for row in summary["files"]}
     shown = {"new\\nline.mp4", "caf\\udce9.mp4", *names} - {"new\nline.mp4"}
     assert {name for name, fate in fates.items() if fate == "imported"} == shown
     assert {name for name, fate in fates.items() if fate == "ignored"} == {"copy.mp4", "notes.pdf", ".hidden"}
-    assert {name for name, fate in fates.items() if fate == "rejected"} == {"empty.mp4", "gone.mp4"} and fates["a b.prompt.txt"] == "used"
+    assert {name for name, fate in fates.items() if fate == "rejected"} == {"empty.mp4", "gone.mp4"} and fates["a-b.prompt.txt"] == "used"
     clips = verified(tmp_path / "clips")
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", clip.clip_id) for clip in clips) and {clip.source_file for clip in clips} == shown
     (root / "copy.mp4").unlink()
     (root / "日本.mov").unlink()
     collect(root, tmp_path / "fewer")
     assert {clip.clip_id for clip in verified(tmp_path / "fewer")} == {clip.clip_id for clip in clips if clip.source_file != "日本.mov"}
+
+
+def test_a_copy_with_other_cameras_is_imported_so_that_wrong_ones_lose_no_footage(tmp_path: Path):
+    root = tmp_path / "videos"
+    write_video(root / "a.mp4", shot(1, 20), fps=24)
+    for name in ("b", "c", "d", "sub/a"):
+        (root / f"{name}.mp4").parent.mkdir(exist_ok=True)
+        shutil.copyfile(root / "a.mp4", root / f"{name}.mp4")
+    write_cameras(root / "a.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*7")))  # too few rows
+    for name in ("b", "d"):
+        write_cameras(root / f"{name}.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w("w*19")))
+    summary = collect(root, tmp_path / "clips")
+    fates = {row["file"]: row["fate"] for row in summary["files"] if row["file"].endswith(".mp4")}
+    assert fates == {"a.mp4": "rejected", "b.mp4": "imported", "c.mp4": "imported", "d.mp4": "ignored", "sub/a.mp4": "ignored"}
+    assert {clip.source_file: clip.camera is None for clip in verified(tmp_path / "clips")} == {"b.mp4": False, "c.mp4": True}
 
 
 def test_a_list_line_names_any_file(tmp_path: Path):
