@@ -20,6 +20,7 @@ test: .venv/all
 # Tests on a real API server with the controllers of JobSet and Trainer. Needs Go 1.26 or newer once, to build them (tests/cluster/build.py).
 cluster-test: .venv/all
 	$(BIN)/python -m tests.cluster.build
+	$(BIN)/python -m tests.cluster.build kueue argo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=5 tests/cluster
 
 # What a contributor runs before a commit: lint, types, and the tests that start no service and train nothing.

@@ -32,7 +32,7 @@ PROGRAMS = {  # directory of the module -> package, binary, module that gives th
         "github.com/argoproj/argo-workflows/v4",
     ),
 }
-BY_NAME = ("kueue", "argo")  # built only if they are named: each takes as long as several of the others, and their tests have not run yet
+BY_NAME = ("kueue", "argo")  # built only if they are named: each takes as long as several of the others
 DEFINITIONS = {"trainer-2.1": "github.com/kubeflow/trainer/v2"}  # directory of a module of which nothing is built -> that module
 ALIASES = ("kube-controller-manager", "kube-scheduler")  # further names of the binary kube-apiserver
 MANIFESTS = {  # what the projects publish beside their programs: definitions, webhooks, behaviour of fake nodes and pods
