@@ -186,12 +186,15 @@ def download(source: Artifacts, target: Path) -> Path:
 def request(method: str, url: str, **settings: Any) -> Any:
     """Returns the answer of MLflow's server, with the credentials of MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and _PASSWORD.
 
+    As MLflow's client, it works in the workspace of MLFLOW_WORKSPACE.
+
     Raises InputError if the server does not answer, refuses the credentials or fails.
     """
     requests = require("requests", "registry")
     user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
     settings["auth"] = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
-    settings["headers"] = {"Authorization": f"Bearer {token}"} if token and not user else {}
+    workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip()
+    settings["headers"] = ({"Authorization": f"Bearer {token}"} if token and not user else {}) | ({"X-MLFLOW-WORKSPACE": workspace} if workspace else {})
     address = url.partition("/api/")[0]
     try:
         answer = _within(lambda seconds: requests.request(method, url, timeout=(CONNECT_SECONDS, seconds), **settings), bool(settings.get("stream")))

@@ -39,8 +39,9 @@ SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded
 def _registered_name(name: str) -> str:
     """Returns the name of a registered model. Raises ValueError for one that MLflow would refuse after the training."""
     path = posixpath.normpath(name)
-    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
-        raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / and :, and not . or ..")
+    unsound = not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or path != name or path == "." or path.startswith("..")
+    if unsound or set(name) & set("/:@") or {"'", '"'} <= set(name):  # @ ends a name in NAME@ALIAS; MLflow's search cannot quote both quotes
+        raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / : @ and both kinds of quotes, and not . or ..")
     return name
 
 
