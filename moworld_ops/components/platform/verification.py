@@ -14,7 +14,7 @@ from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
 from moworld_ops.components.platform.keys import PublicKey
 from moworld_ops.components.platform.ledger import accepted_keys, adoption, champion_of, with_former_evidence
-from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version, model_folder
+from moworld_ops.components.platform.registry import HEAD, UNAPPLIED, ModelRegistry, Version, is_unapplied, model_folder
 
 UNTAGGED = ("model", "version", "images")  # facts of the signed evidence that MLflow has in another form
 FORMER = "evidence of a version registered before evidence named its model"
@@ -122,6 +122,9 @@ def verify_release(registry: ModelRegistry, version: Version) -> int:
     if model is None:
         raise InputError(f"model {version.name}", "", "no such model", "a registered model", "see 'moworld release list'")
     subject, source = f"model {version.name}", "the ledger's last line"
+    if is_unapplied(model, entries):
+        found = f"version {model.aliases.get('champion') or 'none'}, without the ledger's last line, {last['action']} of version {last['version']}"
+        raise IntegrityError(subject, "alias champion", found, "that line in MLflow, too", UNAPPLIED)
     _require_equal(subject, "alias champion", str(model.aliases.get("champion")), str(last.get("version")), source, adoption(version.name))
     _require_equal(subject, f"tag {HEAD}", model.tags.get(HEAD), last.get("hash"), source)
     for entry in entries:
