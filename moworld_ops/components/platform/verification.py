@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError, IntegrityError
-from moworld.files import sha256_of_hashes
+from moworld.files import VIDEO_SUFFIXES, sha256_of_hashes
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
 from moworld_ops.components.platform.keys import PublicKey
@@ -51,6 +51,11 @@ def verify_version(registry: ModelRegistry, version: Version, model: Artifacts |
     for key in sorted(measured.keys() | logged.keys()):
         _require_equal(subject, f"metric {key}", logged.get(key), measured.get(key))
     return Verified(signed, metrics, digest)
+
+
+def is_file_reference(reference: str) -> bool:
+    """Returns whether a reference is meant as a file: it exists, or has a suffix or directory that no model's name has."""
+    return reference.lower().endswith((*VIDEO_SUFFIXES, ".json")) or (bool(reference) and Path(reference).is_file())
 
 
 def verified_folder(reference: str) -> Path:

@@ -171,7 +171,6 @@ def gates(
     """
     from moworld.evaluation.gates import result_of
     from moworld_ops.components.platform.releases import decide
-    from moworld_ops.components.platform.shadow import replay_rows
     from moworld_ops.components.platform.verification import verify_version
 
     registry, version, settings = _candidate(candidate, profile)
@@ -180,8 +179,12 @@ def gates(
     except InputError as error:
         verified = error
     decision = decide(registry, version, settings.gates, settings.registry.profile, verified)
-    champion = registry.version(version.name, decision.champion).tags.get("model_sha256", "") if replay and decision.champion else ""
-    rows = [*decision.rows, *replay_rows(replay or [], version.tags.get("model_sha256", ""), champion)]
+    rows = list(decision.rows)
+    if replay:
+        from moworld_ops.components.platform.shadow import replay_rows
+
+        champion = registry.version(version.name, decision.champion).tags.get("model_sha256", "") if decision.champion else ""
+        rows += replay_rows(replay, version.tags.get("model_sha256", ""), champion)
     found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": rows}
     shown = [(result_of(row).replace("failed", "FAILED"), row["gate"], row["value"], row["threshold"]) for row in rows]
     print_rows(json, found, f"gates for {version.name} version {version.version}", ("", "gate", "value", "threshold"), shown)
@@ -273,8 +276,7 @@ def verify(
     model and data revision. Nothing is written, and no private key is needed. Exit status 1 if anything was changed.
     """
     from moworld_ops.components.platform.ledger import withdrawals
-    from moworld_ops.components.platform.provenance import is_file_reference
-    from moworld_ops.components.platform.verification import verify_release
+    from moworld_ops.components.platform.verification import is_file_reference, verify_release
 
     if is_file_reference(reference):
         _verify_file(Path(reference), unsigned, profile, json)
