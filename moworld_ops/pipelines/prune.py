@@ -116,7 +116,7 @@ def _newest_outputs(runs: list[Run], records: dict[str, Any]) -> dict[str, str]:
     for run in reversed(runs):
         try:
             steps = [step for step, facts in run.steps().items() if facts["status"] == "done"]
-        except InputError as error:  # nobody knows what it has
+        except InputError as error:  # its outputs are unknown
             found[run.name] = f"{Path(error.file).name} of its steps cannot be read"
             continue
         new = [step for step in steps if (records[run.name].get("profile"), step) not in seen]

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, m
 from moworld.errors import invalid_value
 from moworld.files import read_json_object
 
-Seconds = Annotated[float, Field(strict=True, ge=0, le=1e11, allow_inf_nan=False)]  # since 1970, or a duration: years that a date can have
+Moment = Annotated[float, Field(strict=True, ge=0, le=1e11, allow_inf_nan=False)]  # seconds since 1970, of years that a date can have
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # below 0 if the clock went back
 
 
 class _Form(BaseModel):
@@ -23,7 +24,7 @@ class _Step(_Form):
     """A record of a step: steps/<step>.json."""
 
     status: StrictStr
-    started: Seconds | None = None
+    started: Moment | None = None
     seconds: Seconds = 0
     outputs: dict[str, _Output] = {}
 
@@ -33,7 +34,7 @@ class _StepOfRun(_Step):
 
 
 class _Attempt(_Form):
-    started: Seconds
+    started: Moment
     status: StrictStr = ""
 
 
@@ -57,7 +58,7 @@ class _Record(_Form):
     engine: StrictStr = "local"
     pipeline: StrictStr | None = None
     profile: StrictStr | None = None
-    started: Seconds | None = None
+    started: Moment | None = None
     seconds: Seconds | None = None
     engine_process: Annotated[str, Field(strict=True, pattern=r"^(\d{1,18}(:.*)?)?$")] = ""
     attempts: list[_Attempt] = []
