@@ -127,6 +127,7 @@ def _writable(path: Pathlike, option: str = "--out") -> Path:
     return target
 
 
+VIDEO_SUFFIXES = (".mp4", ".webm", ".gif")  # that `moworld.video.writing` writes; here, because commands ask for them without a video
 SHIPPED_MODEL = Path(__file__).parent.parent / "models" / "pocket-long"  # in a clone; the wheel has no model
 
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from moworld.errors import InputError
-from moworld.files import Pathlike, atomic_write
+from moworld.files import VIDEO_SUFFIXES, Pathlike, atomic_write
 from moworld.video.container import Frames
 
 BT709 = 1  # of ITU-T H.273: matrix, primaries and transfer function
@@ -18,7 +18,7 @@ ENCODERS = {  # suffix -> encoder of FFmpeg, and its options
     ".mp4": ("libx264", {"preset": "ultrafast"}),
     ".webm": ("libvpx-vp9", {"b": "0", "deadline": "realtime", "cpu-used": "6"}),
 }
-SUFFIXES = (*ENCODERS, ".gif")
+SUFFIXES = VIDEO_SUFFIXES
 
 
 def video_suffix(path: Pathlike, field: str = "--out") -> str:

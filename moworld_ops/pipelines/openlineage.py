@@ -89,7 +89,7 @@ def send(events: list[Event]) -> str:
         with httpx2.Client(timeout=TIMEOUT_SECONDS, headers=headers) as client:
             for event in events:
                 client.post(f"{endpoint}/api/v1/lineage", json=event).raise_for_status()
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # ValueError: a text or a number that cannot be sent
         return f"OPENLINEAGE_URL: {endpoint}: {' '.join(str(error).split()) or type(error).__name__}; this run's lineage is incomplete there"
     return ""
 

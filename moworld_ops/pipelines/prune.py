@@ -114,7 +114,11 @@ def _newest(runs: list[Run], records: dict[str, Any], keep: int) -> dict[str, st
 def _newest_outputs(runs: list[Run], records: dict[str, Any]) -> dict[str, str]:
     seen, found = set(), {}
     for run in reversed(runs):
-        steps = [step for step, facts in run.steps().items() if facts.get("status") == "done"]
+        try:
+            steps = [step for step, facts in run.steps().items() if facts["status"] == "done"]
+        except InputError as error:  # its outputs are unknown
+            found[run.name] = f"{Path(error.file).name} of its steps cannot be read"
+            continue
         new = [step for step in steps if (records[run.name].get("profile"), step) not in seen]
         seen |= {(records[run.name].get("profile"), step) for step in steps}
         if new:

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moworld.errors import InputError, shown
-from moworld.files import read_json, read_json_object, write_json
+from moworld.errors import InputError
+from moworld.files import read_json, write_json
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.source import code_revision
 from moworld_ops.components.platform.steps import process_token
+from moworld_ops.pipelines.run_record import read_run, read_step
 
 MERGED = {  # step: the step that merges its partitions, and the output with the accepted rows
     **dict.fromkeys(("complete_geometry", "check_quality", "annotate"), ("merge_clips", "captioned")),
@@ -61,12 +62,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """The content of run.json. Raises InputError if it is not one."""
-        record = read_json_object(self.file)
-        for key, kind in (("status", str), ("started", float | int | None), ("seconds", float | int | None), ("steps", dict | None)):
-            if not isinstance(record.get(key), kind):
-                fix = f"restore it from a copy, or move {self.folder} elsewhere"
-                raise InputError(self.file, key, shown(record.get(key)), "the record of a run", fix)
-        return record
+        return read_run(self.file)
 
     def update(self, **values: Any) -> dict[str, Any]:
         """Changes keys of run.json atomically and returns the record."""
@@ -101,8 +97,8 @@ class Run:
         return f"{where['endpoint']}/#/runs/details/{where['id']}" if where else ""
 
     def steps(self) -> dict[str, dict[str, Any]]:
-        """Returns the records of the started steps by name."""
-        return {path.stem: dict(read_json(path)) for path in sorted((self.folder / "steps").glob("*.json"))}
+        """Returns the records of the started steps by name. Raises InputError for one that cannot be read."""
+        return {path.stem: read_step(path) for path in sorted((self.folder / "steps").glob("*.json"))}
 
     def step(self, name: str) -> dict[str, Any]:
         """Returns the record of a step; of one that ran in partitions that of the step that merges them; {} if neither has started."""

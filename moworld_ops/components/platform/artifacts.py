@@ -43,9 +43,12 @@ class LocalArtifacts:
         self.root = root
 
     def names(self) -> list[str]:
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        """Returns also the names of links to folders, pipes and whatever else is no folder: none of these was signed."""
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir())
 
     def open(self, name: str) -> IO[bytes]:
+        if (self.root / name).exists() and not (self.root / name).is_file():  # opening a pipe would wait for its writer
+            raise missing(self.root / name, "no regular file")
         try:
             return (self.root / name).open("rb")
         except OSError as error:
@@ -75,11 +78,13 @@ class StoredArtifacts:
         except Exception as error:  # each store has errors of its own
             raise InputError(self.uri, "", f"{type(error).__name__}: {error}", "a readable store", "check address and credentials") from None
 
-    def open(self, name: str) -> Any:
-        try:
-            return self.system.open(f"{self.root}/{name}", "rb")
-        except FileNotFoundError as error:
-            raise missing(f"{self.uri}/{name}", str(error)) from None
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        where = f"{self.uri}/{name}"
+        with _readable(where):
+            stream = self.system.open(f"{self.root}/{name}", "rb")
+        with stream:
+            yield _Reader(where, stream)
 
     def remove(self) -> None:
         self.system.rm(self.root, recursive=True)
@@ -135,13 +140,34 @@ class ProxiedArtifacts:
         with answer:
             if answer.status_code != 200:
                 raise missing(url, f"status {answer.status_code}")
-            yield _Stream(answer)
+            yield _Reader(url, _Stream(answer))
 
     def remove(self) -> None:
         request("DELETE", f"{self.tracking}/{PROXY}/{quote(self.path)}")
 
     def at(self, folder: str) -> "ProxiedArtifacts":
         return ProxiedArtifacts(self.tracking, f"{self.path}/{folder}")
+
+
+class _Reader:
+    """Reads a stream of a store or a server, whose errors become InputError: each has errors of its own."""
+
+    def __init__(self, where: str, stream: Any) -> None:
+        self.where, self.stream = where, stream
+
+    def read(self, size: int = -1) -> bytes:
+        with _readable(self.where):
+            return bytes(self.stream.read(size))
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise missing(where, str(error)) from None
+    except Exception as error:  # each store has errors of its own
+        raise InputError(where, "", f"{type(error).__name__}: {error}", "a file that can be read", "check network and credentials, then try again") from None
 
 
 class _Stream:
@@ -186,12 +212,15 @@ def download(source: Artifacts, target: Path) -> Path:
 def request(method: str, url: str, **settings: Any) -> Any:
     """Returns the answer of MLflow's server, with the credentials of MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and _PASSWORD.
 
+    As MLflow's client, it works in the workspace of MLFLOW_WORKSPACE.
+
     Raises InputError if the server does not answer, refuses the credentials or fails.
     """
     requests = require("requests", "registry")
     user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
     settings["auth"] = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
-    settings["headers"] = {"Authorization": f"Bearer {token}"} if token and not user else {}
+    workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip()
+    settings["headers"] = ({"Authorization": f"Bearer {token}"} if token and not user else {}) | ({"X-MLFLOW-WORKSPACE": workspace} if workspace else {})
     address = url.partition("/api/")[0]
     try:
         answer = _within(lambda seconds: requests.request(method, url, timeout=(CONNECT_SECONDS, seconds), **settings), bool(settings.get("stream")))

@@ -209,10 +209,17 @@ def _pem(key: Any) -> str:
 
 
 def _create(private: Path) -> None:
-    """Creates a private key and its public key, which replaces no file. Two processes that start together agree on one pair."""
+    """Creates a private key and its public key, which replaces no file. Two processes that start together agree on one pair.
+
+    Raises InputError for a public key whose private key is gone.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+    public = private.with_suffix(".pub")
+    if public.is_file() and not private.exists():  # in this order: another process makes the private key first
+        fix = f"restore it, name it in {KEY}, or move {public.name} elsewhere to get a new pair, which a manager has to trust"
+        raise InputError(private, "", "no such file", f"the private key of {public}", fix)
     private.parent.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     own = private.with_suffix(f".{os.getpid()}.{id(key)}")
@@ -220,7 +227,7 @@ def _create(private: Path) -> None:
         stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     try:
         os.link(own, private)  # fails if the file exists
-        private.with_suffix(".pub").write_text(_pem(key.public_key()), encoding="ascii")
+        public.write_text(_pem(key.public_key()), encoding="ascii")
     except FileExistsError:
         pass
     finally:

@@ -10,8 +10,6 @@ command that writes; a signed line of action `import` then covers it.
 
 import hashlib
 import os
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +18,7 @@ from typing import Any
 
 from moworld.errors import InputError, IntegrityError
 from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.file_lock import busy, file_locked
 from moworld_ops.components.platform.home import home
 from moworld_ops.components.platform.keys import PublicKey
 from moworld_ops.components.platform.ledger_line import (
@@ -224,7 +223,7 @@ class Ledger:
         would keep MLflow from writing to the same database. Raises InputError after LOCK_SECONDS.
         """
         if self.engine.dialect.name == "sqlite":
-            with _file_locked(Path(f"{self.engine.url.database}.lock"), self.where):
+            with file_locked(Path(f"{Path(self.engine.url.database).resolve()}.lock"), self.where, LOCK_SECONDS):  # one lock for all links to a file
                 yield
             return
         from sqlalchemy import exc, text
@@ -236,7 +235,7 @@ class Ledger:
             except exc.OperationalError as error:
                 if "lock timeout" not in str(error):
                     raise
-                raise _busy(self.where) from None
+                raise busy(self.where, LOCK_SECONDS) from None
             connection.commit()  # the lock is the session's; an open transaction would keep old rows
             try:
                 yield
@@ -356,31 +355,3 @@ def _time(entry: dict[str, Any]) -> datetime:
 
 def _damaged(where: str, index: int, found: str, expected: str) -> IntegrityError:
     return IntegrityError(where, f"line {index + 1}", found, expected, f"the ledger was edited: {RESTORE}")
-
-
-def _busy(where: str) -> InputError:
-    return InputError(where, "lock", f"held by another command for {LOCK_SECONDS} s", "a free lock", "wait for it, or end it")
-
-
-@contextmanager
-def _file_locked(path: Path, where: str) -> Iterator[None]:
-    """Holds a lock on a file. Raises InputError if one holder keeps it for LOCK_SECONDS; while holders change, the wait goes on."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as stream:
-        holder, since = "", time.monotonic()
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if (now := path.read_text(encoding="utf-8")) != holder:
-                    holder, since = now, time.monotonic()
-                if time.monotonic() - since > LOCK_SECONDS:
-                    raise _busy(where) from None
-                time.sleep(0.01)
-        stream.truncate(0)
-        stream.write(uuid.uuid4().hex)
-        stream.flush()
-        yield

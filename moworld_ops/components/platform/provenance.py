@@ -9,7 +9,6 @@ from pathlib import Path
 from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_of_hashes, sha256_tree
 from moworld.inference.provenance import ModelIdentity, Record, Sidecar, Signature, Signer, read_sidecar, sidecar_path
-from moworld.video.writing import SUFFIXES
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.registry import ModelRegistry, Version
 from moworld_ops.components.platform.verification import accepted_signers, verify_evidence
@@ -73,11 +72,6 @@ def verify_video(path: Path, unsigned: bool = False, registry: ModelRegistry | N
         expected, fix = "a signature by a trusted key", "pass --unsigned to check the two files against each other only"
         raise IntegrityError(sidecar_file, "signature", "none, so anyone could have written this record", expected, fix)
     return VerifiedVideo(video, record, key, _confirmed(registry, sidecar_file, record))
-
-
-def is_file_reference(reference: str) -> bool:
-    """Returns whether a reference is meant as a file: it exists, or has a suffix or directory that no model's name has."""
-    return reference.lower().endswith((*SUFFIXES, ".json")) or (bool(reference) and Path(reference).is_file())
 
 
 def _both(path: Path) -> tuple[Path, Path]:

@@ -30,6 +30,7 @@ from moworld_ops.components.platform.tracking import Model, Store, Version, sqli
 
 EXPERIMENT = "moworld"
 HEAD = "ledger_head"  # tag of a registered model: hash of its last ledger line
+UNAPPLIED = "the next promotion, rollback or gc applies it"  # a line whose writer died before MLflow was updated
 DATABASE = "MOWORLD_REGISTRY_DATABASE"
 MAX_PARAM_CHARACTERS = 6000  # MLflow's limit
 MAX_NAME_CHARACTERS = 256  # of a registered model, in MLflow's database
@@ -39,8 +40,9 @@ SIGNATURE = "evidence.sig"  # the last file of a version that is uploaded
 def _registered_name(name: str) -> str:
     """Returns the name of a registered model. Raises ValueError for one that MLflow would refuse after the training."""
     path = posixpath.normpath(name)
-    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or set(name) & set("/:") or path != name or path == "." or path.startswith(".."):
-        raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / and :, and not . or ..")
+    unsound = not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS or path != name or path == "." or path.startswith("..")
+    if unsound or set(name) & set("/:@") or {"'", '"'} <= set(name):  # @ ends a name in NAME@ALIAS; MLflow's search cannot quote both quotes
+        raise ValueError(f"a name that MLflow accepts: up to {MAX_NAME_CHARACTERS} characters without / : @ and both kinds of quotes, and not . or ..")
     return name
 
 
@@ -201,7 +203,10 @@ class ModelRegistry:
         head = model.tags.get(HEAD) if model else None
         if head and not found and (file := sqlite_file(self.database)) and not file.is_file():
             raise InputError(file, "registry.database", "no such file", "the database with the ledger", f"correct {DATABASE}")
-        if head not in [None, *(entry["hash"] for entry in entries)] or (head is None and len(entries) > 1):
+        if not head and len(entries) > 1:
+            expected, fix = f"the hash of the ledger's last line, {entries[-1]['hash']}", "restore MLflow's database from a copy"
+            raise IntegrityError(f"model {name}", f"tag {HEAD}", "none", expected, fix)
+        if head and head not in [entry["hash"] for entry in entries]:
             found_lines, expected = f"{len(entries)} lines without the newest one", f"a line with hash {head}"
             raise IntegrityError(self.ledger.where, f"model {name}", found_lines, expected, "restore the ledger from a copy")
         return entries
@@ -265,7 +270,7 @@ class ModelRegistry:
         try:
             self.store.move(name, aliases, {HEAD: entry["hash"]} if model.tags.get(HEAD) != entry["hash"] else {})
         except InputError as error:
-            error.fix += "; the ledger has the line, and the next promotion, rollback or gc applies it"
+            error.fix += f"; the ledger has the line, and {UNAPPLIED}"
             raise
 
     def remove(self, version: Version) -> None:
@@ -314,6 +319,14 @@ class ModelRegistry:
             return str(found.experiment_id)
         location = (self.folder / "artifacts").as_uri() if self.local else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def is_unapplied(model: Model | None, entries: Sequence[dict[str, Any]]) -> bool:
+    """Returns True if the last of a model's ledger lines is not in MLflow yet, because its writer died or could not reach it."""
+    head, alias = (model.tags.get(HEAD), model.aliases.get("champion")) if model else (None, None)
+    before = entries[:-1]
+    known = before[-1]["hash"] if before else None
+    return bool(entries) and head == known != entries[-1]["hash"] and alias in (champion_of(entries), champion_of(before))
 
 
 def model_folder(reference: str, tracking: str = "") -> Path:

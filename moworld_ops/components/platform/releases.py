@@ -15,7 +15,7 @@ from moworld.evaluation.gates import Gate, failures, verdict
 from moworld.evaluation.metrics import METRICS
 from moworld_ops.components.platform import keys
 from moworld_ops.components.platform.ledger import MOVES, REVOKE, TRUST, adoption, champion_of, champions, trusted_keys, withdrawals
-from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version
+from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version, is_unapplied
 from moworld_ops.components.platform.steps import Refused
 from moworld_ops.components.platform.verification import Verified, gate_facts, verify_evidence, verify_version
 
@@ -234,14 +234,15 @@ def recover(registry: ModelRegistry, name: str) -> list[dict[str, Any]]:
     model, entries = registry.model(name), registry.entries(name, registry.ledger.remember())
     alias, head = (model.aliases.get("champion"), model.tags.get(HEAD)) if model else (None, None)
     champion = champion_of(entries)
-    if entries and head != entries[-1]["hash"]:
-        before = entries[:-1]
-        if head != (before[-1]["hash"] if before else None):
-            found, expected = f"the hash of an older line ({str(head)[:12]})", "that of the last line"
-            raise IntegrityError(f"model {name}", f"tag {HEAD}", found, expected, "restore the registry from a copy")
-        if alias in (champion, champion_of(before)):
-            registry.apply(name, {**entries[-1], "version": champion})
-            return entries
+    if is_unapplied(model, entries):
+        if champion not in [version.version for version in registry.versions(name)]:
+            found = "a version that was deleted before alias champion was moved to it"
+            raise IntegrityError(f"model {name}", f"version {champion}", found, "the ledger's champion", adoption(name))
+        registry.apply(name, {**entries[-1], "version": champion})
+        return entries
+    if entries and head not in (entries[-1]["hash"], entries[-2]["hash"] if entries[1:] else None):
+        found, expected = f"the hash of an older line ({str(head)[:12]})", "that of the last line"
+        raise IntegrityError(f"model {name}", f"tag {HEAD}", found, expected, "restore the registry from a copy")
     if alias != champion:
         found, expected = f"version {alias}" if alias else "no alias", f"version {champion}, as in the ledger" if champion else "none"
         raise IntegrityError(f"model {name}", "alias champion", found, expected, adoption(name))

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from moworld_ops.components.platform.artifacts import request
 CONNECT_SECONDS = 5
 LISTING_SECONDS = 8.0  # for all pages of one listing
 STRICT = ConfigDict(strict=True)
+PROMPT = "mlflow.prompt.is_prompt"  # tag of a registered model that is a prompt; MLflow's own list of models omits those
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,7 +61,7 @@ class Store(Protocol):
     def move(self, name: str, aliases: Mapping[str, str | None], tags: Mapping[str, str]) -> None:
         """Sets aliases of a model to versions, removes those with None, then sets tags. A database does all of it or nothing.
 
-        Raises InputError if it cannot be written.
+        Raises InputError if it cannot be written, or a version does not exist.
         """
 
 
@@ -154,6 +156,12 @@ class _RestModel(BaseModel):
     tags: list[_Tag] = []
 
 
+class _ModelAnswer(BaseModel):
+    """An answer with a registered model."""
+
+    registered_model: _RestModel
+
+
 class _RestVersion(BaseModel):
     version: Annotated[int, Field(ge=1)]
     run_id: str = ""
@@ -210,10 +218,24 @@ Page = TypeVar("Page", _Models, _Versions)
 
 
 class SqlStore:
-    """MLflow's registry in its database, read through the tables of MLflow 3."""
+    """MLflow's registry in its database, read through the tables of MLflow 3: its default workspace, as MLflow's client of a database."""
 
     def __init__(self, uri: str) -> None:
         self.engine = engine_at(uri)
+
+    @cached_property
+    def _workspace(self) -> dict[str, str]:
+        """The column that all rows of the default workspace have; {} in a database of an MLflow without workspaces."""
+        from sqlalchemy import inspect
+
+        with readable(self.engine), self.engine.connect() as connection:
+            found = inspect(connection)
+            columns = found.get_columns("registered_models") if found.has_table("registered_models") else []
+        return {"workspace": "default"} if any(column["name"] == "workspace" for column in columns) else {}
+
+    @property
+    def _mine(self) -> str:
+        return " AND ".join(["1 = 1", *(f"{column} = '{value}'" for column, value in self._workspace.items())])
 
     def _rows(self, form: Any, query: str, **values: Any) -> list[Any]:
         """Returns the rows of a query, each a tuple of type `form`. Raises IntegrityError for a value of another type."""
@@ -230,23 +252,26 @@ class SqlStore:
 
     def models(self) -> list[Model]:
         aliases: dict[str, dict[str, str]] = {}
-        for name, alias, version in self._rows(tuple[str, str, int], "SELECT name, alias, version FROM registered_model_aliases ORDER BY alias"):
+        query = f"SELECT name, alias, version FROM registered_model_aliases WHERE {self._mine} ORDER BY alias"
+        for name, alias, version in self._rows(tuple[str, str, int], query):
             aliases.setdefault(name, {})[alias] = str(version)
         tags: dict[str, dict[str, str]] = {}
-        for name, key, value in self._rows(tuple[str, str, str | None], "SELECT name, key, value FROM registered_model_tags"):
+        query = f"SELECT name, key, value FROM registered_model_tags WHERE {self._mine}"
+        for name, key, value in self._rows(tuple[str, str, str | None], query):
             tags.setdefault(name, {})[key] = value or ""
-        names = self._rows(tuple[str], "SELECT name FROM registered_models ORDER BY name")
-        return [Model(name, aliases.get(name, {}), tags.get(name, {})) for (name,) in names]
+        names = self._rows(tuple[str], f"SELECT name FROM registered_models WHERE {self._mine} ORDER BY name")
+        found = [Model(name, aliases.get(name, {}), tags.get(name, {})) for (name,) in names]
+        return [model for model in found if model.tags.get(PROMPT, "").lower() != "true"]
 
     def versions(self, model: Model) -> list[Version]:
         tags: dict[int, dict[str, str]] = {}
-        query = "SELECT version, key, value FROM model_version_tags WHERE name = :name"
+        query = f"SELECT version, key, value FROM model_version_tags WHERE name = :name AND {self._mine}"
         for version, key, value in self._rows(tuple[int, str, str | None], query, name=model.name):
             tags.setdefault(version, {})[key] = value or ""
         rows = self._rows(
             tuple[int, str | None, str | None, int | None],
             "SELECT version, run_id, source, creation_time FROM model_versions"
-            " WHERE name = :name AND current_stage <> 'Deleted_Internal' ORDER BY version",
+            f" WHERE name = :name AND current_stage <> 'Deleted_Internal' AND {self._mine} ORDER BY version",
             name=model.name,
         )
         return [
@@ -259,12 +284,17 @@ class SqlStore:
         return {key: float(value) for key, value in rows}
 
     def move(self, name: str, aliases: Mapping[str, str | None], tags: Mapping[str, str]) -> None:
+        from sqlalchemy import text
+
+        exists = f"SELECT 1 FROM model_versions WHERE name = :name AND version = :number AND current_stage <> 'Deleted_Internal' AND {self._mine}"
         with readable(self.engine), self.engine.begin() as connection:
             for alias, version in aliases.items():
-                key = {"name": name, "alias": alias}
+                if version is not None and connection.execute(text(exists), {"name": name, "number": int(version)}).first() is None:
+                    raise InputError(f"model {name}", f"version {version}", "no such version", "one that exists", "see 'moworld release list'")
+                key = {"name": name, "alias": alias, **self._workspace}
                 _set(connection, "registered_model_aliases", key, None if version is None else {"version": int(version)})
             for tag, value in tags.items():
-                _set(connection, "registered_model_tags", {"name": name, "key": tag}, {"value": value})
+                _set(connection, "registered_model_tags", {"name": name, "key": tag, **self._workspace}, {"value": value})
 
 
 def _set(connection: Any, table: str, key: Mapping[str, str], values: Mapping[str, Any] | None) -> None:
@@ -324,9 +354,11 @@ class RestStore:
         return sorted(found, key=lambda model: model.name)
 
     def versions(self, model: Model) -> list[Version]:
-        quoted = model.name.replace("'", "''")
+        quote = '"' if "'" in model.name else "'"  # MLflow's filters have no way to escape one
+        if quote in model.name:
+            raise InputError(f"model {model.name}", "name", "both kinds of quotes", "at most one kind, as MLflow's search needs", "rename it in MLflow")
         found = []
-        for page in self._pages(_Versions, "model-versions/search", filter=f"name='{quoted}'"):
+        for page in self._pages(_Versions, "model-versions/search", filter=f"name={quote}{model.name}{quote}"):
             for one in page.model_versions:
                 number, tags = str(one.version), {tag.key: tag.value for tag in one.tags}
                 made = one.creation_timestamp / 1000
@@ -344,6 +376,12 @@ class RestStore:
                 self._send("DELETE", _Done, "registered-models/alias", json=body)
             else:
                 self._send("POST", _Done, "registered-models/alias", json={**body, "version": version})
+        if aliases:  # the tag says that all is done
+            moved = {one.alias: str(one.version) for one in self._get(_ModelAnswer, "registered-models/get", name=name).registered_model.aliases}
+            for alias, version in aliases.items():
+                if moved.get(alias) != version:
+                    found, expected = f"{moved.get(alias, 'none')} after it was set", str(version or "none")
+                    raise InputError(self.uri, f"model {name}, alias {alias}", found, expected, "see the server's log")
         for key, value in tags.items():
             self._send("POST", _Done, "registered-models/set-tag", json={"name": name, "key": key, "value": value})
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moworld.errors import InputError, IntegrityError
-from moworld.files import sha256_of_hashes
+from moworld.files import VIDEO_SUFFIXES, sha256_of_hashes
 from moworld_ops.components.platform import keys, signing
 from moworld_ops.components.platform.artifacts import Artifacts, LocalArtifacts
 from moworld_ops.components.platform.keys import PublicKey
 from moworld_ops.components.platform.ledger import accepted_keys, adoption, champion_of, with_former_evidence
-from moworld_ops.components.platform.registry import HEAD, ModelRegistry, Version, model_folder
+from moworld_ops.components.platform.registry import HEAD, UNAPPLIED, ModelRegistry, Version, is_unapplied, model_folder
 
 UNTAGGED = ("model", "version", "images")  # facts of the signed evidence that MLflow has in another form
 FORMER = "evidence of a version registered before evidence named its model"
@@ -51,6 +51,11 @@ def verify_version(registry: ModelRegistry, version: Version, model: Artifacts |
     for key in sorted(measured.keys() | logged.keys()):
         _require_equal(subject, f"metric {key}", logged.get(key), measured.get(key))
     return Verified(signed, metrics, digest)
+
+
+def is_file_reference(reference: str) -> bool:
+    """Returns whether a reference is meant as a file: it exists, or has a suffix or directory that no model's name has."""
+    return reference.lower().endswith((*VIDEO_SUFFIXES, ".json")) or (bool(reference) and Path(reference).is_file())
 
 
 def verified_folder(reference: str) -> Path:
@@ -122,6 +127,9 @@ def verify_release(registry: ModelRegistry, version: Version) -> int:
     if model is None:
         raise InputError(f"model {version.name}", "", "no such model", "a registered model", "see 'moworld release list'")
     subject, source = f"model {version.name}", "the ledger's last line"
+    if is_unapplied(model, entries):
+        found = f"version {model.aliases.get('champion') or 'none'}, without the ledger's last line, {last['action']} of version {last['version']}"
+        raise IntegrityError(subject, "alias champion", found, "that line in MLflow, too", UNAPPLIED)
     _require_equal(subject, "alias champion", str(model.aliases.get("champion")), str(last.get("version")), source, adoption(version.name))
     _require_equal(subject, f"tag {HEAD}", model.tags.get(HEAD), last.get("hash"), source)
     for entry in entries:

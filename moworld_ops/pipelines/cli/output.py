@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
 WIDTH_OF_FILES = 200  # characters of a table in a file or a pipe, which has no width of its own
@@ -72,6 +73,14 @@ def track(items: Iterable[Any], what: str, total: int | None = None) -> Iterable
     from rich.progress import track
 
     return track(items, what, total=total, console=Console(stderr=True), transient=True)
+
+
+def date_text(seconds: float) -> str:
+    """Returns a moment, in seconds since 1970, as a local time: "2026-11-30 16:51"; "" for 0 and for a number that is no date."""
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(" ", "minutes") if seconds else ""
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def bytes_text(count: float) -> str:

@@ -65,17 +65,23 @@ def list_(profile: Where = "", json: Json = False) -> None:
     from moworld_ops.components.platform.releases import recorded_gates
 
     registry = open_registry(profile)
+    models, lines = registry.models(), registry.ledger.entries()
     found, rows = [], []
-    for model in registry.models():
-        entries = registry.entries(model.name)
+    for model in models:
+        try:
+            entries = registry.entries(model.name, lines)
+            _note_moved_alias(model, entries)
+        except InputError as error:  # of this model only, as if another registry's manager promoted it
+            note(f"warning: {error}")
+            entries = []
         gated = [gate.metric for gate in recorded_gates(entries) if gate.metric]
         for version in registry.store.versions(model):
             metrics = registry.store.metrics(version.run_id)
-            found.append({**asdict(version), "created": _time(version.created), "metrics": metrics})
+            found.append({**asdict(version), "created": output.date_text(version.created), "metrics": metrics})
             shown = [name for name in (*gated, *sorted(metrics)) if name in metrics]
             text = ", ".join(f"{name} {metrics[name]:.4g}" for name in list(dict.fromkeys(shown))[:SHOWN])
             lineage = version.tags.get("run"), version.tags.get("data_revision", "")[:12]
-            rows.append((version.name, version.version, " ".join(version.aliases), _time(version.created), text, *lineage))
+            rows.append((version.name, version.version, " ".join(version.aliases), output.date_text(version.created), text, *lineage))
     print_rows(json, found, "releases", ("model", "version", "alias", "created", "metrics", "run", "data"), rows)
 
 
@@ -112,20 +118,22 @@ def compare(
     """Compare the metrics and videos of two versions.
 
     Example: moworld release compare moworld-pocket@2 moworld-pocket@champion --out compare.html
+
+    Both are read from the signed evidence, which must be unchanged.
     """
     from moworld.evaluation.metrics import METRICS
     from moworld.files import output_file
 
     if page is not None:
         output_file(page)
-    from moworld_ops.components.platform.verification import flat, recorded
+    from moworld_ops.components.platform.verification import flat, recorded, verify_evidence
 
     registry = open_registry(profile)
     first = recorded(registry, candidate)
     second = recorded(registry, champion or f"{first.name}@champion")
     for version in {first.name: first, second.name: second}.values():
-        _note_moved_alias(registry, version.name)
-    both = [registry.metrics(version) for version in (first, second)]
+        _note_moved_alias(registry.model(version.name), registry.entries(version.name))
+    both = [verify_evidence(registry, version).metrics for version in (first, second)]
     ours, theirs = map(flat, both)
     rows = []
     for key in sorted(ours.keys() | theirs.keys()):
@@ -163,7 +171,6 @@ def gates(
     """
     from moworld.evaluation.gates import result_of
     from moworld_ops.components.platform.releases import decide
-    from moworld_ops.components.platform.shadow import replay_rows
     from moworld_ops.components.platform.verification import verify_version
 
     registry, version, settings = _candidate(candidate, profile)
@@ -172,8 +179,12 @@ def gates(
     except InputError as error:
         verified = error
     decision = decide(registry, version, settings.gates, settings.registry.profile, verified)
-    champion = registry.version(version.name, decision.champion).tags.get("model_sha256", "") if replay and decision.champion else ""
-    rows = [*decision.rows, *replay_rows(replay or [], version.tags.get("model_sha256", ""), champion)]
+    rows = list(decision.rows)
+    if replay:
+        from moworld_ops.components.platform.shadow import replay_rows
+
+        champion = registry.version(version.name, decision.champion).tags.get("model_sha256", "") if decision.champion else ""
+        rows += replay_rows(replay, version.tags.get("model_sha256", ""), champion)
     found = {"model": version.name, "version": version.version, "champion": decision.champion, "gates": rows}
     shown = [(result_of(row).replace("failed", "FAILED"), row["gate"], row["value"], row["threshold"]) for row in rows]
     print_rows(json, found, f"gates for {version.name} version {version.version}", ("", "gate", "value", "threshold"), shown)
@@ -265,8 +276,7 @@ def verify(
     model and data revision. Nothing is written, and no private key is needed. Exit status 1 if anything was changed.
     """
     from moworld_ops.components.platform.ledger import withdrawals
-    from moworld_ops.components.platform.provenance import is_file_reference
-    from moworld_ops.components.platform.verification import verify_release
+    from moworld_ops.components.platform.verification import is_file_reference, verify_release
 
     if is_file_reference(reference):
         _verify_file(Path(reference), unsigned, profile, json)
@@ -324,7 +334,7 @@ def gc(
     from moworld_ops.components.platform import releases
 
     found = releases.collect(open_registry(profile), model, keep, reason, remove=yes)
-    rows = [(version.name, version.version, _time(version.created), version.tags.get("run")) for version in found]
+    rows = [(version.name, version.version, output.date_text(version.created), version.tags.get("run")) for version in found]
     print_rows(json, [asdict(version) for version in found], "deleted" if yes else "to delete", ("model", "version", "created", "run"), rows)
     if found and not yes:
         note("nothing was deleted; pass --yes to delete them")
@@ -398,17 +408,12 @@ def _candidate(reference: str, profile: str) -> tuple[Any, Any, Any]:
     return registry, version, settings
 
 
-def _note_moved_alias(registry: Any, name: str) -> None:
+def _note_moved_alias(model: Any, entries: Any) -> None:
     from moworld_ops.components.platform.ledger import champion_of
 
-    champion, model = champion_of(registry.entries(name)), registry.model(name)
-    alias = model.aliases.get("champion") if model else None
+    champion, alias = champion_of(entries), model.aliases.get("champion")
     if champion and alias != champion:
-        note(printable(f"warning: MLflow's alias champion of {name} is {alias or 'missing'}; the ledger's champion is version {champion}"))
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).isoformat(" ", "minutes") if seconds else ""
+        note(printable(f"warning: MLflow's alias champion of {model.name} is {alias or 'missing'}; the ledger's champion is version {champion}"))
 
 
 def _moment(text: str) -> str:

@@ -1,13 +1,12 @@
 """CLI commands `runs list`, `show`, `logs`, `cancel`, `prune`; on a cluster also `schedules`, `unschedule`, `reap`."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from moworld_ops.pipelines.cli import completion
 from moworld_ops.pipelines.cli.layout import Commands, Json, option
-from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print_result, print_rows, print_table
+from moworld_ops.pipelines.cli.output import bytes_text, date_text, note, print_json, print_result, print_rows, print_table
 from moworld_ops.pipelines.runs import Run, all_runs, cluster_endpoints, ordered, summary, unreadable_runs
 
 app = Commands(help="List, inspect and cancel runs of this machine and, if KFP_ENDPOINT is set, of the cluster.")
@@ -28,7 +27,7 @@ def list_(json: Json = False) -> None:
             row["run"],
             row["engine"],
             row["status"],
-            f"{datetime.fromtimestamp(row['started'] or 0):%Y-%m-%d %H:%M}",
+            date_text(row["started"] or 0),
             f"{row['seconds'] or 0:.0f} s",
         )
         for row in rows

@@ -15,7 +15,8 @@ def run(tmp_path, monkeypatch):
 
     def add(step: str, output: str, status: str = "done", engine: str = "local"):
         folder = tmp_path / "runs" / "r-1"
-        write_json(folder / "run.json", {"run": "r-1", "engine": engine, "profile": "other", "started": 1, "status": "done"})
+        where = {"kubeflow": {"endpoint": "http://127.0.0.1:1", "id": "1"}} if engine == "kubeflow" else {}
+        write_json(folder / "run.json", {"run": "r-1", "engine": engine, "profile": "other", "started": 1, "status": "done", **where})
         path = folder / "artifacts" / step / output
         path.mkdir(parents=True)
         write_json(folder / "steps" / f"{step}.json", {"status": status, "outputs": {output: {"path": str(path)}}})

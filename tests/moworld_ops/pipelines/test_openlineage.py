@@ -150,3 +150,9 @@ def test_a_run_does_not_depend_on_the_endpoint(run, receiver, monkeypatch):
         problem = send(end_events(run))
         assert url in problem and "incomplete" in problem and "\n" not in problem
     assert len(receiver.received) == 1  # nothing is sent after the first refusal
+    for address, key in (("http://127.0.0.1:1/\udcff", "key"), ("http://127.0.0.1:1", "key of Zo\u00eb \u20ac"), ("http://127.0.0.1:1", "\udcff")):
+        monkeypatch.setenv("OPENLINEAGE_URL", address)
+        monkeypatch.setenv("OPENLINEAGE_API_KEY", key)
+        assert "incomplete" in send(end_events(run))
+    monkeypatch.delenv("OPENLINEAGE_API_KEY")
+    assert "incomplete" in send([{"seconds": float("nan")}])

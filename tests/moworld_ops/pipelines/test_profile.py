@@ -64,6 +64,8 @@ def test_a_comment_after_a_list_is_ignored():
         ("images.tag=latest", "--set: images.tag: found 'latest', expected a tag of one build, not `latest`"),
         ("images.digests={data: v1}", "--set: images.digests.data"),
         ("registry.name=a/b", "--set: registry.name: found 'a/b', expected a name that MLflow accepts"),
+        ("registry.name=a@b", "--set: registry.name: found 'a@b', expected a name that MLflow accepts"),
+        ("registry.name=it's \"b\"", "expected a name that MLflow accepts"),
         ("distill.steps=many", "--set: distill.steps: found 'many', expected a valid integer"),
         ("curriculum.0.batch=-1", "--set: curriculum.0.batch: found -1, expected greater than 0"),
         ("model.num_layers=0", "--set: model.num_layers"),

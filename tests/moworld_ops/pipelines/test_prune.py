@@ -151,6 +151,42 @@ def test_a_record_that_cannot_be_read_stops_no_other_run(home, tmp_path, monkeyp
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "broken/run.json" in wrong.stderr
 
 
+RECORDS = [
+    {"attempts": "x"}, {"attempts": None}, {"attempts": [{}]}, {"started": float("nan")}, {"started": 1e300}, {"started": -1e12}, {"started": True},
+    {"seconds": float("inf")}, {"settings": []}, {"settings": None}, {"settings": {"registry": None}}, {"settings": {"registry": {"tracking": 5}}},
+    {"steps": {"collect": None}}, {"steps": {"collect": {"status": "done"}}}, {"pipeline": [1]}, {"profile": {}}, {"engine": ["kubeflow"]},
+    {"engine": "kubeflow"}, {"engine": "kubeflow", "kubeflow": "x"}, {"engine_process": "abc"}, {"engine_process": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", RECORDS, ids=str)
+def test_a_record_with_a_wrong_value_stops_no_other_run(home, tmp_path, monkeypatch, capsys, change):
+    moworld = Command(tmp_path, monkeypatch, capsys, KFP_ENDPOINT="")
+    for name in ("good", "broken"):
+        make_run(home, name)
+    file = home / "runs/broken/run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "running"} | change))
+    done = moworld("runs", "list", "--json")
+    assert done.returncode == 0 and [(row["run"], row["status"]) for row in json.loads(done.stdout)] == [("good", "done"), ("broken", "unreadable")]
+    done = moworld("runs", "prune", "--keep", "0", "--days", "0", "--delete")
+    assert done.returncode == 0 and "not touched" in done.stderr and file.is_file()
+    for command in ("show", "logs", "cancel"):
+        done = moworld("runs", command, "broken")
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "broken/run.json" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "{}", '{"status": "done", "outputs": {"videos": 5}}', "\x00"])
+def test_a_step_s_record_that_cannot_be_read_keeps_its_run_and_stops_no_other(home, tmp_path, monkeypatch, capsys, content):
+    moworld = Command(tmp_path, monkeypatch, capsys, KFP_ENDPOINT="")
+    for name in ("old", "damaged"):
+        make_run(home, name)
+    make_run(home, "new", age_days=1)
+    (home / "runs/damaged/steps/collect.json").write_text(content)
+    rows = {row["run"]: row for row in json.loads(moworld("runs", "prune", "--keep", "0", "--days", "0", "--delete", "--json").stdout)}
+    assert rows["old"]["deleted"] and rows["damaged"]["delete"] != "run" and "collect.json" in rows["damaged"]["reason"]
+    assert (home / "runs/damaged/run.json").is_file()
+
+
 def test_a_long_name_is_never_broken_into_lines(home, tmp_path, monkeypatch, capsys):
     name = "lifecycle-" + "a-long-profile-name-" * 4 + "20261130-101010"
     make_run(home, name)

@@ -185,14 +185,15 @@ def test_a_shell_completes_models_and_their_versions(home, moworld):
     assert completion.references("") == []
 
 
-def test_reading_does_not_import_mlflow(home, moworld):
+def test_reading_and_moving_import_neither_mlflow_nor_what_pictures_need(home, profile):
     import subprocess
     import sys
 
-    commands = ("list", f"history {NAME}", f"verify {NAME}", f"compare {NAME}@4", "keys")
+    commands = ("list", f"history {NAME}", f"verify {NAME}", f"compare {NAME}@4", "keys",
+                f"gates {NAME}@4 --profile {profile}", f"promote {NAME}@4 --profile {profile}", f"rollback {NAME}")  # fmt: skip
     for command in commands:
         code = f"import sys; sys.argv = ['moworld', 'release', *'{command}'.split()]\n"
         code += "from moworld_ops.pipelines.cli.app import main\ntry:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
-        code += "assert not {'mlflow', 'model_signing', 'torch', 'kfp'} & sys.modules.keys(), 'imported'\n"
+        code += "assert not {'mlflow', 'model_signing', 'torch', 'kfp', 'numpy', 'PIL'} & sys.modules.keys(), 'imported'\n"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
