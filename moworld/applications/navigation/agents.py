@@ -104,8 +104,8 @@ class Outcome:
 
     def measures(self, task: Task, settings: TaskSettings) -> dict[str, Any]:
         """Returns the task's part of every score, and the path in whole map units; `left` is null where the goal cannot be reached."""
-        places = self.seen.places
-        left, walked = task.ways.length(*self.seen.place[:2]), path_length(places[:, :2])
+        places, (goal, ways) = self.seen.places, task.truth()
+        left, walked = ways.length(*self.seen.place[:2]), path_length(places[:, :2])
         solved = task.solved(self.seen.place, settings)
         return {
             "solved": solved,
@@ -113,7 +113,7 @@ class Outcome:
             "soft_spl": progress_by_length(task.shortest, left, task.shortest, walked),
             "ndtw": warping_similarity(places[:, :2], task.reference, settings.success_units),
             "left": left if np.isfinite(left) else None,
-            "turned_away": angle_between(self.seen.place[2], task.goal[2]),
+            "turned_away": angle_between(self.seen.place[2], goal[2]),
             "walked": walked,
             "chunks": self.chunks,
             "stopped": self.stopped,

@@ -43,6 +43,8 @@ class NavigationHead(nn.Module):
     size_hw: of the pictures, multiples of 16
     """
 
+    positions: Tensor
+
     def __init__(self, size_hw: tuple[int, int], width: int = 32) -> None:
         super().__init__()
         self.size_hw, self.width = size_hw, width
@@ -94,11 +96,11 @@ class NavigationHead(nn.Module):
         if not path.is_file():
             raise InputError(folder, "config.json", "no such file", "the folder of a navigation head", fix)
         config = read_json_object(path)
-        size, width = config.get("size_hw"), config.get("width")
+        size, width = config.get("size_hw", []), config.get("width", 0)
         whole = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 16 <= side <= 4096 for side in size)
         if config.get("_class_name") != NAME or not whole or not isinstance(width, int) or not 4 <= width <= 256:
             raise InputError(path, "", config.get("_class_name"), f"the configuration of a {NAME}", fix)
-        if size_hw is not None and tuple(size) != tuple(size_hw):
+        if size_hw is not None and tuple(size) != size_hw:
             raise InputError(path, "size_hw", f"{size[1]}x{size[0]}", f"{size_hw[1]}x{size_hw[0]}, the model's size", fix)
         try:
             head = NavigationHead((size[0], size[1]), width)

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from moworld.applications.navigation.head import FRAMES, LENGTH, NavigationHead, as_pictures
+from moworld.applications.navigation.score import facts_of
 from moworld.applications.navigation.settings import HeadSettings
+from moworld.applications.navigation.walks import recorded_walks
 from moworld.camera import se3
 from moworld.data.game_walks import SeenWalk
 from moworld.evaluation.walk import through_codec
 from moworld.files import atomic_write
+from moworld.model.world import WorldModel
 from moworld.training.loop import Learner
 from moworld.training.settings import OptimizerSettings
 
@@ -105,6 +108,17 @@ def train_head(train: Pairs, validation: Pairs, settings: HeadSettings, seed: in
     head.save(folder, training=settings.model_dump(mode="json"), seed=seed, validation=measured)
     checkpoint.unlink(missing_ok=True)
     return measured
+
+
+def train_for_model(model: Path, walks: Path, settings: HeadSettings, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains a head for a model's pictures and speeds on walks, which are recorded into `walks` or read from there; see `train_head`."""
+    world = WorldModel.load(model)
+    size_hw, _, speeds = facts_of(world.config)
+
+    def pairs(split: str) -> Pairs:
+        return Pairs.of(recorded_walks(walks, settings, size_hw, speeds[1], seed, split), world.codec, world.device, speeds)
+
+    return train_head(pairs("train"), pairs("validation"), settings, seed, folder)
 
 
 def measure_head(head: NavigationHead, pairs: Pairs, settings: HeadSettings) -> dict[str, Any]:

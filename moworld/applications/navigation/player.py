@@ -16,7 +16,6 @@ from moworld.camera.cameras import resize_to_cover
 from moworld.data.game import ACTIONS_PER_UNIT, FULL_SPEED, Engine
 from moworld.data.game_camera import engine_c2w
 from moworld.data.game_walks import Place
-from moworld.data.settings import GameSettings
 
 Frames = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -93,8 +92,3 @@ class Player:
     def _see(self, state: Any) -> None:
         self._frames.append(resize_to_cover(self.engine.image(state), self.size_hw))
         self._poses.append(np.array(state.game_variables, dtype=np.float64))
-
-
-def open_player(level: str, settings: GameSettings) -> Engine:
-    """Returns an engine for a `Player`, to be used as a context manager."""
-    return Engine(level, settings, 0)

@@ -41,6 +41,7 @@ class PlaceScorer:
     game: GameSettings
 
     def __call__(self, places: list[Any], task: Task) -> Array:
-        ways = [task.ways.length(x, y) / self.game.units_per_frame for x, y, _ in places]
-        turns = [angle_between(angle, task.goal[2]) / self.game.yaw_degrees_per_frame for *_, angle in places]
+        goal, to_goal = task.truth()
+        ways = [to_goal.length(x, y) / self.game.units_per_frame for x, y, _ in places]
+        turns = [angle_between(angle, goal[2]) / self.game.yaw_degrees_per_frame for *_, angle in places]
         return np.asarray(ways) + np.asarray(turns)

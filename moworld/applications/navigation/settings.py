@@ -31,7 +31,7 @@ class PlannerSettings(Settings):
     kind: Literal["tree", "cem"] = "tree"
     depth: Annotated[int, Field(ge=1, le=4)] = 2
     actions: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)] = (
-        "w*12", "wl*12", "wj*12", "l*12", "j*12", "w*6", "l*6", "j*6",
+        "w*12", "wl*12", "wj*12", "l*12", "j*12", "a*12", "d*12", "w*6", "l*6", "j*6",
     )  # fmt: skip
     rounds: Annotated[int, Field(ge=1, le=20)] = 3
     samples: Annotated[int, Field(ge=4, le=1000)] = 12

@@ -47,11 +47,12 @@ class WorldSimulator:
         rollout = _rollout(world, seen, Rollout if self.camera else BlindRollout)
         video, cache = codec.decode_chunk(rollout.bank.latents, None)
         found: dict[Plan, Frames] = {(): _last_frame(video)[0]}
-        walks, parents = {(): _walk_from(world, seen.c2w[-1])}, list[Plan]([()])
+        walks: dict[Plan, Walk] = {(): _walk_from(world, seen.c2w[-1])}
+        parents: list[Plan] = [()]
         for length in range(1, max(map(len, plans), default=0) + 1):
             children = beginnings(plans, length)
             rows = torch.tensor([parents.index(plan[:-1]) for plan in children])
-            noise = NoisePerWorld(tuple(world_generator(self.seed + length, seen.frames[-1]) for _ in children))
+            noise = NoisePerWorld(tuple(world_generator(100 * self.seed + length, seen.frames[-1]) for _ in children))
             rollout = rollout.branch(rows, noise)
             walks |= {plan: walks[plan[:-1]].copy() for plan in children}
             c2w = np.stack([walks[plan].go(plan[-1]) for plan in children])

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from moworld.applications.navigation.metrics import path_length
 from moworld.applications.navigation.settings import TaskSettings
+from moworld.camera.cameras import resize_to_cover
 from moworld.data.game_map import CELL, MAX_STAIR, GameMap
 from moworld.data.game_walks import Level, Place
 from moworld.errors import InputError
@@ -68,7 +69,7 @@ def _shifted(numbers: NDArray[np.int64], down: int, right: int) -> tuple[NDArray
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task on a level.
+    """A task on a level. Agents are given the picture; what is None is not known, and then there is no verdict.
 
     start, goal: x east and y north in map units, degrees from east to north
     picture:     (H, W, 3) uint8, what the engine shows at the goal
@@ -79,16 +80,23 @@ class Task:
 
     level: str
     start: Place
-    goal: Place
+    goal: Place | None
     picture: Frames
     reference: Array
     shortest: float
-    ways: WaysTo
+    ways: WaysTo | None
+
+    def truth(self) -> tuple[Place, WaysTo]:
+        """Returns the goal's place and the ways to it. Raises ValueError for a task of which only the picture is known."""
+        if self.goal is None or self.ways is None:
+            raise ValueError("the place of the goal is not known")
+        return self.goal, self.ways
 
     def solved(self, place: Place, settings: TaskSettings) -> bool:
         """Returns whether the goal is reached at a place: near enough along the floor, and looking the same way."""
-        near = max(self.ways.length(*place[:2]), float(np.hypot(place[0] - self.goal[0], place[1] - self.goal[1])))
-        return near <= settings.success_units and angle_between(place[2], self.goal[2]) <= settings.success_degrees
+        goal, ways = self.truth()
+        near = max(ways.length(*place[:2]), float(np.hypot(place[0] - goal[0], place[1] - goal[1])))
+        return near <= settings.success_units and angle_between(place[2], goal[2]) <= settings.success_degrees
 
 
 def angle_between(first: float, second: float) -> float:
@@ -122,3 +130,9 @@ def task_between(level: Level, places: list[Place], settings: TaskSettings) -> T
     if task.solved(places[0], settings):
         raise InputError("goal", level.name, places[-1], "a goal that is not reached at the start", "choose a goal farther away")
     return task
+
+
+def task_of_picture(level: Level, start: Place, picture: Frames) -> Task:
+    """Returns a task of which only the goal's picture (H, W, 3) is known."""
+    fitted = resize_to_cover(picture, level.size_hw)
+    return Task(level.name, start, None, fitted, np.array([start])[:, :2], float("nan"), None)

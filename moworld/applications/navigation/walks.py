@@ -43,7 +43,7 @@ def recorded_walks(
 
 
 def _record(name: str, settings: HeadSettings, size_hw: tuple[int, int], yaw_degrees: float, seed: int) -> list[SeenWalk]:
-    rng, game = np.random.default_rng([seed, 5, *name.encode()]), GameSettings(yaw_degrees_per_frame=yaw_degrees)
+    rng, game = np.random.default_rng([seed, 5, *name.encode()]), GameSettings.model_validate({"yaw_degrees_per_frame": yaw_degrees})
     walks: list[SeenWalk] = []
     with Level(name, game, size_hw) as level:
         for _ in range(settings.walks):

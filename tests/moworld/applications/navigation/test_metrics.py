@@ -30,7 +30,7 @@ def test_warping_similarity_of_paths_computed_by_hand():
     reference = line((0, 0), (1, 0), (2, 0))
     assert warping_similarity(reference, reference, 3) == 1
     # aside by 1: every point is 1 from its partner, and no other alignment is cheaper: DTW = 3
-    assert warping_similarity(reference + [0, 1], reference, 3) == pytest.approx(np.exp(-3 / (3 * 3)))
+    assert warping_similarity(reference + np.array([0, 1]), reference, 3) == pytest.approx(np.exp(-3 / (3 * 3)))
     # staying at the start: distances 0 + 1 + 2
     assert warping_similarity(line((0, 0)), reference, 3) == pytest.approx(np.exp(-3 / 9))
     # waiting costs nothing, going back and forth does: points 0 1 0 1 2 against 0 1 2 align as 0-0 1-1 0-1 1-1 2-2
