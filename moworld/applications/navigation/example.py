@@ -82,4 +82,4 @@ def _task(level: Level, request: Request, settings: NavigateSettings) -> Task:
 
 
 def _along(level: Level, place: Place, plan: Any) -> NDArray[np.float64]:
-    return np.array(level.follow(place, [keys for chunk in plan for keys in chunk]))
+    return np.array(level.follow(place, [keys for chunk in plan for keys in chunk]))[:, :2]
