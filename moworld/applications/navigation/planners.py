@@ -1,7 +1,8 @@
 """Planners: propose sequences of chunks of keys, have them imagined, keep the one that ends nearest to the goal.
 
 A planner sees no world: `imagine` gives what is seen after every chunk of the proposed plans, `score` how far that is from the goal, in
-frames. The best end of any length wins, and the empty plan means that the goal is nearest here: stop.
+frames. The best end of any length wins. Staying is imagined like the rest, because imagined pictures differ from what is really seen;
+if it is the best, the agent stops.
 """
 
 import itertools
@@ -53,7 +54,8 @@ class TreePlanner:
 
     def plan(self, imagine: Imagine, score: Score, chunk_frames: int, rng: np.random.Generator) -> Choice:
         chunks = [chunk_of(controls, chunk_frames) for controls in self.actions]
-        return best_of(imagine(list(itertools.product(chunks, repeat=self.depth))), score)
+        rest = stay(chunk_frames)
+        return choice_of(scores_of(imagine([rest, *itertools.product(chunks, repeat=self.depth)]), score), rest)
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,23 @@ class CrossEntropyPlanner:
     def plan(self, imagine: Imagine, score: Score, chunk_frames: int, rng: np.random.Generator) -> Choice:
         mean = np.tile([0.0, 0.75 * chunk_frames], (self.depth, 1))
         spread = np.tile([0.75 * chunk_frames, 0.5 * chunk_frames], (self.depth, 1))
-        scores: dict[Plan, float] = {}
+        rest = stay(chunk_frames)
+        scores = scores_of(imagine([rest]), score)
         for _ in range(self.rounds):
             drawn = mean + spread * rng.standard_normal((self.samples, self.depth, 2))
             drawn = np.clip(np.rint(drawn), [-chunk_frames, 0], chunk_frames)
             plans = [tuple(walked_chunk(int(turn), int(walk), chunk_frames) for turn, walk in each) for each in drawn]
             if new := [plan for plan in dict.fromkeys(plans) if plan not in scores]:
-                scores |= best_of(imagine(new), score).scores
+                scores |= scores_of(imagine(new), score)
             order = np.argsort([scores[plan] for plan in plans], kind="stable")
             best = drawn[order[: max(2, round(self.elite * self.samples))]]
             mean, spread = best.mean(axis=0), np.maximum(best.std(axis=0), LEAST_SPREAD)
-        return Choice(min(scores, key=lambda plan: (scores[plan], len(plan))), scores)
+        return choice_of(scores, rest)
+
+
+def stay(chunk_frames: int) -> Plan:
+    """Returns the plan without keys for a chunk."""
+    return (("",) * chunk_frames,)
 
 
 def chunk_of(controls: str, chunk_frames: int) -> Chunk:
@@ -95,10 +103,16 @@ def walked_chunk(turn: int, walk: int, chunk_frames: int) -> Chunk:
     return tuple(("w" if index >= chunk_frames - walk else "") + (side if index < abs(turn) else "") for index in range(chunk_frames))
 
 
-def best_of(seen: dict[Plan, Any], score: Score) -> Choice:
-    """Returns the choice among all plans that were imagined; of equal ones the shortest, then the first."""
-    scores = dict(zip(seen, score(list(seen.values())).tolist(), strict=True))
-    return Choice(min(scores, key=lambda plan: (scores[plan], len(plan))), scores)
+def scores_of(seen: dict[Plan, Any], score: Score) -> dict[Plan, float]:
+    """Returns the frames to the goal after every plan that was imagined, without the empty one."""
+    plans = [plan for plan in seen if plan]
+    return dict(zip(plans, score([seen[plan] for plan in plans]).tolist(), strict=True))
+
+
+def choice_of(scores: dict[Plan, float], rest: Plan) -> Choice:
+    """Returns the best plan, () if that is `rest`; of equal ones the shortest, then the first."""
+    best = min(scores, key=lambda plan: (scores[plan], len(plan)))
+    return Choice(() if best == rest else best, scores)
 
 
 def beginnings(plans: list[Plan], length: int) -> list[Plan]:

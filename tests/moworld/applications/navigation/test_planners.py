@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from moworld.applications.navigation.planners import CrossEntropyPlanner, TreePlanner, chunk_of, planner_of, walked_chunk
+from moworld.applications.navigation.planners import CrossEntropyPlanner, TreePlanner, chunk_of, planner_of, stay, walked_chunk
 from moworld.applications.navigation.settings import PlannerSettings
 from moworld.errors import InputError
 
@@ -50,7 +50,7 @@ def test_the_tree_finds_every_goal_that_its_actions_reach():
         chunks = tuple(chunk_of(controls, CHUNK) for controls in plan)
         goal = Plane().imagine([chunks])[chunks]
         found = TreePlanner(actions, 3).plan(Plane().imagine, distance_to(goal), CHUNK, RNG)
-        assert found.scores[found.plan] == pytest.approx(0, abs=1e-9) and len(found.plan) <= 3
+        assert found.scores[found.plan or stay(CHUNK)] == pytest.approx(0, abs=1e-9) and len(found.plan) <= 3
 
 
 def test_the_tree_imagines_every_sequence_and_stops_where_nothing_is_nearer():
@@ -73,9 +73,22 @@ def test_cross_entropy_comes_close_to_goals_between_the_actions_and_is_determini
     for goal in ([1.2, 5.1, 15.0], [-2.9, 3.4, -45.0], [0.0, 3.0, 0.0]):
         found, again = (planner.plan(Plane().imagine, distance_to(np.array(goal)), CHUNK, np.random.default_rng(3)) for _ in range(2))
         assert found.plan == again.plan and found.scores[found.plan] < 1.2
-        assert found.scores[found.plan] == min(found.scores.values())
+        assert found.plan and found.scores[found.plan] == min(found.scores.values())
     stop = planner.plan(Plane().imagine, distance_to(np.zeros(3)), CHUNK, np.random.default_rng(3))
     assert stop.plan == ()
+
+
+def test_staying_is_imagined_and_not_judged_by_what_is_seen_now():
+    def generated(plans):
+        """Imagined places are all 0.5 farther than seen ones: no reason to stop."""
+        return {plan: place if not plan else (place[0], place[1] - 0.5, place[2]) for plan, place in Plane().imagine(plans).items()}
+
+    goal = np.array([0.0, 4.0, 0.0])
+    for planner in (TreePlanner(("w*1", "l*4"), 1), CrossEntropyPlanner(depth=1, rounds=2, samples=16, elite=0.25)):
+        found = planner.plan(generated, distance_to(np.array([0.0, 0.4, 0.0])), CHUNK, np.random.default_rng(0))
+        assert found.scores[stay(CHUNK)] == pytest.approx(0.9)
+        assert planner.plan(generated, distance_to(goal), CHUNK, np.random.default_rng(0)).plan != ()
+        assert () not in found.scores
 
 
 def test_chunks_of_keys():
