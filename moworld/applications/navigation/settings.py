@@ -22,14 +22,14 @@ class TaskSettings(Settings):
 
 
 class PlannerSettings(Settings):
-    """How plans are searched. `tree`: every sequence of at most `depth` chunks, each of them one of `actions`.
+    """How plans are searched. `tree`: every sequence of at most `depth` chunks, each of them one of `actions` (of a chunk of 12 frames).
 
     `cem`: the cross-entropy method over frames of turning and walking in each chunk: `rounds` rounds of `samples` sequences, whose
     `elite` share decides where the next round samples.
     """
 
     kind: Literal["tree", "cem"] = "tree"
-    depth: Annotated[int, Field(ge=1, le=4)] = 2
+    depth: Annotated[int, Field(ge=1, le=4)] = 1
     actions: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)] = (
         "w*12", "wl*12", "wj*12", "l*12", "j*12", "a*12", "d*12", "w*6", "l*6", "j*6",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from moworld_ops.pipelines.cli.layout import Json, option
 from moworld_ops.pipelines.cli.output import print_json, print_table, working
 
 PROTOCOLS = ("speed", "camera", "walk", "vbench-i2v", "distill", "splats", "navigate")
-SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill, walk, splats and navigate"
+SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill, walk, splats, navigate"
 SPLATS, NAVIGATE = "Protocol splats", "Protocol navigate"
 
 
@@ -41,7 +41,7 @@ def evaluate(
     steps: Annotated[int, option("Steps of each fit.", min=1, panel=SPLATS)] = 1200,
     tasks: Annotated[int, option("Tasks per seed, over the held-out levels in turn.", min=1, panel=NAVIGATE)] = 100,
     planner: Annotated[str, option("tree or cem.", panel=NAVIGATE)] = "tree",
-    depth: Annotated[int, option("Chunks that are planned ahead.", min=1, max=4, panel=NAVIGATE)] = 2,
+    depth: Annotated[int, option("Chunks that are planned ahead.", min=1, max=4, panel=NAVIGATE)] = 1,
     head: Annotated[Path | None, option("Trained head; default: that of 'moworld apply navigate --train', or none.", panel=NAVIGATE)] = None,
     json: Json = False,
 ) -> None:

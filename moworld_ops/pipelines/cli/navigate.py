@@ -23,7 +23,7 @@ def navigate(
     goal: Annotated[str, option("Goal; default: the end of a planned walk of the seed.", metavar=POSE, panel=TASK)] = "",
     goal_image: Annotated[Path | None, option("Picture of the goal, whose place is not known: no verdict.", panel=TASK)] = None,
     planner: Annotated[str, option("tree or cem.", panel=PLANNING)] = "tree",
-    depth: Annotated[int, option("Chunks that are planned ahead.", min=1, max=4, panel=PLANNING)] = 2,
+    depth: Annotated[int, option("Chunks that are planned ahead.", min=1, max=4, panel=PLANNING)] = 1,
     chunks: Annotated[int, option("Chunks after which the player is stopped.", min=1, max=100, panel=PLANNING)] = 6,
     head: Annotated[Path | None, option("Trained head; default: that of --train, or none.", panel=PLANNING)] = None,
     train: Annotated[bool, option("Train the head for the model's picture size, and stop.", "--train", panel=TRAINING)] = False,
