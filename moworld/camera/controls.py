@@ -4,6 +4,7 @@ w s a d move forward, back, left, right along the camera's axes; j l turn left a
 i k look up and down (pitch, clamped at 85 degrees). Keys combine ("wl*8"). The form "w-10,iw-15,none-10" is also accepted.
 """
 
+import copy
 import re
 from collections.abc import Iterable
 
@@ -65,6 +66,10 @@ class Walk:
     def c2w(self) -> Array:
         """The current pose, (4, 4) c2w."""
         return se3.rigid(rotation_from_yaw_pitch(self.yaw, self.pitch), self.centre)
+
+    def copy(self) -> "Walk":
+        """Returns a walk that goes on from the same pose by itself."""
+        return copy.copy(self)  # the centre is replaced at each step, never changed in place
 
     def set_pose(self, c2w: Array) -> None:
         """Continues from a pose (4, 4) c2w without its roll."""

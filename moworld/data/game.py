@@ -39,6 +39,7 @@ PLANS_PER_START = 4
 MAPS = ("train_maps", "validation_maps", "held_out_maps")
 SCHEDULE = (*MAPS, "train_episodes_per_map", "other_episodes_per_map", "workers")  # settings that do not change an episode
 FOV_TICS = 10  # the field of view changes gradually
+FULL_SPEED = 50.0  # the largest value of a movement button
 SETTLE_TICS = 2  # after a warp the engine's view height needs two tics to recover
 
 Array = NDArray[np.float64]
@@ -118,7 +119,7 @@ class Engine:
         """with_geometry: list sectors and objects with every state, which is 3.5 times slower."""
         import vizdoom
 
-        self.settings, wads = settings, Path(vizdoom.__file__).parent
+        self.settings, self.seed, wads = settings, seed % 2**31, Path(vizdoom.__file__).parent
         resolution = getattr(vizdoom.ScreenResolution, f"RES_{settings.width}X{settings.height}", None)
         if resolution is None:
             found = f"{settings.width}x{settings.height}"
@@ -139,11 +140,12 @@ class Engine:
             getattr(game, f"set_render_{part}")(False)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
-        game.set_seed(seed % 2**31)
+        game.set_seed(self.seed)
         game.set_episode_timeout(0)
         game.add_game_args("+movebob 0 -nomonsters +sv_cheats 1 +pickup_fade_scalar 0 +blood_fade_scalar 0")
         game.add_game_args("+con_midtime 0 +cl_showsecretmessage 0 +wipetype 0")
-        buttons = [vizdoom.Button.TURN_LEFT_RIGHT_DELTA, vizdoom.Button.LOOK_UP_DOWN_DELTA]
+        names = ("TURN_LEFT_RIGHT", "LOOK_UP_DOWN", "MOVE_FORWARD_BACKWARD", "MOVE_LEFT_RIGHT")
+        buttons = [getattr(vizdoom.Button, f"{name}_DELTA") for name in names]
         game.set_available_buttons(buttons)
         for button in buttons:
             game.set_button_max_value(button, 0)
@@ -154,13 +156,24 @@ class Engine:
         # The engine makes this directory if it is missing; of several that start at once in a fresh directory, all but one would end.
         Path("_vizdoom").mkdir(exist_ok=True)
         self.game.init()
+        self._begin()
+        return self
+
+    def restart(self) -> None:
+        """Opens the level again: what is drawn afterwards does not depend on what was done before."""
+        self.game.set_seed(self.seed)
+        self.game.new_episode()
+        self._begin()
+        x, y, _, angle, *_ = self.pose()
+        self.render(x, y, angle)  # the first turn after a start is ignored
+
+    def _begin(self) -> None:
         for _ in range(4):
             self.game.make_action([0.0, 0.0], 1)  # the first tics ignore actions
         self.game.send_game_command("god")
         if self.settings.look_share:
             self.game.send_game_command(f"fov {WIDE_FOV:.0f}")
         self.game.make_action([0.0, 0.0], FOV_TICS if self.settings.look_share else 1)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.game.close()
@@ -199,6 +212,10 @@ class Engine:
         self.game.set_action([0.0, 0.0])
         self.game.advance_action(SETTLE_TICS, True)
         return self.game.get_state()
+
+    def push(self, turn: float, ahead: float, right: float) -> None:
+        """Holds the buttons for one tic of 1/35 s: degrees to the right, then thrusts of at most FULL_SPEED along the turned axes."""
+        self.game.make_action([turn, 0.0, ahead, right], 1)
 
 
 def _pitch(state: Any) -> float:

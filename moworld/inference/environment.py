@@ -107,7 +107,8 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
         self.render_mode, self.max_chunks, self.reward, self.goal_tolerance = render_mode, max_chunks, reward, goal_tolerance
         self.chunk_frames = facts.chunk_frames
         self.metadata = {**self.metadata, "render_fps": facts.fps / facts.chunk_frames, "frame_fps": facts.fps}
-        self.observation_space = Box(0, 255, (facts.height, facts.width, 3), np.uint8)
+        self.size_hw = facts.height, facts.width
+        self.observation_space = Box(0, 255, (*self.size_hw, 3), np.uint8)
         self.chunks, self.ended, self._farthest = 0, False, 0.0
         self._seat: Seat | None = None if of_folder else self.worlds.admit()
         self._goal: Frames | None = None
@@ -127,8 +128,7 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
                 fix = 'pass pictures=[...], or options={"first_frame": ...} to reset'
                 raise InputError("environment", "pictures", "none", "a picture to start from", fix)
             first_frame = self.pictures[int(self.np_random.integers(len(self.pictures)))]
-        height, width, _ = self.observation_space.shape or ()
-        self._goal = None if goal is None else resize_to_cover(goal, (height, width))
+        self._goal = None if goal is None else resize_to_cover(goal, self.size_hw)
         if self._seat is None:
             self._seat = self.worlds.admit()
         frames = self._seat.open(first_frame, prompt, noise).result().frames
@@ -161,7 +161,7 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
         self.chunks += 1
         frame, info = self._observe(frames)
         reward = self._task_reward(info) if self.reward is None else float(self.reward(frames, info))
-        terminated = info.get("goal_distance", np.inf) <= self.goal_tolerance
+        terminated = self._reached(info)
         truncated = self.max_chunks is not None and self.chunks >= self.max_chunks
         self.ended = terminated or truncated
         return frame, reward, terminated, truncated, info
@@ -184,6 +184,10 @@ class WorldEnvironment(gymnasium.Env[Frames, Any]):
         if self._goal is not None:
             info["goal_distance"] = float(np.abs(self._frame.astype(np.float64) - self._goal).mean() / 255)
         return self._frame.copy(), info
+
+    def _reached(self, info: Info) -> bool:
+        """Returns whether the goal is reached, so that the episode is terminated."""
+        return bool(info.get("goal_distance", np.inf) <= self.goal_tolerance)
 
     def _task_reward(self, info: Info) -> float:
         """Returns the reward of the class's tasks, and keeps the largest distance."""

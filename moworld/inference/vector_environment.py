@@ -22,10 +22,12 @@ class WorldVectorEnvironment(SyncVectorEnv):
     `step` requests all chunks before it waits for the first: one environment's chunk is denoised while another's is decoded.
     """
 
+    environment: type[WorldEnvironment] = WorldEnvironment
+
     def __init__(self, num_envs: int, model: "Pathlike | Engine | None" = None, **settings: Any) -> None:
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise InputError("environment", "num_envs", repr(num_envs), "an integer of at least 1", "correct it")
-        super().__init__([lambda: WorldEnvironment(model, **settings)] * num_envs)
+        super().__init__([lambda: self.environment(model, **settings)] * num_envs)
 
     def step(self, actions: Any) -> Any:
         """Steps all environments; one whose episode has ended is reset instead, as in Gymnasium."""

@@ -54,6 +54,10 @@ class Growing:
         self.storage[:, self.length : needed] = value.detach()
         self.length = needed
 
+    def rows(self, indices: Tensor) -> "Growing":
+        """Returns copies of `indices` of dim 0."""
+        return Growing(self.value[indices])
+
     def keep(self, indices: Tensor) -> None:
         """Keeps only `indices` (B, K) of dim 1, ascending; the storage is not shrunk."""
         rows = torch.arange(len(indices), device=indices.device)[:, None]
@@ -98,6 +102,13 @@ class HistoryBank:
             chosen = torch.stack([distinct_views(of_sample, count, len(self) - self.capacity // 4) for of_sample in distance])
             for part in self._parts.values():
                 part.keep(chosen)
+
+    def rows(self, indices: Tensor) -> "HistoryBank":
+        """Returns a bank whose samples are copies of samples `indices` (K,) of this one."""
+        bank = HistoryBank.__new__(HistoryBank)
+        bank.capacity, bank.time = self.capacity, self.time
+        bank._parts = {name: part.rows(indices) for name, part in self._parts.items()}
+        return bank
 
     def select(self, chunk_cameras: LatentCameras, policy: HistoryPolicy) -> Tensor:
         """Returns indices (B, policy.num_frames). Moments depend on the origin: camera latents are compared about the bank's last frame."""

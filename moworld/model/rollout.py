@@ -4,6 +4,7 @@ The first latent frame of a chunk's window is the anchor, the last frame of the 
 frames are appended to the history bank. `sample_window` samples the teacher: many Euler steps over one bidirectional window.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,6 +138,12 @@ class KeptSpread:
         self.average = self.DECAY * self.average.to(chunk) + (1 - self.DECAY) * spread
         return kept
 
+    def rows(self, rows: Tensor) -> "KeptSpread":
+        """Returns the state of worlds `rows` (K,)."""
+        kept = KeptSpread(self.least)
+        kept.average = self.average[rows] if self.average.ndim else self.average
+        return kept
+
 
 class Rollout:
     """The state of one autoregressive generation of B worlds: the history bank and the rays' cache.
@@ -196,6 +203,13 @@ class Rollout:
         chunk = self.keep_spread(self.denoise(window, self.schedule, self.generator, **exits)[:, :, 1:])  # without the anchor
         self.bank.append(chunk, cameras)
         return chunk
+
+    def branch(self, rows: Tensor, generator: Noise) -> "Rollout":
+        """Returns a rollout whose worlds continue worlds `rows` (K,) of this one, which stays as it is: several futures of one past."""
+        branched = copy.copy(self)
+        branched.text, branched.intrinsics, branched.bank = self.text[rows], self.intrinsics[rows], self.bank.rows(rows)
+        branched.generator, branched.keep_spread = generator, self.keep_spread.rows(rows)
+        return branched
 
 
 def roll_out(rollout: Rollout, c2w: Tensor, intrinsics: Tensor | None = None, exit_step: int | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class Root(LazyGroup):
         "release": Entry(f"{CLI}.release:app", "Data and models", "Compare, promote, roll back and verify registered models."),
         "play": Entry(f"{CLI}.world:play", "Worlds", "Walk through a world in the browser."),
         "rollout": Entry(f"{CLI}.rollout:rollout", "Worlds", "Generate a video from an image and controls."),
-        "apply": Entry(f"{CLI}.apply:app", "Worlds", "Use videos and world models: scenes of gaussian splats."),
+        "apply": Entry(f"{CLI}.apply:app", "Worlds", "Use videos and world models: scenes of gaussian splats, walks to a goal."),
         "evaluate": Entry(f"{CLI}.evaluate:evaluate", "Worlds", "Evaluate models, videos, or the distillation of a run."),
         "bench": Entry(f"{CLI}.bench:bench", "Worlds", "Measure a hot path beside its peer on this machine."),
         "doctor": Entry(f"{CLI}.doctor:doctor", "Help", "Check this machine and say how to fix what is missing."),

@@ -9,19 +9,19 @@ from moworld.errors import InputError
 from moworld_ops.pipelines.cli.layout import Json, option
 from moworld_ops.pipelines.cli.output import print_json, print_table, working
 
-PROTOCOLS = ("speed", "camera", "walk", "vbench-i2v", "distill", "splats")
-SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill, walk and splats"
-SPLATS = "Protocol splats"
+PROTOCOLS = ("speed", "camera", "walk", "vbench-i2v", "distill", "splats", "navigate")
+SPEED, VBENCH, DISTILL, WALK = "Protocol speed", "Protocol vbench-i2v", "Protocol distill", "Protocols distill, walk, splats, navigate"
+SPLATS, NAVIGATE = "Protocol splats", "Protocol navigate"
 
 
-SUBJECTS = "A model directory, a registered NAME@ALIAS, latest (of the runs), or (camera, vbench-i2v) a directory of videos; walk: models; distill: runs; splats: a model or none."
+SUBJECTS = "A model directory, a registered NAME@ALIAS, latest (of the runs), or (camera, vbench-i2v) a directory of videos; walk: models; distill: runs; splats, navigate: a model or none."
 ABLATE = "Students to train in addition: anchor (no anchor loss), consistency, guidance (with that start, or without it)."
 
 
 def evaluate(
     subjects: Annotated[list[str] | None, typer.Argument(metavar="[SUBJECT]...", help=SUBJECTS)] = None,
-    protocol: Annotated[str, option("speed, camera, walk, vbench-i2v, distill, or splats.")] = "speed",
-    to: Annotated[Path | None, option("distill, walk, vbench-i2v, splats: directory of results; reused.", "--out", panel="Output")] = None,
+    protocol: Annotated[str, option("speed, camera, walk, vbench-i2v, distill, splats, or navigate.")] = "speed",
+    to: Annotated[Path | None, option("distill, walk, vbench-i2v, splats, navigate: directory of results; reused.", "--out", panel="Output")] = None,
     price_per_hour: Annotated[float | None, option("Assumed price of one machine hour.", min=0, panel=SPEED)] = None,
     suite: Annotated[Path | None, option("List of prompts, vbench2_i2v_full_info.json.", panel=VBENCH)] = None,
     images: Annotated[Path | None, option("Images of the suite, cropped to the aspect ratio of the videos.", panel=VBENCH)] = None,
@@ -39,12 +39,17 @@ def evaluate(
     frames: Annotated[int, option("Frames of the walks that measure drift.", min=48, panel=WALK)] = 1008,
     walks: Annotated[int, option("Walks per seed, over the held-out levels in turn.", min=1, panel=SPLATS)] = 6,
     steps: Annotated[int, option("Steps of each fit.", min=1, panel=SPLATS)] = 1200,
+    tasks: Annotated[int, option("Tasks per seed, over the held-out levels in turn.", min=1, panel=NAVIGATE)] = 100,
+    planner: Annotated[str, option("tree or cem.", panel=NAVIGATE)] = "tree",
+    depth: Annotated[int, option("Chunks that are planned ahead.", min=1, max=4, panel=NAVIGATE)] = 1,
+    head: Annotated[Path | None, option("Trained head; default: that of 'moworld apply navigate --train', or none.", panel=NAVIGATE)] = None,
     json: Json = False,
 ) -> None:
     """Evaluate models, videos, or the distillation of a run.
 
     Protocol walk compares models with what a game engine shows on the same walks, through levels that were never trained on.
     Protocol splats fits scenes to such walks, recorded and generated, and measures views that were held out. Run it again to resume.
+    Protocol navigate has agents walk to goal pictures there: the model's, baselines, and the engine itself. Run it again to resume.
 
     Example: moworld evaluate moworld-pocket@champion --protocol speed
 
@@ -73,6 +78,12 @@ def evaluate(
         from moworld_ops.pipelines.cli.splats import evaluate_splats
 
         evaluate_splats([_model(subject) for subject in subjects or []], to or Path("splats"), seeds, walks, steps, json)
+        return
+    if protocol == "navigate":
+        from moworld_ops.pipelines.cli.navigate import evaluate_navigation
+
+        models = [_model(subject) for subject in subjects or []]
+        evaluate_navigation(models, head, to or Path("navigate"), seeds, tasks, planner, depth, json)
         return
     if protocol == "walk":
         _evaluate_walks(subjects or [], to or Path("walk"), json, seeds, frames)

@@ -169,6 +169,21 @@ def test_walks_keep_clear_of_walls_and_objects_and_move_at_constant_speed():
     assert set(np.abs(np.diff(angle)).round(6)) <= {0.0, 3.0}
 
 
+def test_a_level_that_is_opened_again_shows_the_same_under_the_same_buttons():
+    settings, seen = GameSettings.model_validate({}), []
+    with Engine("MAP07", settings, 0) as engine:
+        for _ in range(2):
+            engine.restart()
+            engine.render(-2020.0, 476.0, 210.0)
+            for _ in range(24):
+                engine.push(1.5, 50.0, 0.0)
+            seen.append((engine.pose(), engine.image(engine.game.get_state())))
+            engine.push(0.0, 0.0, 50.0)  # what is done now does not count after the restart
+    (one, first), (two, second) = seen
+    assert np.array_equal(one, two) and np.array_equal(first, second)
+    assert np.hypot(*(one[:2] - [-2020, 476])) > 100 and (210 - one[3]) % 360 == pytest.approx(36, abs=0.1)
+
+
 def test_levels_and_sizes_that_do_not_exist_are_refused():
     assert wad_of("MAP32") == "freedoom2.wad" and wad_of("E1M1") == "freedoom1.wad"
     for name in ("MAP33", "MAP1", "E5M1", "../MAP01"):

@@ -56,6 +56,27 @@ def test_chunk_by_chunk_equals_the_whole_path_at_once() -> None:
 
 
 @torch.no_grad()
+def test_branches_continue_their_world_and_leave_it_as_it_was() -> None:
+    world, batch = tiny_world(), tiny_batch(10)
+
+    def noise(*seeds: int) -> NoisePerWorld:
+        return NoisePerWorld(tuple(torch.Generator().manual_seed(seed) for seed in seeds))
+
+    path = batch["c2w"][:, 1:]
+    rollout = make_rollout(world, batch)
+    rollout.keep_spread = KeptSpread(2.0)
+    rollout.next_chunk(path[:, :12])
+    before = rollout.bank.latents.clone()
+    branched = rollout.branch(torch.tensor([1, 0, 1]), noise(3, 4, 5))
+    made = branched.next_chunk(path[[1, 0, 1], 12:24])
+    assert torch.equal(rollout.bank.latents, before) and branched.bank.latents.shape[2] == before.shape[2] + 3
+    assert torch.equal(branched.bank.latents[:, :, : before.shape[2]], before[[1, 0, 1]])
+    rollout.generator = noise(4, 3)
+    assert torch.allclose(rollout.next_chunk(path[:, 12:24]), made[[1, 0]], atol=1e-5)
+    assert not torch.allclose(made[0], made[2], atol=0.01)  # another noise
+
+
+@torch.no_grad()
 def test_a_capacity_changes_nothing_until_the_bank_is_full_and_times_continue() -> None:
     policies, batch = [HistoryPolicy(recent=1, camera=0, capacity=capacity) for capacity in (0, 16)], tiny_batch(22)
     whole, thinned = (make_rollout(tiny_world(history=policy), batch) for policy in policies)
