@@ -187,8 +187,8 @@ def _says_the_same(one: Source, other: Source) -> bool:
     return one.path.stem == other.path.stem or _sidecars(one.path) == _sidecars(other.path)
 
 
-def _sidecars(video: Path) -> tuple[list[str], str]:
-    """Returns the hashes of a video's camera files, and its caption."""
+def _sidecars(video: Path) -> tuple[list[str], tuple[str | None, str]]:
+    """Returns the hashes of a video's camera files, and its caption as `read_caption_file`."""
     camera = camera_of(video).path
     lens = camera.with_name("intrinsics.npy") if camera is not None and camera.name == "poses.npy" else None
     seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]

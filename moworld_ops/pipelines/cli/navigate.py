@@ -31,7 +31,9 @@ def navigate(
     levels: Annotated[int, option("Training levels.", min=1, max=60, panel=TRAINING)] = 60,
     json: Json = False,
 ) -> None:
-    """Walk to a goal picture on a game level: propose keys, imagine them by the world model, do the best, and revise.
+    """Walk to a goal picture on a game level by a world model's imagination.
+
+    Keys are proposed and imagined by the model, the best are done, and the plan is revised from what is really seen.
 
     The engine's player does what was chosen, by its own movement buttons. Without a trained head, imagined pictures are compared with the
     goal's by their difference.
