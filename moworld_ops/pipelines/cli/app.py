@@ -37,7 +37,7 @@ class Root(LazyGroup):
         "compile": Entry(f"{CLI}.run:compile_", "Workflow", "Compile pipelines to KFP IR YAML and validate it."),
         "data": Entry(f"{CLI}.data_set:app", "Data and models", "Collect, import, check, trace and withdraw training data."),
         "model": Entry(f"{CLI}.model:app", "Data and models", "Import, export and inspect checkpoints."),
-        "release": Entry(f"{CLI}.release:app", "Data and models", "Compare, promote, roll back and verify registered models."),
+        "release": Entry(f"{CLI}.release_keys:app", "Data and models", "Compare, promote, roll back and verify registered models."),
         "play": Entry(f"{CLI}.world:play", "Worlds", "Walk through a world in the browser."),
         "rollout": Entry(f"{CLI}.rollout:rollout", "Worlds", "Generate a video from an image and controls."),
         "apply": Entry(f"{CLI}.apply:app", "Worlds", "Use videos and world models: scenes of gaussian splats, walks to a goal."),

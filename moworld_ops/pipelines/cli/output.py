@@ -83,6 +83,11 @@ def date_text(seconds: float) -> str:
         return ""
 
 
+def moment_text(text: str) -> str:
+    """Returns a moment in ISO form as a local time: "2026-11-30 16:51"."""
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(" ", "minutes")
+
+
 def bytes_text(count: float) -> str:
     """Returns a size in readable units, as in "410 MB"."""
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"

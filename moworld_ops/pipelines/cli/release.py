@@ -1,9 +1,8 @@
-"""CLI commands `release list`, `history`, `compare`, `gates`, `promote`, `rollback`, `adopt`, `verify`, `gc`, `keys`, `trust` and `revoke`."""
+"""CLI commands `release list`, `history`, `compare`, `gates`, `promote`, `rollback`, `adopt`, `verify` and `gc`."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +101,7 @@ def history(model: Name, profile: Where = "", json: Json = False) -> None:
         failed = [row["gate"] for row in entry.get("verdict", []) if row["passed"] is False]
         why += f" (despite: {'; '.join(failed)})" if failed else ""
         what = ", ".join(entry["removed"]) if "removed" in entry else entry["version"]
-        rows.append((_moment(entry["time"]), entry["action"], what, entry.get("previous"), entry.get("by"), entry.get("account"), why))
+        rows.append((output.moment_text(entry["time"]), entry["action"], what, entry.get("previous"), entry.get("by"), entry.get("account"), why))
     columns = ("time", "action", "version", "before", "by", "account", "reason")
     print_rows(json, entries, f"history of {model}", columns, rows)
 
@@ -340,60 +339,6 @@ def gc(
         note("nothing was deleted; pass --yes to delete them")
 
 
-@app.command("keys")
-def keys_(profile: Where = "", json: Json = False) -> None:
-    """List the keys that the registry trusts.
-
-    Example: moworld release keys
-    """
-    from moworld_ops.components.platform.ledger import trusted_keys
-
-    entries = open_registry(profile).ledger.entries()
-    trusted = trusted_keys(entries)
-    found = [
-        {"fingerprint": fingerprint, "name": entry["name"], "by": entry["by"], "time": entry["time"], "public_key": key.pem}
-        for fingerprint, key in trusted.items()
-        for entry in [next(one for one in reversed(entries) if one.get("public_key") == key.pem)]
-    ]
-    rows = [(one["fingerprint"][:12], one["name"], one["by"], _moment(one["time"])) for one in found]
-    print_rows(json, found, "trusted keys", ("key", "name", "added by", "time"), rows)
-
-
-@app.command()
-def trust(
-    key: Annotated[Path, typer.Argument(help="Public key of another manager, PEM.")],
-    name: Annotated[str, option("Name of the manager, as history shows it.")],
-    profile: Where = "",
-    json: Json = False,
-) -> None:
-    """Trust the key of another manager. Your own key must be trusted.
-
-    Example: moworld release trust bob.pub --name bob
-    """
-    from moworld_ops.components.platform import releases
-
-    added = releases.trust(open_registry(profile), key, name)
-    print_result(json, {"fingerprint": added.fingerprint, "name": name}, f"key {added.fingerprint[:12]} of {name} is trusted")
-
-
-@app.command()
-def revoke(
-    key: Annotated[str, typer.Argument(help="Fingerprint of a key, or its beginning.")],
-    reason: Reason = "",
-    compromised: Annotated[bool, option("Models that it signed are invalid, too.", "--compromised")] = False,
-    profile: Where = "",
-    json: Json = False,
-) -> None:
-    """Stop trusting a key.
-
-    Example: moworld release revoke 3f9a0c --reason "bob left"
-    """
-    from moworld_ops.components.platform import releases
-
-    removed = releases.revoke(open_registry(profile), key, reason, compromised)
-    print_result(json, {"fingerprint": removed}, f"key {removed[:12]} is not trusted any more")
-
-
 def _candidate(reference: str, profile: str) -> tuple[Any, Any, Any]:
     """Returns the registry of a profile, the version, and the profile. Raises InputError for the profile of another model."""
     from moworld_ops.components.platform.verification import recorded
@@ -414,7 +359,3 @@ def _note_moved_alias(model: Any, entries: Any) -> None:
     champion, alias = champion_of(entries), model.aliases.get("champion")
     if champion and alias != champion:
         note(printable(f"warning: MLflow's alias champion of {model.name} is {alias or 'missing'}; the ledger's champion is version {champion}"))
-
-
-def _moment(text: str) -> str:
-    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(" ", "minutes")
