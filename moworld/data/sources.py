@@ -183,7 +183,7 @@ def _distinct(
 
 
 def _says_the_same(one: Source, other: Source) -> bool:
-    """Returns True for a copy. A copy under another name with a camera or caption of its own is imported: either may be the right one."""
+    """Returns True for a copy that is not imported. With another name and other cameras or captions it is: the first one's may be wrong."""
     return one.path.stem == other.path.stem or _sidecars(one.path) == _sidecars(other.path)
 
 

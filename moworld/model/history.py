@@ -3,6 +3,8 @@
 `select_history` is a pure function and the only place that decides which latent frames enter the context.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -105,8 +107,7 @@ class HistoryBank:
 
     def rows(self, indices: Tensor) -> "HistoryBank":
         """Returns a bank whose samples are copies of samples `indices` (K,) of this one."""
-        bank = HistoryBank.__new__(HistoryBank)
-        bank.capacity, bank.time = self.capacity, self.time
+        bank = copy.copy(self)
         bank._parts = {name: part.rows(indices) for name, part in self._parts.items()}
         return bank
 

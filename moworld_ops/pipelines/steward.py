@@ -1,5 +1,6 @@
 """Data of a run for the pages of `moworld data docs`: per contract the accepted rows, the rejected rows and the reasons."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,39 @@ def checked_by_contract(run: Run) -> list[Checked]:
 
 
 def trend(run: Run, limit: int = 20) -> list[Batch]:
-    """Returns a batch for each of the newest runs of a run's profile, up to that run, newest first. Runs whose clips were removed have none."""
-    from pyarrow import parquet
-
+    """Returns a batch for each of the newest runs of a run's profile, up to that run, newest first. Runs without checked data have none."""
+    record = run.record
     batches: list[Batch] = []
     for other in reversed(all_runs()):
+        facts = other.record
+        earlier = (facts["started"] or 0) <= (record["started"] or 0)
+        if earlier and facts.get("profile") == record.get("profile") and (batch := _batch(other)) is not None:
+            batches.append(batch)
         if len(batches) == limit:
             break
-        if other.record.get("profile") != run.record.get("profile") or other.record["started"] > run.record["started"]:
-            continue
-        accepted = other.output("annotate", "captioned")
-        if accepted is None or not (accepted / "manifest.parquet").is_file():
-            continue
-        clips: dict[str, set[str]] = {}
-        for _, _, reasons in other.rejections():
-            for reason in reasons:
-                if not any(reason["clip_id"] in known for known in clips.values()):  # counted at the first contract that it broke
-                    clips.setdefault(reason["contract"], set()).add(reason["clip_id"])
-        rows = parquet.read_metadata(accepted / "manifest.parquet").num_rows
-        batches.append(Batch(other.name, rows, {name: len(found) for name, found in clips.items()}))
     return batches
+
+
+def _batch(run: Run) -> Batch | None:
+    """Returns a run's accepted and rejected clips; None if it checked none, if its folders were removed, or if a record is damaged.
+
+    Of a run that a contract refused no clip is accepted. A rejected clip counts at the first contract that it broke.
+    """
+    from moworld.files import read_parquet
+
+    try:
+        folder, rejections = run.output("annotate", "captioned"), list(run.rejections())
+        manifest = folder / "manifest.parquet" if folder else None
+        rows = read_parquet(manifest, ["clip_id"]).num_rows if manifest and manifest.is_file() else None
+    except (OSError, ValueError):  # InputError and pyarrow's errors, too
+        return None
+    first: dict[str, str] = {}
+    for _, _, reasons in rejections:
+        for reason in reasons:
+            first.setdefault(reason["clip_id"], reason["contract"])
+    if rows is None and not first:
+        return None
+    return Batch(run.name, rows or 0, dict(Counter(first.values())))
 
 
 def _checked(run: Run, name: str) -> Checked:

@@ -26,7 +26,7 @@ from moworld.video import Frames
 
 ID = "MoWorldNavigation-v0"
 MAX_CHUNKS = 6
-UNIT = 540.0  # map units of a model unit
+UNIT = 540.0  # map units of a model unit: 54 frames of walking, 10 each
 YAW_DEGREES = 3.0  # of a frame, in recordings of the engine
 
 
@@ -40,7 +40,7 @@ class GoalTask:
 
 
 def recorded_tasks(split: str, count: int, seed: int = 0, size_hw: tuple[int, int] = (64, 96)) -> list[GoalTask]:
-    """Returns tasks on the levels of a split in turn ("train", "validation", "held_out"), as the engine shows them. Needs the extra `game`.
+    """Returns tasks, spread evenly over the levels of a split ("train", "validation", "held_out"), as the engine shows them. Needs extra `game`.
 
     Raises InputError for an unknown split and a count below 1.
     """
@@ -54,12 +54,9 @@ def recorded_tasks(split: str, count: int, seed: int = 0, size_hw: tuple[int, in
     if count < 1:
         raise InputError("navigation", "count", count, "at least 1", "correct it")
     names, found = game_maps()[split], list[GoalTask]()
-    for name in names[: min(count, len(names))]:
+    for first, name in enumerate(names[:count]):
         with Level(name, GameSettings.model_validate({}), size_hw) as level:
-            for number in range(len(names)):
-                index = number * len(names) + names.index(name)
-                if index >= count:
-                    break
+            for index in range(first, count, len(names)):
                 task = planned_task(level, TaskSettings(), np.random.default_rng([seed, 10, index]))
                 goal, _ = task.truth()
                 level.engine.restart()

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from moworld.applications.navigation.head import NavigationHead
-from moworld.applications.navigation.pictures import map_picture
+from moworld.applications.navigation.pictures import map_picture, write_png
 from moworld.applications.navigation.player import Player
 from moworld.applications.navigation.score import NavigateSettings, World, agent_of, facts_of, outcome_of, task_of
 from moworld.applications.navigation.settings import PlannerSettings, TaskSettings
@@ -18,7 +17,7 @@ from moworld.data.game import Engine
 from moworld.data.game_maps import game_maps
 from moworld.data.game_walks import Level, Place
 from moworld.errors import InputError
-from moworld.files import atomic_write, output_directory, write_json
+from moworld.files import output_directory, write_json
 from moworld.model.world import WorldModel, read_config
 from moworld.video import write_video
 
@@ -63,8 +62,7 @@ def walk_to_goal(
     facts = {"level": level.name, "seed": request.seed, "start": task.start, "goal": task.goal, "head": head and str(head), **measures}
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in ((MAP, picture), (GOAL, task.picture)):
-        with atomic_write(folder / name) as stream:
-            Image.fromarray(image).save(stream, "PNG")
+        write_png(folder / name, image)
     write_video(folder / WALK, outcome.seen.frames, world.game.fps)
     write_json(folder / RECORD, facts)
     return facts

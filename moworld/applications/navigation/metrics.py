@@ -92,7 +92,7 @@ def compare(first: Sequence[bool], second: Sequence[bool], first_values: Sequenc
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     either = only_first + only_second
     p_value = float(binomtest(only_first, either).pvalue) if either else 1.0
-    return Comparison(only_first, only_second, p_value, mean_interval(np.asarray(first_values) - np.asarray(second_values)))  # type: ignore[arg-type]
+    return Comparison(only_first, only_second, p_value, mean_interval(np.subtract(first_values, second_values).tolist()))
 
 
 def _resampled(values: Array, seed: int) -> Array:

@@ -1,13 +1,16 @@
 """Pictures of navigation: the level from above with plans and what the player did, and the frames that it saw."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from moworld.applications.navigation.tasks import Task
 from moworld.data.game_map import CELL, GameMap
+from moworld.files import atomic_write
 
 Frames = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -53,6 +56,12 @@ def map_picture(level: GameMap, task: Task, paths: Mapping[str, Array], plans: S
         cv2.circle(picture, pixels(np.array([x, y])).tolist(), 6, (0, 0, 0), filled, cv2.LINE_AA)
         cv2.line(picture, pixels(np.array([x, y])).tolist(), pixels(ahead).tolist(), (0, 0, 0), 2, cv2.LINE_AA)
     return np.ascontiguousarray(picture[::-1])
+
+
+def write_png(path: Path, picture: Frames) -> None:
+    """Writes a picture (H, W, 3) atomically."""
+    with atomic_write(path) as stream:
+        Image.fromarray(picture).save(stream, "PNG")
 
 
 def strip(frames: Sequence[Frames], scale: int = 2) -> Frames:

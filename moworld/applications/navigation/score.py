@@ -15,6 +15,7 @@ from moworld.applications.navigation.scorers import HeadScorer, PlaceScorer, Sco
 from moworld.applications.navigation.settings import PlannerSettings, TaskSettings
 from moworld.applications.navigation.simulators import EngineSimulator, PlaceSimulator, WorldSimulator
 from moworld.applications.navigation.tasks import Task, planned_task
+from moworld.data.game import ACTIONS_PER_UNIT
 from moworld.data.game_maps import game_maps
 from moworld.data.game_walks import Level
 from moworld.data.settings import GameSettings
@@ -46,7 +47,7 @@ class World:
     head: NavigationHead | None
     size_hw: tuple[int, int] = (64, 96)
     chunk_frames: int = 12
-    speeds: tuple[float, float] = (1 / 54, 3.0)  # model units and degrees of a frame
+    speeds: tuple[float, float] = (1 / ACTIONS_PER_UNIT, 3.0)  # model units and degrees of a frame
 
     @staticmethod
     def of(model: WorldModel, head: NavigationHead | None) -> "World":
@@ -65,8 +66,8 @@ class World:
 
 def facts_of(config: WorldConfig) -> tuple[tuple[int, int], int, tuple[float, float]]:
     """Returns size, frames of a chunk and speeds of a model. Raises InputError for one that walks at another speed than the engine's player."""
-    if abs(config.move_units * 54 - 1) > 1e-3:
-        raise InputError("model_index.json", "move_units", config.move_units, "1/54, the engine's step", "use a model of game footage")
+    if abs(config.move_units * ACTIONS_PER_UNIT - 1) > 1e-3:
+        raise InputError("model_index.json", "move_units", config.move_units, f"1/{ACTIONS_PER_UNIT}, the engine's step", "use a model of game footage")
     return (config.height, config.width), config.model.chunk_frames, (config.move_units, config.yaw_degrees)
 
 

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from moworld.applications.navigation.head import NavigationHead
 from moworld.applications.navigation.metrics import compare, mean_interval, share_interval
-from moworld.applications.navigation.pictures import map_picture, strip
+from moworld.applications.navigation.pictures import map_picture, strip, write_png
 from moworld.applications.navigation.planners import Choice
 from moworld.applications.navigation.player import Player, Seen
 from moworld.applications.navigation.score import (
@@ -27,7 +25,7 @@ from moworld.applications.navigation.score import (
 )
 from moworld.data.game import Engine
 from moworld.data.game_walks import Level
-from moworld.files import atomic_write, read_json, sha256_tree, write_json
+from moworld.files import read_json, sha256_tree, write_json
 from moworld.model.world import WorldModel, read_config
 
 FORMAT = 1  # of the stored measurements; those of another format are measured again
@@ -94,23 +92,18 @@ def _measure(
             agent = agent_of(name, world, level, settings, seed, lambda seen, choice, to=plans: to.append(_planned(level, seen, choice)))
             outcome = outcome_of(name, agent, player, task, settings, seed, index)
             values = {"level": level.name, "seed": seed, "index": index, "shortest": task.shortest, **outcome.measures(task, settings.task)}
-            _write_png(sheets / f"{seed}-{index}-{name}.png", strip([*outcome.seen.frames[:: world.chunk_frames], task.picture]))
+            write_png(sheets / f"{seed}-{index}-{name}.png", strip([*outcome.seen.frames[:: world.chunk_frames], task.picture]))
             write_json(path, {"key": keys[name], "values": values | {"plans": plans}})
         values = {name: read_json(path)["values"] for name, path in stored.items()}
         paths = {name: np.array(found["path"], np.float64) for name, found in values.items()}
         plans = [np.array(plan, np.float64) for plan in values.get("model", {}).get("plans", [])]
-        _write_png(sheets / f"{seed}-{index}.png", map_picture(level.geometry, task, paths, plans))
+        write_png(sheets / f"{seed}-{index}.png", map_picture(level.geometry, task, paths, plans))
 
 
 def _planned(level: Level, seen: Seen, choice: Choice) -> list[list[int]]:
     """Returns the places (x, y) along a plan from where the agent is, in whole map units."""
     places = level.follow(seen.place, [keys for chunk in choice.plan for keys in chunk])
     return [[round(x), round(y)] for x, y, _ in places[::2]]
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as stream:
-        Image.fromarray(picture).save(stream, "PNG")
 
 
 def summary(rows: Rows) -> dict[str, Any]:

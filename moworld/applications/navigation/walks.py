@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moworld.applications.navigation.settings import HeadSettings
 from moworld.data.game_maps import game_maps
@@ -11,8 +10,6 @@ from moworld.data.game_walks import Level, SeenWalk
 from moworld.data.settings import GameSettings
 from moworld.errors import InputError
 from moworld.files import atomic_write
-
-NO_DEPTH = (0, 0, 0)
 
 
 def recorded_walks(
@@ -36,7 +33,7 @@ def recorded_walks(
             with atomic_write(stored) as stream:
                 np.savez(stream, frames=frames, c2w=c2w)
         with np.load(stored, allow_pickle=False) as arrays:
-            found += [SeenWalk(name, *both, _no_depth()) for both in zip(arrays["frames"], arrays["c2w"], strict=True)]
+            found += [SeenWalk(name, *both, np.zeros((0, 0, 0), np.float32)) for both in zip(arrays["frames"], arrays["c2w"], strict=True)]
     if not found:
         raise InputError("navigation", split, "no walk", f"walks of {settings.frames} frames", "shorten `frames`")
     return found
@@ -53,7 +50,3 @@ def _record(name: str, settings: HeadSettings, size_hw: tuple[int, int], yaw_deg
                 break
             walks.append(level.walk(start, actions))
     return walks
-
-
-def _no_depth() -> NDArray[np.float32]:
-    return np.zeros(NO_DEPTH, np.float32)

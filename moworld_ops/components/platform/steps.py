@@ -64,8 +64,6 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     summary: dict[str, Any] = {}
     _write(place, name, {"status": "running", "process": process_token(os.getpid()), "started": started})
     monitor.start()
-    if place.engine:  # the process is the step's own
-        _adopt_orphans()
     try:
         yield summary.update
         for output in may_be_empty:
@@ -74,22 +72,9 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     except BaseException as error:  # torch's CheckpointException is no Exception
         if isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise
-        if place.engine:
-            _kill_descendants()
-        written = [str(Path(output.path).parent) for output in outputs]
-        exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
-        for output in outputs:
-            store.discard(output.path)
-            shutil.rmtree(output.path, ignore_errors=True)
-            Path(output.path).unlink(missing_ok=True)
-        refused = isinstance(error, Refused)
-        facts: dict[str, Any] = {"status": "refused" if refused else "failed", "error": line, "exit": exit_status}
-        facts |= {"started": started, "seconds": time.time() - started, "peak_bytes": monitor.stop()}
-        try:
-            _write(place, name, {**facts, "summary": error.details if isinstance(error, Refused) else {}})
-        except OSError as problem:  # the run's disk is full, too
-            print(f"{name}: no record of the failure: {problem}", flush=True)
-        deterministic = isinstance(error, InputError | NoKernel) or refused or is_disk_full(error)
+        monitor.end_others()
+        exit_status, line = _record_failure(place, name, error, outputs, started, monitor.stop())
+        deterministic = isinstance(error, InputError | NoKernel | Refused) or is_disk_full(error)
         if not isinstance(error, SystemExit) and (wait := attempts.seconds_to_retry(place, exit_status, line, not deterministic)) is not None:
             traceback.print_exc()
             print(f"{name}: {line}: next attempt in {wait:.0f} s", flush=True)
@@ -107,6 +92,25 @@ def recorded(*outputs: Any, may_be_empty: tuple[Any, ...] = (), partition: str =
     attempts.forget(place)
 
 
+def _record_failure(
+    place: StepContext, name: str, error: BaseException, outputs: Sequence[Any], started: float, peak_bytes: int
+) -> tuple[int, str]:
+    """Removes the outputs of a failed step and writes its record. Returns the exit status and the error in one line."""
+    written = [str(Path(output.path).parent) for output in outputs]
+    exit_status, line = explain(error, [*written, *([place.folder] if place.folder else [])])
+    for output in outputs:
+        store.discard(output.path)
+        shutil.rmtree(output.path, ignore_errors=True)
+        Path(output.path).unlink(missing_ok=True)
+    status, details = ("refused", error.details) if isinstance(error, Refused) else ("failed", {})
+    facts = {"status": status, "error": line, "exit": exit_status, "started": started, "seconds": time.time() - started}
+    try:
+        _write(place, name, {**facts, "peak_bytes": peak_bytes, "summary": details})
+    except OSError as problem:  # the run's disk is full, too
+        print(f"{name}: no record of the failure: {problem}", flush=True)
+    return exit_status, line
+
+
 def explain(error: BaseException, places: Sequence[str | Path] = ()) -> tuple[int, str]:
     """Returns the exit status and one line for an error. `places`: directories that were written, in case that a disk is full."""
     if isinstance(error, InputError | NoKernel):
@@ -120,7 +124,7 @@ def explain(error: BaseException, places: Sequence[str | Path] = ()) -> tuple[in
 class ProcessMonitor:
     """Samples the resident bytes of this process and its children; kills them all if the process `engine` has ended.
 
-    engine: token of a process; "" for none
+    engine: token of the local engine that started this process for one step; "" if the process may have work besides the step
     """
 
     def __init__(self, engine: str) -> None:
@@ -130,6 +134,16 @@ class ProcessMonitor:
 
     def start(self) -> None:
         self.thread.start()
+        if self.engine and sys.platform == "linux":  # processes whose parent ends become children of this one, so that `end_others` finds them
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def end_others(self) -> None:
+        """Kills what the step started: an orphan that holds the step's output open would make the engine wait for that output's end."""
+        import psutil
+
+        for process in psutil.Process().children(recursive=True) if self.engine else []:
+            with suppress(psutil.Error):  # it has ended
+                process.kill()
 
     def stop(self) -> int:
         """Returns the peak of resident bytes; pages shared between processes count once per process."""
@@ -153,21 +167,6 @@ class ProcessMonitor:
                 for process in reversed(family):  # this process last
                     with suppress(psutil.Error):
                         process.kill()
-
-
-def _adopt_orphans() -> None:
-    """Makes this process the parent of processes whose own parent ends, so that `_kill_descendants` finds them. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _kill_descendants() -> None:
-    """Kills what this process started: an engine of a worker that was killed would hold the step's output open, and its reader would wait."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has ended
-            process.kill()
 
 
 def process_token(pid: int) -> str:

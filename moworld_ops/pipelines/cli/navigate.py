@@ -44,16 +44,15 @@ def navigate(
 
     Example: moworld apply navigate --level MAP07 --start -1060,-588,210 --goal-image goal.png
     """
-    from moworld.applications.navigation.settings import HeadSettings, PlannerSettings, TaskSettings
+    from moworld.applications.navigation.settings import HeadSettings, TaskSettings
     from moworld_ops.components.platform.registry import model_folder
     from moworld_ops.pipelines.cli.world import read_picture
 
-    folder = Path(model_folder(source)) if source else _shipped()
+    folder = Path(model_folder(source))
     if train:
         _train(folder, head or _trained(), HeadSettings(steps=steps, levels=levels), seed, json)
         return
-    if planner not in ("tree", "cem"):
-        raise InputError("--planner", "", planner, "tree or cem", "choose one of them")
+    plans = _planner(planner, depth)
     if (goal or goal_image) and not start:
         raise InputError("--start", "", "none", "the start, with a goal of your own", f"pass --start {POSE}")
     if goal and goal_image:
@@ -64,10 +63,9 @@ def navigate(
 
     ends = tuple(_pose(text, name) for text, name in ((start, "--start"), (goal, "--goal")) if text)
     picture = None if goal_image is None else read_picture(goal_image)
-    settings = TaskSettings(max_chunks=chunks), PlannerSettings.model_validate({"kind": planner, "depth": depth})
-    found = head or (_trained() if _trained().is_dir() else None)
+    found = _chosen(head)
     note("scored by the head of " + str(found) if found else "scored by the difference of pictures: no head is trained (--train)")
-    facts = walk_to_goal(folder, found, Request(level, seed, ends, picture), *settings, to)
+    facts = walk_to_goal(folder, found, Request(level, seed, ends, picture), TaskSettings(max_chunks=chunks), plans, to)
     verdict = "no verdict: the goal's place is not known"
     if facts["solved"] is not None:
         verdict = (
@@ -76,10 +74,17 @@ def navigate(
     print_result(json, facts, f"{verdict}; {facts['chunks']} chunks\n{to / 'map.png'}, {to / 'walk.mp4'}")
 
 
-def _shipped() -> Path:
-    from moworld.inference.worlds import model_path
+def _planner(kind: str, depth: int) -> Any:
+    from moworld.applications.navigation.settings import PlannerSettings
 
-    return model_path(None)
+    if kind not in ("tree", "cem"):
+        raise InputError("--planner", "", kind, "tree or cem", "choose one of them")
+    return PlannerSettings.model_validate({"kind": kind, "depth": depth})
+
+
+def _chosen(head: Path | None) -> Path | None:
+    """Returns the head to use: the named one, else the trained one, else None."""
+    return head or (_trained() if _trained().is_dir() else None)
 
 
 def _trained() -> Path:
@@ -114,16 +119,13 @@ def evaluate_navigation(
     from moworld.applications.navigation.score import NavigateSettings
     from moworld.applications.navigation.score_report import comparison_table, table
     from moworld.applications.navigation.score_report import evaluate_navigation as evaluate
-    from moworld.applications.navigation.settings import PlannerSettings
 
     if len(models) > 1:
         raise InputError(
             "moworld evaluate", "SUBJECT", f"{len(models)} subjects", "one model, or none for the baselines", "evaluate them one by one"
         )
-    if planner not in ("tree", "cem"):
-        raise InputError("--planner", "", planner, "tree or cem", "choose one of them")
-    settings = NavigateSettings(tasks=tasks, planner=PlannerSettings.model_validate({"kind": planner, "depth": depth}))
-    found = head or (_trained() if _trained().is_dir() else None)
+    settings = NavigateSettings(tasks=tasks, planner=_planner(planner, depth))
+    found = _chosen(head)
     result = evaluate(models[0] if models else None, found, settings, list(range(seeds)), to)
     if json:
         print_json(result)

@@ -1,4 +1,4 @@
-"""CLI commands `release keys`, `trust` and `revoke`: whose signatures a registry accepts."""
+"""CLI commands `release keys`, `trust` and `revoke`: whose signatures a registry accepts. The group `release` is loaded from here, whole."""
 
 from pathlib import Path
 from typing import Annotated

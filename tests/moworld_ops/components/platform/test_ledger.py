@@ -4,6 +4,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,19 +59,19 @@ def test_concurrent_writers_keep_one_chain(home):
 
 
 def test_one_who_waits_is_refused_for_one_holder_that_stays_and_not_for_many(home, monkeypatch):
-    monkeypatch.setattr(ledger, "LOCK_SECONDS", 1.5)
-    holding = threading.Event()
+    monkeypatch.setattr(ledger, "LOCK_SECONDS", 3.0)
+    holding, refused = threading.Event(), threading.Event()
 
-    def hold(times: int, seconds: float) -> None:
+    def hold(times: int, wait: Callable[[], object]) -> None:
         book = open_ledger(home)
         for _ in range(times):  # hardly a moment between two holders, so that one who waits is overtaken
             with book.locked():
                 holding.set()
-                time.sleep(seconds)
+                wait()
 
-    for times, seconds in ((8, 0.4), (1, 6.0)):
+    for times, wait in ((8, lambda: time.sleep(0.5)), (1, lambda: refused.wait(60))):
         holding.clear()
-        holder = threading.Thread(target=hold, args=(times, seconds))
+        holder = threading.Thread(target=hold, args=(times, wait))
         holder.start()
         assert holding.wait(30)
         if times > 1:
@@ -79,6 +80,7 @@ def test_one_who_waits_is_refused_for_one_holder_that_stays_and_not_for_many(hom
         else:
             with pytest.raises(InputError, match="held by another command"), open_ledger(home).locked():
                 pass
+            refused.set()
         holder.join()
 
 
