@@ -143,6 +143,7 @@ def mlflow_server(folder: Path, store: str, artifacts: str, s3: str) -> Iterator
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", artifacts, "--serve-artifacts"]
     environment = {**os.environ, **KEYS, "MLFLOW_S3_ENDPOINT_URL": s3, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a dozen consumers of jobs that no test sends, each of which imports mlflow
     with (folder / "mlflow.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder)
     try:

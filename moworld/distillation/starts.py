@@ -115,7 +115,7 @@ class Target:
             for key, weight in self.weights[name].items():
                 local(weight).lerp_(local(current[key]), 1 - self.decay)
         if hasattr(expert, "reshard"):  # sharded: the weights that the last forward pass gathered are outdated
-            expert.reshard()
+            expert.reshard()  # type: ignore[operator]
 
     def state(self) -> dict[str, Tensor]:
         """Returns the tensors of a checkpoint; loading into them restores the average."""

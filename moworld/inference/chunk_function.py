@@ -75,9 +75,9 @@ def num_noises(num_steps: int, sampler: Sampler) -> int:
 @torch.no_grad()
 def time_modulations(expert: Any, level: float) -> tuple[Tensor, Tensor]:
     """Returns shift, scale and gate of every block (num_layers, 6, D), and shift and scale of the output (2, D), at a noise level."""
-    embedder, timestep = expert.condition_embedder, torch.tensor([level * NUM_TIMESTEPS])
-    temb = embedder.time_embedder(embedder.timesteps_proj(timestep).to(embedder.time_embedder.linear_1.weight.dtype)).float()
-    shared = embedder.time_proj(embedder.act_fn(temb)).float().unflatten(-1, (6, -1))
+    embedder = expert.condition_embedder
+    temb = embedder.embed_time(torch.tensor([level * NUM_TIMESTEPS])).float()
+    shared = embedder.modulate(temb).float()
     blocks = torch.cat([block.scale_shift_table.float() + shared for block in expert.blocks])
     return blocks, (expert.scale_shift_table + temb.unsqueeze(1))[0].float()
 
@@ -95,7 +95,7 @@ class ExpertFunction(nn.Module):
         self.frames, self.rows, self.columns = (size // patch for size, patch in zip(window.shape[2:], self.patch, strict=True))
         self.block_causal, self.front = bool(expert.config.block_causal) and self.known > 0, self.known * self.rows * self.columns
         self.embedding, self.text_embedder, self.out = expert.patch_embedding, expert.condition_embedder.text_embedder, expert.proj_out
-        self.eps, adapter = expert.norm_out.eps, expert.control_adapter
+        self.eps, adapter = expert.config.eps, expert.control_adapter
         self.adapter_blocks, self.gate = adapter.residual_blocks, adapter.gate
         self.register_buffer("basis", camera_basis(adapter, window.camera))
         self.register_buffer("camera_bias", adapter.conv.bias.detach().float()[:, None, None])
@@ -172,7 +172,7 @@ class BlockFunction(nn.Module):
         super().__init__()
         own, cross = block.attn1, block.attn2
         self.clean, self.noisy, self.width = clean, noisy, own.to_q.out_features
-        self.heads, self.eps = own.heads, (block.norm1.eps, block.norm3.eps, own.norm_q.eps, cross.norm_q.eps)
+        self.heads, self.eps = own.heads, (block.eps, block.eps, own.norm_q.eps, cross.norm_q.eps)
         order = halves(self.width, own.heads)
         self.qkv = joined(dense(own.to_q, order), dense(own.to_k, order), dense(own.to_v))
         self.register_buffer("query_norm", own.norm_q.weight.detach().float()[order])

@@ -20,7 +20,7 @@ def self_attention(
 ) -> tuple[Tensor, KeysValues]:
     """Returns the output (B, N, D), and the keys and values of the tokens x.
 
-    attn:   Diffusers' attention module
+    attn:   `moworld.model.layers.Attention`
     x:      (B, N, D) tokens of this rank; rotary: cosines and sines (1 or B, N, 1, head_dim)
     part:   this rank's part of the sample's tokens; None if x holds all of them
     past:   further keys and values to attend to

@@ -1,29 +1,34 @@
-"""A block of the transformer: Diffusers' Wan block with the same parameters and, bit for bit, the same results; attention is in `attention`."""
+"""A block of the transformer: the parameters of Diffusers' Wan block and, bit for bit, its results; attention is in `attention`."""
 
 import math
 
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from moworld.kernels.modulated_norm import modulated_norm
 from moworld.model.attention import TextCache, cross_attention, keys_values, self_attention
 from moworld.model.int8 import Int8Linear
+from moworld.model.layers import Attention, FeedForward, Float32LayerNorm, modulation_table
 from moworld.model.rope import Rotary
 from moworld.model.sequence import KeysValues, Part
 
 
-class TransformerBlock(WanTransformerBlock):
-    """Self-attention, attention to text, feed-forward, each after a norm; the first and last are modulated by the noise level (adaLN)."""
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to text, feed-forward, each after a norm; the first and last are modulated by the noise level (adaLN).
 
-    index: int  # of the block in its transformer
+    width: D, the numbers of a token; hidden: those between the layers of the feed-forward
+    index: of the block in its transformer
+    """
 
-    @classmethod
-    def adopt(cls, block: WanTransformerBlock, index: int = 0) -> None:
-        """Turns a block of Diffusers into this class in place; the initialised parameters stay."""
-        block.__class__, block.index = cls, index
+    def __init__(self, width: int, hidden: int, heads: int, text_norm: bool = True, eps: float = 1e-6, index: int = 0) -> None:
+        super().__init__()
+        self.index, self.eps = index, eps
+        self.attn1, self.attn2 = Attention(width, heads, eps), Attention(width, heads, eps)
+        self.norm2 = Float32LayerNorm(width, eps) if text_norm else nn.Identity()
+        self.ffn = FeedForward(width, hidden)
+        self.scale_shift_table = modulation_table(6, width)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Tensor,
         text: Tensor,
@@ -43,13 +48,13 @@ class TransformerBlock(WanTransformerBlock):
         shift, scale, gate, ff_shift, ff_scale, ff_gate = (self.scale_shift_table + modulation.float()).unbind(-2)
         if modulation.ndim == 3:
             shift, scale, gate, ff_shift, ff_scale, ff_gate = (m.unsqueeze(1) for m in (shift, scale, gate, ff_shift, ff_scale, ff_gate))
-        normed = modulated_norm(x, scale, shift, self.norm1.eps)
+        normed = modulated_norm(x, scale, shift, self.eps)
         if kv_only:
             return x, keys_values(self.attn1, normed, rotary, part)
         attended, own = self.attend(normed, rotary, part, past)
         x = (x.float() + attended * gate).type_as(x)
         x = x + cross_attention(self.attn2, self.norm2(x.float()).type_as(x), text, text_cache, self.index)
-        normed = modulated_norm(x, ff_scale, ff_shift, self.norm3.eps)
+        normed = modulated_norm(x, ff_scale, ff_shift, self.eps)
         return (x.float() + self._feed_forward(normed).float() * ff_gate).type_as(x), own
 
     def attend(self, x: Tensor, rotary: Rotary, part: Part | None, past: KeysValues | None) -> tuple[Tensor, KeysValues]:

@@ -51,7 +51,7 @@ class ModelSettings(Settings):
     num_attention_heads: int = Field(ge=1, le=1024)
     attention_head_dim: int = Field(ge=6, le=1024, multiple_of=2)  # the positions of three axes, each in pairs
     ffn_dim: int = Field(ge=1, le=1_000_000)
-    freq_dim: int = Field(default=256, ge=1, le=65536)
+    freq_dim: int = Field(default=256, ge=2, le=65536, multiple_of=2)  # cosines and sines
     text_dim: int = Field(ge=1, le=65536)
     latent_channels: int = Field(default=16, ge=1, le=1024)
     patch_size: tuple[Patch, Patch, Patch] = (1, 2, 2)

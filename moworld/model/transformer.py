@@ -1,20 +1,19 @@
 """The video DiT: Wan2.2's transformer (Diffusers' layout and key names) with camera tokens, per-frame timesteps and global time ids.
 
-With the adapter's gate at zero, no camera and a 1-D timestep, the output equals Diffusers' `WanTransformer3DModel` bit for bit.
+With the adapter's gate at zero, no camera and a 1-D timestep, the output equals Diffusers' `WanTransformer3DModel` bit for bit. For Diffusers'
+pipelines see `moworld.model.pipeline`.
 
 `prepare` computes once what is constant over the denoising steps of a window: rotary positions, text, camera tokens and, for block-causal
 history, its keys and values. `forward` is `prepare` and then `denoise`.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin as ModelMixin  # a saved pipeline loads the classes of modules that have this name
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from moworld.errors import InputError
 from moworld.kernels.modulated_norm import modulated_norm
@@ -23,8 +22,57 @@ from moworld.model.block import TransformerBlock
 from moworld.model.camera_adapter import CameraAdapter
 from moworld.model.latent_cameras import Rays
 from moworld.model.latent_grid import CODEC_GRID, LatentGrid
+from moworld.model.layers import ConditionEmbedder, modulation_table
 from moworld.model.rope import GlobalRotaryPosEmbed, Rotary
 from moworld.model.sequence import KeysValues, Part, SequenceMesh
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What an expert's config.json holds: the values of Diffusers' `WanTransformer3DModel`, then those of MoWorld.
+
+    qk_norm, image_dim, added_kv_proj_dim, pos_embed_seq_len: as Diffusers writes them; only these values are supported
+    spatial_downsample: of the codec; camera_gate: of the adapter at the start; block_causal: how history attends
+    Raises InputError for Wan2.1's image embeddings.
+    """
+
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    num_attention_heads: int = 40
+    attention_head_dim: int = 128
+    in_channels: int = 36
+    out_channels: int = 16
+    text_dim: int = 4096
+    freq_dim: int = 256
+    ffn_dim: int = 13824
+    num_layers: int = 40
+    cross_attn_norm: bool = True
+    qk_norm: str | None = "rms_norm_across_heads"
+    eps: float = 1e-6
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+    rope_max_seq_len: int = 1024
+    pos_embed_seq_len: int | None = None
+    spatial_downsample: int = CODEC_GRID.spatial
+    camera_gate: float = 0.0
+    block_causal: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_size", tuple(self.patch_size))  # a list in JSON
+        if self.image_dim is not None or self.added_kv_proj_dim is not None:
+            found, fix = f"{self.image_dim} and {self.added_kv_proj_dim}", "use Wan2.2's image-to-video experts"
+            raise InputError("config.json", "image_dim, added_kv_proj_dim", found, "null: image embeddings are not supported", fix)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+@dataclass(frozen=True)
+class TransformerOutput:
+    """sample: (B, out_channels, F, H, W) velocity"""
+
+    sample: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,41 +93,30 @@ class Prepared:
     text_cache: TextCache | None = None
 
 
-class MoWorldTransformer3DModel(WanTransformer3DModel):
-    """Wan's transformer, conditioned on cameras (eq. 5) and usable with history (paper 4.2). It also serves in Diffusers' Wan pipelines."""
+class MoWorldTransformer3DModel(nn.Module):
+    """Wan's transformer, conditioned on cameras (eq. 5) and usable with history (paper 4.2).
 
-    _no_split_modules: ClassVar = ["TransformerBlock"]
-    _repeated_blocks: ClassVar = ["TransformerBlock"]
-    _cp_plan: ClassVar = None  # ranks share tokens by `share_sequence`
+    sizes: the values of `TransformerConfig`
+    recompute: as `torch.utils.checkpoint.checkpoint`, what runs a block so that its activations are computed again for gradients; None keeps them
+    Raises InputError for Wan2.1's image embeddings.
+    """
 
-    @register_to_config
-    def __init__(
-        self,
-        patch_size: tuple[int, int, int] = (1, 2, 2),
-        num_attention_heads: int = 40, attention_head_dim: int = 128, in_channels: int = 36, out_channels: int = 16,
-        text_dim: int = 4096, freq_dim: int = 256, ffn_dim: int = 13824, num_layers: int = 40,
-        cross_attn_norm: bool = True, qk_norm: str | None = "rms_norm_across_heads", eps: float = 1e-6,
-        image_dim: int | None = None, added_kv_proj_dim: int | None = None,
-        rope_max_seq_len: int = 1024, pos_embed_seq_len: int | None = None,
-        spatial_downsample: int = CODEC_GRID.spatial, camera_gate: float = 0.0, block_causal: bool = False,
-    ) -> None:  # fmt: skip
-        """Arguments are Diffusers', then those of MoWorld: the codec's downsampling, the adapter's gate, and how history attends.
+    blocks: Any  # a ModuleList of TransformerBlock
 
-        Raises InputError for Wan2.1's image embeddings.
-        """
-        if image_dim is not None or added_kv_proj_dim is not None:
-            found, fix = f"{image_dim} and {added_kv_proj_dim}", "use Wan2.2's image-to-video experts"
-            raise InputError("config.json", "image_dim, added_kv_proj_dim", found, "null: image embeddings are not supported", fix)
-        super().__init__(
-            patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim, freq_dim, ffn_dim, num_layers,
-            cross_attn_norm, qk_norm, eps, image_dim, added_kv_proj_dim, rope_max_seq_len, pos_embed_seq_len,
-        )  # fmt: skip
-        width = num_attention_heads * attention_head_dim
-        self.rope = GlobalRotaryPosEmbed(attention_head_dim, tuple(patch_size), rope_max_seq_len)
-        self.control_adapter = CameraAdapter(width, patch_size[1], spatial_downsample, camera_gate)
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__()
+        self.config = config = TransformerConfig(**sizes)
+        width, patch = config.width, config.patch_size
+        self.rope = GlobalRotaryPosEmbed(config.attention_head_dim, patch, config.rope_max_seq_len)
+        self.patch_embedding = nn.Conv3d(config.in_channels, width, kernel_size=patch, stride=patch)
+        self.condition_embedder = ConditionEmbedder(width, config.freq_dim, config.text_dim)
+        block = width, config.ffn_dim, config.num_attention_heads, config.cross_attn_norm, config.eps
+        self.blocks = nn.ModuleList(TransformerBlock(*block, index) for index in range(config.num_layers))
+        self.proj_out = nn.Linear(width, config.out_channels * math.prod(patch))
+        self.scale_shift_table = modulation_table(2, width)
+        self.control_adapter = CameraAdapter(width, patch[1], config.spatial_downsample, config.camera_gate)
         self.sequence: SequenceMesh | None = None
-        for index, block in enumerate(self.blocks):
-            TransformerBlock.adopt(block, index)
+        self.recompute: Callable[..., Any] | None = None
 
     def share_sequence(self, sequence: SequenceMesh | None) -> None:
         """Shares the tokens of each sample with the ranks of a mesh. Raises InputError if the mesh does not divide the heads."""
@@ -97,7 +134,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         rows, columns = LatentGrid(self.config.patch_size).token_size(height, width)
         return self.sequence.part(frames // self.config.patch_size[0], rows * columns)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -109,7 +146,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         camera: Rays | Tensor | None = None,
         frame_ids: Tensor | None = None,
         history: Tensor | None = None,
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
+    ) -> TransformerOutput | tuple[Tensor]:
         """Returns the velocity of every latent frame (eq. 1, 10, 16). Diffusers' arguments come first, in its order.
 
         hidden_states:         (B, in_channels, F, H, W) noisy latents, mask and condition latents on channels
@@ -120,8 +157,8 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         frame_ids:             (K + F,) or (B, K + F) global latent time ids; None means 0 to K + F - 1
         history:               (B, in_channels, K, H, W) clean frames of block-causal experts: they attend to each other only, and the F
                                frames attend to all. None: K = 0; any history is then among the F frames and attends jointly
-        returns:               (B, out_channels, F, H, W) in the dtype of hidden_states, on every rank of a sequence mesh: as `sample` of
-                               Diffusers' output, or alone in a tuple if not return_dict
+        returns:               (B, out_channels, F, H, W) in the dtype of hidden_states, on every rank of a sequence mesh: as `sample`, or
+                               alone in a tuple if not return_dict
         Raises InputError for Diffusers' other arguments: image embeddings and attention_kwargs.
         """
         for name, given in (("encoder_hidden_states_image", encoder_hidden_states_image), ("attention_kwargs", attention_kwargs or None)):
@@ -132,7 +169,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         if prepared.past is None:  # nothing reads the text's keys and values again (0.4 GB in the paper's model)
             prepared = replace(prepared, text_cache=None)
         velocity = cls.denoise(self, hidden_states, timestep, prepared)
-        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+        return TransformerOutput(velocity) if return_dict else (velocity,)
 
     def prepare(
         self,
@@ -196,8 +233,8 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
         """Runs one block: returns its output, and the keys and values of its tokens."""
         past = None if prepared.past is None else prepared.past[index]
         arguments = (x, prepared.text, modulation, prepared.rotary, prepared.part, past, prepared.text_cache, kv_only)
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(self.blocks[index], *arguments)  # type: ignore[no-any-return]
+        if torch.is_grad_enabled() and self.recompute is not None:
+            return self.recompute(self.blocks[index], *arguments)  # type: ignore[no-any-return]
         return self.blocks[index](*arguments)  # type: ignore[no-any-return]
 
     def _embed(self, latents: Tensor, timestep: Tensor, prepared: Prepared) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,12 +254,9 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
 
         Timesteps per frame are embedded per frame and then repeated: per token, the projection to 6 D would cost as much as a block.
         """
-        embedder, length = self.condition_embedder, timestep.shape[1] if timestep.ndim == 2 else None
-        waves = embedder.timesteps_proj(timestep.flatten())
-        if length is not None:
-            waves = waves.unflatten(0, (-1, length))
-        temb = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype)).type_as(like)
-        modulation = embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
+        length = timestep.shape[1] if timestep.ndim == 2 else None
+        temb = self.condition_embedder.embed_time(timestep).type_as(like)
+        modulation = self.condition_embedder.modulate(temb)
         if length is not None and length != tokens:
             temb = temb.repeat_interleave(tokens // length, dim=1)
             modulation = modulation.repeat_interleave(tokens // length, dim=1)
@@ -231,7 +265,7 @@ class MoWorldTransformer3DModel(WanTransformer3DModel):
     def _project_out(self, x: Tensor, temb: Tensor) -> Tensor:
         temb = temb if temb.ndim == 3 else temb.unsqueeze(1)  # (B, N, D) or (B, 1, D)
         shift, scale = (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).unbind(2)
-        return self.proj_out(modulated_norm(x, scale, shift, self.norm_out.eps))
+        return self.proj_out(modulated_norm(x, scale, shift, self.config.eps))
 
 
 def _select(camera: Rays | Tensor | None, frames: slice, total: int) -> Rays | Tensor | None:

@@ -16,7 +16,6 @@ from typing import Protocol
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from moworld.errors import InputError
 from moworld.files import Pathlike, read_json_object, write_json
@@ -87,19 +86,24 @@ def load_weights(module: nn.Module, weights: Reader, names: dict[str, str], devi
     own, state, by_file = tensors_of(module), dict[str, Tensor](), {stored: name for name, stored in names.items()}
     for stored, value in weights.read({stored: own_rows(own[name]) for stored, name in by_file.items()}):
         name = by_file[stored]
-        if isinstance(target := own[name], DTensor):
-            target.to_local().copy_(value)
+        if is_sharded(target := own[name]):
+            target.to_local().copy_(value)  # type: ignore[attr-defined]
         else:
             state[name] = lasting_memory(target.shape, target.dtype, device if target.is_meta else target.device).copy_(value)
         del value  # and with it the mapping
     module.load_state_dict(state, strict=False, assign=True)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Returns whether a tensor is a `DTensor`. Importing that class costs a second, and most processes never see one."""
+    return hasattr(tensor, "full_tensor")
+
+
 def own_rows(tensor: Tensor) -> slice:
     """Returns the rows, in the first dimension, of a tensor that this rank holds: all, or those of its shard, as FSDP cuts them."""
-    if not isinstance(tensor, DTensor):
+    if not is_sharded(tensor):
         return slice(None)
-    (part,) = tensor.__create_chunk_list__()
+    (part,) = tensor.__create_chunk_list__()  # type: ignore[attr-defined]
     return slice(part.offsets[0], part.offsets[0] + part.sizes[0])
 
 
@@ -123,7 +127,7 @@ def gathered(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     All ranks must iterate; ranks that do not need the values may drop them.
     """
     for key, value in state.items():
-        yield key, (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
+        yield key, (value.full_tensor() if is_sharded(value) else value).cpu().contiguous()  # type: ignore[attr-defined]
 
 
 def write_shards(folder: Path, plan: Mapping[str, Entry], tensors: Iterator[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES) -> None:

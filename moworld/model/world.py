@@ -4,9 +4,9 @@ The folder has Wan2.2's Diffusers layout: `transformer/` is the high-noise exper
 `model_index.json` the configuration. Weights are safetensors; no pickle is read.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -214,14 +214,10 @@ def expert_structure(sizes: Mapping[str, Any]) -> "MoWorldTransformer3DModel":
 
     sizes: the arguments of `MoWorldTransformer3DModel`
     """
-    from moworld.model.rope import GlobalRotaryPosEmbed
     from moworld.model.transformer import MoWorldTransformer3DModel
 
     with torch.device("meta"):
-        transformer = MoWorldTransformer3DModel(**sizes)
-    config = transformer.config
-    transformer.rope = GlobalRotaryPosEmbed(config.attention_head_dim, tuple(config.patch_size), config.rope_max_seq_len)
-    return transformer
+        return MoWorldTransformer3DModel(**sizes)
 
 
 def _ordered_state(expert: Any) -> dict[str, Tensor]:
@@ -238,9 +234,8 @@ def _write_expert(expert: Any, folder: Path, quantization: str) -> None:
     state = _ordered_state(expert)
     dtypes = {key: torch.bfloat16 if key in low else value.dtype for key, value in state.items()}
     plan = {key: Entry(dtypes[key], tuple(value.shape), 0, value.numel() * dtypes[key].itemsize) for key, value in state.items()}
-    config = {**json.loads(expert.to_json_string()), "_class_name": "MoWorldTransformer3DModel"}  # FSDP changes the name of its class
     folder.mkdir()
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", {"_class_name": "MoWorldTransformer3DModel", **asdict(expert.config)})
     write_shards(folder, plan, ((key, value.to(dtypes[key])) for key, value in gathered(state)))
 
 

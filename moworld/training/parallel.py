@@ -8,7 +8,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class Ranks:
         transformer.share_sequence(self.sequence)
         if self.settings.checkpoint_activations:
             # Early stop ends a recomputation by an exception, whose traceback keeps the block's local tensors alive: 19 % of the peak.
-            transformer.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, early_stop=False))
+            transformer.recompute = partial(checkpoint, use_reentrant=False, early_stop=False)
         if self.mesh is not None:
             if hasattr(transformer, "unshard"):  # placed by an earlier stage of the same step
                 return
@@ -105,8 +105,8 @@ class Ranks:
 
     @torch.no_grad()
     def _copy_sharded(self, expert: Any, dtype: torch.dtype | None) -> Any:
-        made = expert_structure({key: value for key, value in expert.config.items() if not key.startswith("_")})
-        cast_parameters(made, dtype or expert.dtype)
+        made = expert_structure(asdict(expert.config))
+        cast_parameters(made, dtype or expert.proj_out.weight.dtype)
         self.place(made)
         own = tensors_of(expert)
         for key, tensor in tensors_of(made).items():

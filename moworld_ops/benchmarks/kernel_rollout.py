@@ -41,7 +41,7 @@ def random_experts(config: WorldConfig, precision: str, device: torch.device) ->
             expert = MoWorldTransformer3DModel(**config.model.transformer())
         sizes = expert.config
         expert = expert.bfloat16().to_empty(device=device).eval().requires_grad_(False)
-        expert.rope = GlobalRotaryPosEmbed(sizes.attention_head_dim, tuple(sizes.patch_size), sizes.rope_max_seq_len).to(device)
+        expert.rope = GlobalRotaryPosEmbed(sizes.attention_head_dim, sizes.patch_size, sizes.rope_max_seq_len).to(device)
         for name, parameter in expert.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=0.02)

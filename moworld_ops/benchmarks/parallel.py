@@ -16,6 +16,7 @@ from torch import Tensor
 from moworld.model.latent_grid import CODEC_GRID
 from moworld.model.settings import ModelSettings, TextSettings
 from moworld.model.world import WorldConfig, WorldModel
+from moworld_ops.benchmarks.attention import diffusers_attention
 from moworld_ops.benchmarks.measure import Row, row, side_by_side
 
 
@@ -57,13 +58,13 @@ def _training_step(model: ModelSettings, frames: int, height: int, width: int, t
     expert, theirs = world.experts.high.train(), plain.experts.high.train()
 
     class DiffusersBlock(TransformerBlock):
-        """Attends with Diffusers' processor and returns no keys and values."""
+        """Attends with Diffusers' module and returns no keys and values."""
 
         def attend(self, x: Tensor, rotary: Any, part: Any, past: Any) -> tuple[Tensor, Any]:
             return self.attn1(x, None, None, rotary), None
 
-    for index, block in enumerate(theirs.blocks):
-        DiffusersBlock.adopt(block, index)
+    for block in theirs.blocks:
+        block.__class__, block.attn1 = DiffusersBlock, diffusers_attention(block.attn1)
     learner, generator = Learner(expert, OptimizerSettings(lr=1e-5), 1000), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5)
 

@@ -140,7 +140,7 @@ class CachedBlock(TransformerBlock):
     filled: int
 
     def attend(self, x: Tensor, rotary: Rotary, part: Part | None = None, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        attn = self.attn1
+        attn: Any = self.attn1
         query, key, value = project(attn, x)
         normed = qk_norm_rope(query, key, attn.norm_q.weight, attn.norm_k.weight, *rotary, eps=attn.norm_q.eps)
         query, key = (tensor.transpose(1, 2) for tensor in normed)
@@ -167,7 +167,7 @@ class KeyValueRollout:
         per_frame = config.model.tokens_per_frame(config.height, config.width)
         for _, expert in self.experts.named_experts():
             for block in expert.blocks:
-                CachedBlock.adopt(block, block.index)
+                block.__class__ = CachedBlock
                 tokens = (latent_frames + config.model.chunk_latents) * per_frame
                 block.keys, block.values = torch.randn(2, 1, config.model.num_attention_heads, tokens, config.model.attention_head_dim)
                 block.filled = latent_frames * per_frame

@@ -7,12 +7,12 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 
 from moworld.errors import InputError
-from moworld.model.transformer import MoWorldTransformer3DModel
+from moworld.model.pipeline import PipelineTransformer
 from moworld.model.world import WorldModel
 from tests.moworld.worlds import tiny_world
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2, "text_dim": 8, "freq_dim": 32, "in_channels": 36}
-Transformer = WanTransformer3DModel | MoWorldTransformer3DModel
+Transformer = WanTransformer3DModel | PipelineTransformer
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,16 @@ def vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(base_dim=4, z_dim=16, num_res_blocks=1).eval()
 
 
-def ours(seed: int) -> MoWorldTransformer3DModel:
+def ours(seed: int) -> PipelineTransformer:
     torch.manual_seed(seed)
-    return MoWorldTransformer3DModel(**SIZES).eval()
+    return PipelineTransformer(**SIZES).eval()
 
 
-def theirs(expert: MoWorldTransformer3DModel) -> WanTransformer3DModel:
+def of(world: WorldModel) -> list[PipelineTransformer]:
+    return [PipelineTransformer.of(expert.eval()) for _, expert in world.experts.named_experts()]
+
+
+def theirs(expert: PipelineTransformer) -> WanTransformer3DModel:
     """Returns Diffusers' own transformer with the weights of `expert`, without the camera adapter."""
     transformer = WanTransformer3DModel(**SIZES).eval()
     weights = {key: value for key, value in expert.state_dict().items() if not key.startswith("control_adapter.")}
@@ -79,23 +83,20 @@ def test_one_expert_makes_the_video_of_diffusers_own_bit_for_bit(vae):
 
 
 def test_a_saved_pipeline_is_loaded_with_our_transformers(vae, tmp_path: Path):
-    pytest.importorskip("accelerate", reason="Diffusers needs accelerate to read Wan's transformers, its own class included")
     made = pipeline(vae, ours(1), ours(2))
     made.save_pretrained(tmp_path)
     loaded = WanImageToVideoPipeline.from_pretrained(tmp_path, tokenizer=None, text_encoder=None)
     loaded.set_progress_bar_config(disable=True)
-    assert isinstance(loaded.transformer, MoWorldTransformer3DModel) and isinstance(loaded.transformer_2, MoWorldTransformer3DModel)
+    assert isinstance(loaded.transformer, PipelineTransformer) and isinstance(loaded.transformer_2, PipelineTransformer)
     assert torch.equal(video(loaded), video(made))
 
 
 def test_the_experts_of_a_model_folder_make_a_video(vae, tmp_path: Path):
     world = tiny_world(seed=1, num_layers=2)
-    expected = video(pipeline(vae, world.experts.high.eval(), world.experts.low.eval()))
+    expected = video(pipeline(vae, *of(world)))
     world.save(tmp_path)
-    experts = WorldModel.load(tmp_path).experts
-    assert torch.equal(video(pipeline(vae, experts.high, experts.low)), expected)
-    pytest.importorskip("accelerate", reason="Diffusers needs accelerate to read Wan's transformers, its own class included")
-    read = [MoWorldTransformer3DModel.from_pretrained(tmp_path, subfolder=name) for name in ("transformer", "transformer_2")]
+    assert torch.equal(video(pipeline(vae, *of(WorldModel.load(tmp_path)))), expected)
+    read = [PipelineTransformer.from_pretrained(tmp_path, subfolder=name) for name in ("transformer", "transformer_2")]
     assert torch.equal(video(pipeline(vae, *read)), expected)
 
 
@@ -106,4 +107,4 @@ def test_arguments_that_would_have_no_effect_are_refused(vae):
     with pytest.raises(InputError, match=r"encoder_hidden_states_image: found Tensor, expected None"):
         expert(*given, torch.zeros(1, 257, 1280))
     with pytest.raises(InputError, match=r"image_dim, added_kv_proj_dim: found 1280 and 48"):
-        MoWorldTransformer3DModel(**SIZES, image_dim=1280, added_kv_proj_dim=48)
+        PipelineTransformer(**SIZES, image_dim=1280, added_kv_proj_dim=48)

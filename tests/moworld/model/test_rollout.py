@@ -1,9 +1,11 @@
 """The rollout (eq. 13) and the window that feeds it."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from moworld.evaluation.protocol import student_rollout
 from moworld.model.flow import few_step_schedule
@@ -252,7 +254,7 @@ def test_block_causal_gradients_are_equal_with_gradient_checkpointing() -> None:
         world, batch = tiny_world(**BLOCK_CAUSAL), tiny_batch(10)
         expert = world.experts.high.train()
         if again:
-            expert.enable_gradient_checkpointing()
+            expert.recompute = partial(checkpoint, use_reentrant=False)
         window, noisy = later_window(world, batch)
         predict_velocity(expert, noisy, torch.full((2,), 1.0), window).square().mean().backward()
         gradients.append({name: p.grad for name, p in expert.named_parameters() if p.grad is not None})

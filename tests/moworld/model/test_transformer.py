@@ -1,5 +1,8 @@
 """The transformer against Diffusers' own, and MoWorld's additions."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -39,6 +42,22 @@ def test_zero_gate_equals_diffusers_bit_for_bit(pair) -> None:
     assert torch.equal(ours(**inputs()).sample, expected)
     assert torch.equal(ours(*inputs().values(), None, False)[0], expected)  # Diffusers' arguments in its order
     assert torch.equal(ours(**inputs(), camera=rays()).sample, expected)
+
+
+def test_a_seed_gives_the_weights_that_it_gives_diffusers() -> None:
+    made = []
+    for kind in (MoWorldTransformer3DModel, WanTransformer3DModel):
+        torch.manual_seed(3)
+        made.append(kind(in_channels=36, **SIZES).state_dict())
+    assert all(torch.equal(made[0][key], value) for key, value in made[1].items())
+
+
+def test_a_model_is_opened_without_libraries_that_take_as_long_to_import_as_torch() -> None:
+    script = (
+        "import sys; from moworld.model.world import WorldModel; WorldModel.load('models/pocket-long');"
+        "print({'diffusers', 'transformers', 'scipy', 'sympy', 'torch._dynamo'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_a_gate_of_1_makes_the_camera_effective(pair) -> None:
