@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moworld.errors import InputError
-from moworld.model.text import TextSettings, make_text_encoder
+from moworld.model.text import TextSettings, encoder_folder, make_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,18 @@ def test_embeddings_have_one_length_and_zeros_after_the_prompts_end(minilm):
 def test_a_prompt_is_encoded_as_in_a_batch(minilm):
     together = minilm.encode(["a hall", "a yard under the open sky"])
     torch.testing.assert_close(minilm.encode(["a hall"])[0], together[0], rtol=0, atol=1e-5)
+
+
+def test_embeddings_are_those_of_transformers(minilm):
+    """Of prompts of many lengths in one batch, one longer than the encoder's, and with characters outside ASCII."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = encoder_folder(TextSettings(kind="minilm", length=12))
+    prompts = ["", "a hall", "Ein Flügel öffnet sich", "廊下 corridor", "a dark hall with a stone floor and a wide red door far away beyond it"]
+    tokens = AutoTokenizer.from_pretrained(folder)(prompts, padding="max_length", truncation=True, max_length=12, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state * tokens["attention_mask"][..., None]
+    torch.testing.assert_close(minilm.encode(prompts), expected, rtol=0, atol=1e-5)
 
 
 def test_similar_meanings_have_similar_embeddings(minilm):
