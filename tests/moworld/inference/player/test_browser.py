@@ -15,7 +15,6 @@ from moworld.inference.player.server import Player
 from moworld_ops.benchmarks.browser import CHROMIUM, browser_page, until
 from tests.moworld.inference.worlds import picture, tiny_engine
 
-AXE = Path(__file__).parents[4] / "node_modules" / "axe-core" / "axe.min.js"  # checks of accessibility, MPL-2.0, not part of the repository
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 COLOURS = "(() => { const d = context.getImageData(0, 0, canvas.width, canvas.height).data; return [...d.slice(0, 400)] })()"
 BOXES = "[...document.querySelectorAll('{}')].map(b => b.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
@@ -228,19 +227,6 @@ async def a_dropped_picture_starts_a_world(page: Page) -> None:
     assert await page.evaluate("picture") is not None
     await page.evaluate(drop)
     await until(page, "picture === null && drawn > 5")
-
-
-@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --no-save axe-core@4.14.1")
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
-def test_axe_core_finds_no_violation(tmp_path: Path, width: int, height: int) -> None:
-    async def examined(page: Page) -> None:
-        await page.evaluate("problem('a problem'); element('drifted').hidden = false; share()")
-        await page.evaluate(AXE.read_text())
-        found = await page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]))")
-        assert found == []
-        assert await page.evaluate("axe.run().then(r => r.passes.length)") > 10
-
-    visit(tmp_path, examined, width=width, height=height)
 
 
 def test_touch_pads_work_on_a_phone_in_both_orientations(tmp_path: Path) -> None:
