@@ -5,6 +5,7 @@ to nothing and empty files are rejected. Camera and caption files beside a video
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,26 +136,44 @@ def _listed(listing: Path, scratch: Path) -> Listing:
     A line that starts with a quotation mark is a JSON string, for names with line breaks, bytes that are not UTF-8 or spaces at their ends.
     """
     merged = Listing()
-    for number, raw in enumerate(listing.read_text(encoding="utf-8").split("\n"), start=1):
-        line = raw.strip()
-        if line and not line.startswith("#"):
-            try:
-                name = json.loads(line) if line.startswith('"') else line
-                found = discover(name if "://" in name else str(listing.parent / name), scratch / str(number))
-            except (InputError, json.JSONDecodeError) as error:
-                reason = error.found if isinstance(error, InputError) else str(error)
-                raise InputError(listing, f"line {number}", f"{line}: {reason}", getattr(error, "expected", "JSON"), "fix the line") from None
-            known = {path.resolve() for path, _ in merged.videos}
-            for path, name in found.videos:
-                if path.resolve() in known:
-                    merged.fates.append(Fate(name, "ignored", "listed twice"))
-                else:
-                    merged.videos.append((path, name))
-            merged.fates += found.fates
-            merged.uris |= found.uris
+    for number, line in list_lines(listing):
+        try:
+            found = discover(listed_source(listing, line), scratch / str(number))
+        except InputError as error:
+            raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.expected, "fix the line") from None
+        known = {path.resolve() for path, _ in merged.videos}
+        for path, name in found.videos:
+            if path.resolve() in known:
+                merged.fates.append(Fate(name, "ignored", "listed twice"))
+            else:
+                merged.videos.append((path, name))
+        merged.fates += found.fates
+        merged.uris |= found.uris
     if not merged.videos and not merged.fates:
         raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
     return merged
+
+
+def list_lines(listing: Path) -> list[tuple[int, str]]:
+    """Returns the lines of a list that name sources, with their numbers. Raises InputError for a file that is not text."""
+    try:
+        lines = listing.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(listing, "", error, "a list of videos, one per line, in UTF-8", "write names of other bytes as JSON strings") from None
+    return [(number, line) for number, raw in enumerate(lines, start=1) if (line := raw.strip()) and not line.startswith("#")]
+
+
+def listed_source(listing: Path, line: str) -> str:
+    """Returns the path or URI that a line of a list names. Raises InputError for a JSON string that is not one, and for another list."""
+    try:
+        name = str(json.loads(line)) if line.startswith('"') else line
+    except ValueError as error:
+        raise InputError(listing, line[:60], f"text that is not JSON ({error})", "a JSON string", "correct the line") from None
+    if "://" in name:
+        return name
+    if name.endswith(".txt") and os.path.isfile(listing.parent / name):
+        raise InputError(listing, name, "another list", "a video, a folder or a URI", "write its lines into this list")
+    return str(listing.parent / name)
 
 
 def list_line(source: str) -> str:

@@ -86,11 +86,12 @@ def test_the_pages_without_a_token_and_without_a_server_break_none_either(tmp_pa
         found = {}
         async with contextlib.AsyncExitStack() as stack:
             async with served(tmp_path, "sesame") as url:
-                page = await stack.enter_async_context(browser_page(url, *PHONE))
+                page = await stack.enter_async_context(browser_page(f"{url}#model=tiny&picture=1&seed=5", *PHONE))  # a shared link has no token
                 found["token"] = await violations(page, axe)
                 await page.fill("#token", "sesame")
                 await page.click("#open")
                 await until(page, "typeof drawn !== 'undefined' && drawn > 5")
+                assert await page.evaluate("[picture, element('seed').value]") == [1, "5"]
             await until(page, "element('notice').textContent.includes('trying again')")
             found["server gone"] = await violations(page, axe)
         return found
