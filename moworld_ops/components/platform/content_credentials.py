@@ -86,7 +86,7 @@ def verify_manifest(video: Path, accepted: Sequence[PublicKey]) -> Manifest | No
         codes = sorted(set(status) - {"signingCredential.untrusted"})
         raise IntegrityError(video, "content credentials", ", ".join(codes) or "invalid", "the video that they were made for", "use the original file")
     assertions = found["manifests"][found["active_manifest"]].get("assertions", ())
-    facts = next((one["data"] for one in assertions if one.get("label") == LABEL), {})
+    facts: dict[str, Any] = next((one["data"] for one in assertions if one.get("label") == LABEL), {})
     return Manifest(next((key.fingerprint for key in accepted if _is_signed_by(video, key)), ""), facts)
 
 

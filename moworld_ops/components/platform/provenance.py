@@ -3,6 +3,7 @@
 A machine without a key writes unsigned records. Nothing here creates a key.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def _verified_signer(path: Path, sidecar: Sidecar, data: bytes, registry: ModelR
     return known[0].fingerprint
 
 
-def _accepted(registry: ModelRegistry | None) -> list[PublicKey]:
+def _accepted(registry: ModelRegistry | None) -> Sequence[PublicKey]:
     return accepted_signers(registry) if registry is not None else keys.configured_keys()
 
 
