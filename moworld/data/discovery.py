@@ -5,7 +5,6 @@ to nothing and empty files are rejected. Camera and caption files beside a video
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ CAMERA_SUFFIXES = (".txt", ".npz", ".npy", ".json", ".bin")
 CAMERA_NAMES = (
     *FOLDER_FILES, "intrinsics.npy", *(f"{part}{suffix}" for part in ("cameras", "images", "points3D", "frames", "rigs") for suffix in (".txt", ".bin")),
 )  # fmt: skip
+MAX_LISTS = 4  # inside each other
 COLMAP_DEPTH = 3  # STEM/sparse/0/images.bin
 
 
@@ -60,11 +60,12 @@ class Listing:
         return self.uris.get(video) or printable(str(video.absolute()))
 
 
-def discover(source: str, scratch: Path) -> Listing:
+def discover(source: str, scratch: Path, depth: int = 0) -> Listing:
     """Returns the videos of a source on the local disk. Remote ones are fetched into `scratch` with their camera files.
 
-    source: a video, a folder, a .txt list of either, or an fsspec URI of one of them
-    Raises InputError for a source that does not exist or has no video.
+    source: a video, a folder, a .txt list of either or of lists, or an fsspec URI of one of them
+    depth:  lists around this source
+    Raises InputError for a source that does not exist or has no video, and for lists deeper than `MAX_LISTS`, as one that names itself.
     """
     if "://" in source:
         return _fetched(source, scratch)
@@ -72,7 +73,7 @@ def discover(source: str, scratch: Path) -> Listing:
     if not path.exists():
         raise InputError(path, "", "no such file or folder", "a video or a folder of videos", "check data.videos")
     if path.suffix == ".txt" and path.is_file():
-        return _listed(path, scratch)
+        return _listed(path, scratch, depth)
     if path.is_file():
         return Listing([(path, printable(path.name))], [], True)
     listing = _folder(path)
@@ -130,15 +131,15 @@ def _is_sidecar(path: Path, stems: set[Path]) -> bool:
     return bool(beside) or (own in stems and path.suffix.lower() in CAMERA_SUFFIXES)
 
 
-def _listed(listing: Path, scratch: Path) -> Listing:
+def _listed(listing: Path, scratch: Path, depth: int) -> Listing:
     """Returns the videos of a list: one path or URI per line, relative to the list; empty lines and lines that start with # are ignored.
 
     A line that starts with a quotation mark is a JSON string, for names with line breaks, bytes that are not UTF-8 or spaces at their ends.
     """
     merged = Listing()
-    for number, line in list_lines(listing):
+    for number, line in list_lines(listing, depth):
         try:
-            found = discover(listed_source(listing, line), scratch / str(number))
+            found = discover(listed_source(listing, line), scratch / str(number), depth + 1)
         except InputError as error:
             raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.expected, "fix the line") from None
         known = {path.resolve() for path, _ in merged.videos}
@@ -154,8 +155,11 @@ def _listed(listing: Path, scratch: Path) -> Listing:
     return merged
 
 
-def list_lines(listing: Path) -> list[tuple[int, str]]:
-    """Returns the lines of a list that name sources, with their numbers. Raises InputError for a file that is not text."""
+def list_lines(listing: Path, depth: int) -> list[tuple[int, str]]:
+    """Returns the lines of a list that name sources, with their numbers. Raises InputError for a file that is not text, and if it is too deep."""
+    if depth > MAX_LISTS:
+        fix = "name the videos in one list"
+        raise InputError(listing, "", f"lists inside each other, deeper than {MAX_LISTS}", "videos, folders or URIs", fix)
     try:
         lines = listing.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -164,15 +168,13 @@ def list_lines(listing: Path) -> list[tuple[int, str]]:
 
 
 def listed_source(listing: Path, line: str) -> str:
-    """Returns the path or URI that a line of a list names. Raises InputError for a JSON string that is not one, and for another list."""
+    """Returns the path or URI that a line of a list names. Raises InputError for a JSON string that is not one."""
     try:
         name = str(json.loads(line)) if line.startswith('"') else line
     except ValueError as error:
         raise InputError(listing, line[:60], f"text that is not JSON ({error})", "a JSON string", "correct the line") from None
     if "://" in name:
         return name
-    if name.endswith(".txt") and os.path.isfile(listing.parent / name):
-        raise InputError(listing, name, "another list", "a video, a folder or a URI", "write its lines into this list")
     return str(listing.parent / name)
 
 

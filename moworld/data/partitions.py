@@ -96,10 +96,10 @@ def _list_name(number: int) -> str:
     return f"partition-{number:02d}.txt"
 
 
-def video_sizes(source: str) -> dict[str, int]:
+def video_sizes(source: str, depth: int = 0) -> dict[str, int]:
     """Returns the bytes of each video of a source, by its absolute path or URI. Remote ones are listed, not fetched.
 
-    source: see `moworld.data.discovery.discover`
+    source, depth: see `moworld.data.discovery.discover`
     Raises InputError for a source that does not exist or has no video.
     """
     path = Path(source)
@@ -107,8 +107,8 @@ def video_sizes(source: str) -> dict[str, int]:
         return _remote_sizes(source)
     if path.suffix == ".txt" and path.is_file():
         found = dict[str, int]()
-        for _, line in list_lines(path):
-            found |= video_sizes(listed_source(path, line))
+        for _, line in list_lines(path, depth):
+            found |= video_sizes(listed_source(path, line), depth + 1)
         return found
     return {str(video.absolute()): video.stat().st_size for video, _ in discover(source, path).videos}
 

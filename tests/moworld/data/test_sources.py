@@ -242,8 +242,15 @@ def test_a_list_line_names_any_file(tmp_path: Path):
         assert [path.name for path, _ in discover(str(tmp_path / "list.txt"), tmp_path).videos] == [name]
 
 
+def test_a_list_may_name_a_list(videos: Path, tmp_path: Path):
+    (tmp_path / "inner.txt").write_text("videos\n")
+    (tmp_path / "list.txt").write_text("inner.txt\n")
+    names = sorted(path.name for path, _ in discover(str(tmp_path / "list.txt"), tmp_path / "scratch").videos)
+    assert names == sorted(Path(one).name for one in video_sizes(str(tmp_path / "list.txt"))) != []
+
+
 @pytest.mark.parametrize(
-    ("content", "words"), [(b'"abc', "not JSON"), (b"list.txt", "another list"), (b"\xff\xfe\xfa", "in UTF-8"), (b'"a\\u0000b"', "found")]
+    ("content", "words"), [(b'"abc', "not JSON"), (b"list.txt", "inside each other"), (b"\xff\xfe\xfa", "in UTF-8"), (b'"a\\u0000b"', "found")]
 )
 def test_a_list_that_names_itself_or_is_damaged_is_one_line(tmp_path: Path, content: bytes, words: str):
     (tmp_path / "list.txt").write_bytes(content)
