@@ -8,6 +8,7 @@ from moworld.errors import InputError
 MAX_YAML_BYTES = 256 * 1024
 MAX_YAML_NODES = 20_000  # with every alias written out: nine lines of aliases can stand for a billion values
 MAX_YAML_DEPTH = 60
+MAX_NUMBER_LETTERS = 100  # "1:1:1" with 100,000 parts is one integer, which takes seconds to compute and has too many digits to show
 
 
 def parse_json(text: str | bytes, file: object, fix: str = "write it again with the step that wrote it") -> Any:
@@ -46,12 +47,16 @@ def parse_yaml(text: str, file: object, expected: str) -> Any:
                 found, fix = f"aliases that stand for more than {MAX_YAML_NODES} values", "write out what is meant"
             elif repeated := _repeated_key(node):
                 found, fix = repeated, "remove one of them"
+            elif long := _long_number(node):
+                found, fix = long, "shorten it"
             else:
                 return _copied(yaml.safe_load(text))
     except RecursionError:
         found, fix = f"values inside each other, deeper than {MAX_YAML_DEPTH} levels", "flatten it"
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date or a number that does not exist
-        found = f"text that is not YAML ({error})"
+        found = f"text that is not YAML ({str(error)[:300]})"
+    except (LookupError, AttributeError, TypeError):  # PyYAML's, of a tag such as !!bool or !!timestamp before another value
+        found, fix = "a tag (!!) that does not fit its value", "remove the tag"
     raise InputError(file, "", found, expected, fix)
 
 
@@ -69,8 +74,20 @@ def _repeated_key(node: Any) -> str:
             if named in seen:
                 return f"key {key.value} a second time in line {key.start_mark.line + 1}"
             seen.add(named)
-    children = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-    return next((found for child in children if (found := _repeated_key(child))), "")
+    return next((found for child in _children(node) if (found := _repeated_key(child))), "")
+
+
+def _long_number(node: Any) -> str:
+    """Returns the line of the first number under a composed node that is too long, or ""."""
+    if node is None or isinstance(node.value, str):
+        number = node is not None and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        return f"a number of {len(node.value)} characters in line {node.start_mark.line + 1}" if number and len(node.value) > MAX_NUMBER_LETTERS else ""
+    return next((found for child in _children(node) if (found := _long_number(child))), "")
+
+
+def _children(node: Any) -> list[Any]:
+    """Returns the keys and values, or the items, of a composed node; none of a scalar."""
+    return [] if isinstance(node.value, str) else [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
 
 
 def _copied(value: Any) -> Any:
@@ -89,6 +106,5 @@ def _count(node: Any, known: dict[int, int | None], depth: int) -> int:
             raise RecursionError
         return found
     known[id(node)] = None
-    children = [] if isinstance(node.value, str) else [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-    known[id(node)] = count = 1 + sum(_count(child, known, depth + 1) for child in children)
+    known[id(node)] = count = 1 + sum(_count(child, known, depth + 1) for child in _children(node))
     return count

@@ -6,6 +6,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+MAX_SHOWN = 1000  # characters of each part of an error that comes from a file
+
+
 class InputError(ValueError):
     """Bad input from outside: a file, a setting, a command. The command line prints it as one line and exits with status 2.
 
@@ -17,12 +20,22 @@ class InputError(ValueError):
     """
 
     def __init__(self, file: object, field: object, found: object, expected: str, fix: str) -> None:
-        self.file, self.field, self.found, self.expected, self.fix = str(file), str(field), str(found), expected, fix
+        self.file, self.field, self.found = (_short(text) for text in (file, field, found))
+        self.expected, self.fix = expected, fix
         super().__init__(file, field, found, expected, fix)
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.field}" if self.field else self.file
         return printable(" ".join(f"{where}: found {self.found}, expected {self.expected}; {self.fix}".split()))
+
+
+def _short(value: object) -> str:
+    """Returns a value's text, at most `MAX_SHOWN` characters of it: whoever wrote the file decides how long its names and values are."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):
+        return shown(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
 class IntegrityError(InputError):

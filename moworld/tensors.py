@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from moworld.errors import InputError
+from moworld.errors import InputError, shown
 from moworld.files import open_uri
 from moworld.remote import remote_errors, unreadable
 
@@ -68,7 +68,7 @@ def read_header(stream: IO[Any], name: str) -> dict[str, Entry]:
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(stream.read(length))
         entries = {
-            key: Entry(DTYPES[value["dtype"]], tuple(value["shape"]), *(8 + length + offset for offset in value["data_offsets"]))
+            key: Entry(DTYPES[value["dtype"]], _counts(value["shape"]), *(8 + length + offset for offset in _counts(value["data_offsets"])))
             for key, value in header.items()
             if key != "__metadata__"
         }
@@ -81,6 +81,13 @@ def read_header(stream: IO[Any], name: str) -> dict[str, Entry]:
     if size < end:
         raise InputError(name, "size", f"{size} bytes", f"{end} bytes as its header says", "fetch the file again: it was cut short")
     return entries
+
+
+def _counts(values: Any) -> tuple[int, ...]:
+    """Returns a list of a header as numbers of 0 or more. Raises ValueError for another value in it."""
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError(f"{shown(values)} for sizes or places")
+    return tuple(values)
 
 
 class Shard:

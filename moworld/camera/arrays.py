@@ -1,4 +1,4 @@
-"""Reads .npy and .npz files of cameras from elsewhere: without pickles, and never more than cameras need, whatever a header says."""
+"""Reads .npy and .npz files of cameras and depth from elsewhere: without pickles, and never more than they need, whatever a header says."""
 
 import math
 import zipfile
@@ -17,6 +17,7 @@ from moworld.files import Pathlike
 Array = NDArray[np.float64]
 MAX_CAMERAS = 1_000_000  # of a file: nine hours at 30 frames per second
 MAX_ARRAY_BYTES = MAX_CAMERAS * 16 * 8 + 65_536  # a pose is 16 float64
+LIMIT = f"at most {MAX_CAMERAS} cameras"
 
 
 def load_array(path: Pathlike) -> Array:
@@ -25,9 +26,12 @@ def load_array(path: Pathlike) -> Array:
         return _read_array(path, "", file, Path(path).stat().st_size)
 
 
-def load_archive(path: Pathlike, names: tuple[str, ...]) -> tuple[list[Array], list[str]]:
+def load_archive(
+    path: Pathlike, names: tuple[str, ...], most_bytes: int = MAX_ARRAY_BYTES, limit: str = LIMIT
+) -> tuple[list[Array], list[str]]:
     """Returns the arrays of these names of a .npz file, and the names of its other members, which are not unpacked.
 
+    most_bytes: of each array, those of what `limit` says; a larger one is not unpacked
     Raises InputError for anything else.
     """
     with _naming_damage(path), zipfile.ZipFile(path) as archive:
@@ -39,14 +43,14 @@ def load_archive(path: Pathlike, names: tuple[str, ...]) -> tuple[list[Array], l
         for name in names:
             member = archive.getinfo(f"{name}.npy")
             with archive.open(member) as file:
-                arrays.append(_read_array(path, name, file, member.file_size))
+                arrays.append(_read_array(path, name, file, member.file_size, most_bytes, limit))
         return arrays, sorted(set(held) - set(names))
 
 
-def _read_array(path: Pathlike, name: str, file: IO[bytes], size: int) -> Array:
-    """Returns the array of a .npy stream of `size` bytes. Raises InputError if it is, or says that it is, larger than cameras can be."""
-    if size > MAX_ARRAY_BYTES:
-        raise _error(path, name, f"{size} bytes", f"numbers of at most {MAX_CAMERAS} cameras")
+def _read_array(path: Pathlike, name: str, file: IO[bytes], size: int, most_bytes: int = MAX_ARRAY_BYTES, limit: str = LIMIT) -> Array:
+    """Returns the array of a .npy stream of `size` bytes. Raises InputError if it is, or says that it is, larger than it can be."""
+    if size > most_bytes:
+        raise _error(path, name, f"{size} bytes", f"at most {most_bytes} bytes: those of {limit}")
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise _error(path, name, f"format {version[0]}.{version[1]}", "a numpy file of format 1.0 or 2.0")
@@ -72,4 +76,4 @@ def _naming_damage(path: Pathlike) -> Iterator[None]:
 
 
 def _error(path: Pathlike, field: str, found: object, expected: str) -> InputError:
-    return InputError(path, field, found, expected, "correct the camera file")
+    return InputError(path, field, found, expected, "restore or correct the file")

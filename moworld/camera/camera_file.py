@@ -18,6 +18,7 @@ FRACTION = 2.0  # intrinsics up to it are fractions of the picture's size in cx 
 FOCAL_BOUNDS = (0.1, 20.0)  # of the picture's width or height: angles of view from 157 to 2.9 degrees
 OFF_CENTRE = 0.1  # of the size: a pixel lens whose principal point is further from the centre belongs to a picture of another size
 ASPECT_TOLERANCE = 0.01
+MAX_PLACE = 1e12  # of a coordinate in any unit: millimetres on the earth are below 1e11; far larger ones overflow where they are squared
 SQUARE_PIXELS = 1.25  # a larger ratio of focal lengths in pixels is named
 
 
@@ -125,7 +126,7 @@ def checked(
 ) -> CameraFile:
     """Returns the camera file of intrinsics (T, 4) and world-to-camera (or camera-to-world) matrices (T, 3 or 4, 4).
 
-    Raises InputError with the row for NaN, matrices that are no rotation or transposed, and intrinsics of mixed units.
+    Raises InputError with the row for NaN, far too large translations, matrices that are no rotation or transposed, and intrinsics of mixed units.
     """
     lens, poses = np.asarray(intrinsics, dtype=np.float64), np.asarray(matrices, dtype=np.float64)
     for row, matrix in enumerate(poses):
@@ -150,6 +151,8 @@ def checked(
 def _require_pose(path: Pathlike, row: str, matrix: Array) -> None:
     if not np.isfinite(matrix).all():
         raise _error(path, row, "NaN or infinity", "finite numbers")
+    if np.abs(matrix[:3, 3]).max() > MAX_PLACE:
+        raise _error(path, row, f"a translation of {np.abs(matrix[:3, 3]).max():.3g}", f"at most {MAX_PLACE:g}")
     rotation = matrix[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > ROTATION_TOLERANCE or np.linalg.det(rotation) <= 0:
         found = f"a matrix that is not a rotation (determinant {np.linalg.det(rotation):.3g})"

@@ -22,6 +22,7 @@ CAMERA_SUFFIXES = (".txt", ".npz", ".npy", ".json", ".bin")
 CAMERA_NAMES = (
     *FOLDER_FILES, "intrinsics.npy", *(f"{part}{suffix}" for part in ("cameras", "images", "points3D", "frames", "rigs") for suffix in (".txt", ".bin")),
 )  # fmt: skip
+MAX_LISTS = 4  # inside each other
 COLMAP_DEPTH = 3  # STEM/sparse/0/images.bin
 
 
@@ -59,11 +60,12 @@ class Listing:
         return self.uris.get(video) or printable(str(video.absolute()))
 
 
-def discover(source: str, scratch: Path) -> Listing:
+def discover(source: str, scratch: Path, depth: int = 0) -> Listing:
     """Returns the videos of a source on the local disk. Remote ones are fetched into `scratch` with their camera files.
 
-    source: a video, a folder, a .txt list of either, or an fsspec URI of one of them
-    Raises InputError for a source that does not exist or has no video.
+    source: a video, a folder, a .txt list of either or of lists, or an fsspec URI of one of them
+    depth:  lists around this source
+    Raises InputError for a source that does not exist or has no video, and for lists deeper than `MAX_LISTS`, as one that names itself.
     """
     if "://" in source:
         return _fetched(source, scratch)
@@ -71,7 +73,7 @@ def discover(source: str, scratch: Path) -> Listing:
     if not path.exists():
         raise InputError(path, "", "no such file or folder", "a video or a folder of videos", "check data.videos")
     if path.suffix == ".txt" and path.is_file():
-        return _listed(path, scratch)
+        return _listed(path, scratch, depth)
     if path.is_file():
         return Listing([(path, printable(path.name))], [], True)
     listing = _folder(path)
@@ -129,32 +131,51 @@ def _is_sidecar(path: Path, stems: set[Path]) -> bool:
     return bool(beside) or (own in stems and path.suffix.lower() in CAMERA_SUFFIXES)
 
 
-def _listed(listing: Path, scratch: Path) -> Listing:
+def _listed(listing: Path, scratch: Path, depth: int) -> Listing:
     """Returns the videos of a list: one path or URI per line, relative to the list; empty lines and lines that start with # are ignored.
 
     A line that starts with a quotation mark is a JSON string, for names with line breaks, bytes that are not UTF-8 or spaces at their ends.
     """
     merged = Listing()
-    for number, raw in enumerate(listing.read_text(encoding="utf-8").split("\n"), start=1):
-        line = raw.strip()
-        if line and not line.startswith("#"):
-            try:
-                name = json.loads(line) if line.startswith('"') else line
-                found = discover(name if "://" in name else str(listing.parent / name), scratch / str(number))
-            except (InputError, json.JSONDecodeError) as error:
-                reason = error.found if isinstance(error, InputError) else str(error)
-                raise InputError(listing, f"line {number}", f"{line}: {reason}", getattr(error, "expected", "JSON"), "fix the line") from None
-            known = {path.resolve() for path, _ in merged.videos}
-            for path, name in found.videos:
-                if path.resolve() in known:
-                    merged.fates.append(Fate(name, "ignored", "listed twice"))
-                else:
-                    merged.videos.append((path, name))
-            merged.fates += found.fates
-            merged.uris |= found.uris
+    for number, line in list_lines(listing, depth):
+        try:
+            found = discover(listed_source(listing, line), scratch / str(number), depth + 1)
+        except InputError as error:
+            raise InputError(listing, f"line {number}", f"{line}: {error.found}", error.expected, "fix the line") from None
+        known = {path.resolve() for path, _ in merged.videos}
+        for path, name in found.videos:
+            if path.resolve() in known:
+                merged.fates.append(Fate(name, "ignored", "listed twice"))
+            else:
+                merged.videos.append((path, name))
+        merged.fates += found.fates
+        merged.uris |= found.uris
     if not merged.videos and not merged.fates:
         raise InputError(listing, "", "no video", "one path or URI per line", "fill the list")
     return merged
+
+
+def list_lines(listing: Path, depth: int) -> list[tuple[int, str]]:
+    """Returns the lines of a list that name sources, with their numbers. Raises InputError for a file that is not text, and if it is too deep."""
+    if depth > MAX_LISTS:
+        fix = "name the videos in one list"
+        raise InputError(listing, "", f"lists inside each other, deeper than {MAX_LISTS}", "videos, folders or URIs", fix)
+    try:
+        lines = listing.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(listing, "", error, "a list of videos, one per line, in UTF-8", "write names of other bytes as JSON strings") from None
+    return [(number, line) for number, raw in enumerate(lines, start=1) if (line := raw.strip()) and not line.startswith("#")]
+
+
+def listed_source(listing: Path, line: str) -> str:
+    """Returns the path or URI that a line of a list names. Raises InputError for a JSON string that is not one."""
+    try:
+        name = str(json.loads(line)) if line.startswith('"') else line
+    except ValueError as error:
+        raise InputError(listing, line[:60], f"text that is not JSON ({error})", "a JSON string", "correct the line") from None
+    if "://" in name:
+        return name
+    return str(listing.parent / name)
 
 
 def list_line(source: str) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from moworld.camera.cameras import Cameras, cover_crop, resize_to_cover
 from moworld.camera.formats import read_cameras
 from moworld.data.clips import Clip
+from moworld.data.depth import clip_depth
 from moworld.errors import InputError
 from moworld.files import Pathlike
 from moworld.model.latent_grid import CODEC_GRID
@@ -44,8 +45,7 @@ def model_depth(folder: Pathlike, clip: Clip, size_hw: tuple[int, int], grid_hw:
     """Returns distances along the view axis at the cell centres of a grid over the same crop: (T, *grid_hw) in model units; None without depth."""
     if clip.depth is None:
         return None
-    with np.load(Path(folder) / clip.depth) as archive:
-        depth = archive["depth"][: CODEC_GRID.whole_frames(clip.num_frames)]
+    depth = clip_depth(clip, folder)[: CODEC_GRID.whole_frames(clip.num_frames)]
     x0, y0, x1, y1 = cover_crop((clip.height, clip.width), size_hw)
     shares = (low + (high - low) * (np.arange(cells) + 0.5) / cells for low, high, cells in ((y0, y1, grid_hw[0]), (x0, x1, grid_hw[1])))
     rows, columns = ((share * size).astype(int) for share, size in zip(shares, depth.shape[1:], strict=True))

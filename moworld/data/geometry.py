@@ -20,6 +20,7 @@ from moworld.camera.formats import read_cameras
 from moworld.camera.lens import Rectifier, rectified
 from moworld.camera.se3 import rotation_angle_degrees, rotation_steps_degrees
 from moworld.data.clips import Clip, with_cameras
+from moworld.data.depth import clip_depth
 from moworld.data.points import Colours, Points, with_points
 from moworld.data.settings import GeometrySettings
 from moworld.data.tracks import followed
@@ -166,8 +167,7 @@ def _cut(clip: Clip, folder: Path, cameras: Cameras, start: int, stop: int, name
     part = with_cameras(part, folder, cameras.slice(start, stop))
     if clip.depth is not None:
         part = replace(part, depth=f"depth/{name}.npz")
-        with np.load(folder / clip.depth) as archive:
-            np.savez_compressed(folder / str(part.depth), depth=archive["depth"][start:stop])
+        np.savez_compressed(folder / str(part.depth), depth=clip_depth(clip, folder)[start:stop])
     if clip.actions is not None:
         part = replace(part, actions=f"actions/{name}.json")
         write_json(folder / str(part.actions), read_json(folder / clip.actions)[start : stop - 1])  # one action per pair of frames

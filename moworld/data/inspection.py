@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moworld.camera.formats import read_cameras
+from moworld.data.depth import read_depth
 from moworld.data.points import VERTEX
 from moworld.files import HASHES, read_json, read_json_object, sha256_file
 from moworld.video import iterate_frames
@@ -55,11 +54,8 @@ def _json(path: Path, _: Row) -> str:
 
 
 def _depth(path: Path, row: Row) -> str:
-    with np.load(path, allow_pickle=False) as found:
-        if not isinstance(found, np.lib.npyio.NpzFile) or "depth" not in found:
-            return "no array depth"
-        shape = found["depth"].shape
-    return _of_length(shape[0], "maps", row) if len(shape) == 3 else f"depth of shape {shape}"
+    sizes = [value if type(value := row.get(name)) is int and value > 0 else 1 for name in ("num_frames", "height", "width")]
+    return _of_length(len(read_depth(path, sizes[0], (sizes[1], sizes[2]))), "maps", row)
 
 
 def _of_length(count: int, name: str, row: Row) -> str:

@@ -5,14 +5,13 @@ loads (Mirrokni, Thorup and Zadimoghaddam 2018). Added footage moves few others,
 """
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moworld.data.discovery import SUFFIXES, discover, list_line
+from moworld.data.discovery import SUFFIXES, discover, list_line, list_lines, listed_source
 from moworld.data.settings import DataSettings
 from moworld.data.splits import assign_splits, hash_share, require_splits, source_of
 from moworld.errors import InputError
@@ -97,22 +96,19 @@ def _list_name(number: int) -> str:
     return f"partition-{number:02d}.txt"
 
 
-def video_sizes(source: str) -> dict[str, int]:
+def video_sizes(source: str, depth: int = 0) -> dict[str, int]:
     """Returns the bytes of each video of a source, by its absolute path or URI. Remote ones are listed, not fetched.
 
-    source: see `moworld.data.discovery.discover`
+    source, depth: see `moworld.data.discovery.discover`
     Raises InputError for a source that does not exist or has no video.
     """
     path = Path(source)
     if "://" in source:
         return _remote_sizes(source)
     if path.suffix == ".txt" and path.is_file():
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").split("\n"))
         found = dict[str, int]()
-        for line in lines:
-            if line and not line.startswith("#"):
-                place = str(json.loads(line)) if line.startswith('"') else line
-                found |= video_sizes(place if "://" in place else str(path.parent / place))
+        for _, line in list_lines(path, depth):
+            found |= video_sizes(listed_source(path, line), depth + 1)
         return found
     return {str(video.absolute()): video.stat().st_size for video, _ in discover(source, path).videos}
 

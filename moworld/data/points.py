@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from moworld.camera.cameras import Cameras
 from moworld.camera.formats import read_cameras
 from moworld.data.clips import Clip
+from moworld.data.depth import clip_depth
 from moworld.errors import InputError
 from moworld.files import Pathlike, atomic_write
 from moworld.video import iterate_frames
@@ -59,8 +60,7 @@ def unproject(depth: NDArray[np.floating], intrinsics: NDArray[np.float64], c2w:
 def points_from_depth(clip: Clip, root: Path) -> tuple[Points, Colours]:
     """Returns points and colours of some frames of a clip with depth maps, thinned, in the world of the camera file."""
     cameras: Cameras = read_cameras(root / str(clip.camera))
-    with np.load(root / str(clip.depth)) as archive:
-        depth = archive["depth"]
+    depth = clip_depth(clip, root)
     chosen = np.unique(np.linspace(0, len(depth) - 1, FRAMES).astype(int)).tolist()
     points, colours = [], []
     for index, frame in enumerate(iterate_frames(root / clip.video, 0, chosen[-1] + 1)):

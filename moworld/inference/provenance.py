@@ -117,6 +117,7 @@ class Sidecar(Settings):
 
 
 Signer = Callable[[bytes], Signature]
+Embedder = Callable[[Path, dict[str, Any]], None]  # writes a manifest with these facts into a video that is complete
 
 
 def sidecar_path(video: Pathlike) -> Path:
@@ -125,9 +126,23 @@ def sidecar_path(video: Pathlike) -> Path:
 
 
 def write_sidecar(
-    video: Path, kind: str, model: ModelIdentity, controls: Controls, frames: FrameDigests, sign: Signer | None, first_frame: int = 0
+    video: Path,
+    kind: str,
+    model: ModelIdentity,
+    controls: Controls,
+    frames: FrameDigests,
+    sign: Signer | None,
+    first_frame: int = 0,
+    embed: Embedder | None = None,
 ) -> Path:
-    """Writes the sidecar of a video that is complete, and returns its path. sign: None leaves it unsigned, and marked so."""
+    """Writes the sidecar of a video that is complete, and returns its path.
+
+    sign:  None leaves it unsigned, and marked so
+    embed: changes the video, before its digest is taken; None leaves it as it is
+    """
+    if embed is not None:
+        known = {"kind": kind, "prompt": controls.prompt, "seed": controls.seed, "frames": frames.count, "model": model.model_dump()}
+        embed(video, known)
     facts: dict[str, Any] = {
         "format": FORMAT, "kind": kind, "file": video.name, "sha256": sha256_file(video), "software": f"moworld {version('moworld-operations')}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"), "model": model, "controls": controls, "frames": frames,

@@ -24,15 +24,19 @@ def chromium() -> str:
 
 
 @contextlib.asynccontextmanager
-async def browser_page(url: str, width: int = 1100, height: int = 760) -> AsyncIterator["Page"]:
+async def browser_page(url: str, width: int = 1100, height: int = 760, any_certificate: bool = False) -> AsyncIterator["Page"]:
     """Opens `url` in a Chromium process of its own; a width under 600 pixels emulates a phone with touch.
 
+    any_certificate: accepts certificates that no authority signed
     Raises InputError if Chromium or playwright is not installed.
     """
     path, playwright = chromium(), require("playwright.async_api", "dev")
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=path, args=FLAGS)
-        page = await browser.new_page(viewport={"width": width, "height": height}, is_mobile=width < 600, has_touch=width < 600)
+        phone = width < 600
+        page = await browser.new_page(
+            viewport={"width": width, "height": height}, is_mobile=phone, has_touch=phone, ignore_https_errors=any_certificate
+        )
         await page.goto(url)
         yield page
         await browser.close()

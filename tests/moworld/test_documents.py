@@ -33,19 +33,25 @@ def test_json_of_another_type_is_refused_where_an_object_is_expected():
         ("&a [*a]", "inside each other"),
         ("[" * 5000, "inside each other"),
         ("{a: " * 100 + "1" + "}" * 100, "inside each other"),
-        ("9" * 5000, "not YAML"),
+        ("9" * 5000, "a number of 5000 characters"),
         ("2026-13-45", "not YAML"),
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
         ("x" * 300_000, "more than 256 KiB"),
+        ("a: 1" + ":1" * 100_000, "a number of 200001 characters in line 1"),
+        ("a:\n  - 0x" + "f" * 200_000, "a number of 200002 characters in line 2"),
+        ("a: !!bool x", "a tag"),
+        ("a: !!timestamp x", "a tag"),
+        ("a: !!int ''", "a tag"),
+        ("a: " + "!" * 200_000, "not YAML"),
     ],
-    ids=range(10),
+    ids=range(16),
 )
 def test_yaml_above_a_limit_is_one_line_at_once(text, words):
     started = time.process_time()
     with pytest.raises(InputError, match=words) as caught:
         parse_yaml(text, "profile.yaml", "a profile")
-    assert "\n" not in str(caught.value) and time.process_time() - started < 5
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600 and time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,12 @@ def test_a_key_may_override_a_merged_one_and_return_in_another_mapping():
 def test_yaml_with_a_few_aliases_is_read():
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", "f", "a profile") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
     assert parse_yaml("", "f", "a profile") is None
+
+
+@pytest.mark.parametrize("found", ["x" * 100_000, 10**6000, ["x" * 100_000]], ids=["text", "integer", "list"])
+def test_an_error_shows_the_beginning_of_what_is_long(found):
+    for error in (InputError("f.json", "field", found, "a number", "correct it"), InputError("f.json", found, 1, "a number", "correct it")):
+        assert len(str(error)) < 1200 and str(error).startswith("f.json: ") and str(error).endswith("expected a number; correct it")
 
 
 class _Count(Settings):

@@ -1,6 +1,9 @@
 """Byte ranges of safetensors files over HTTP from a server whose connections break."""
 
 import http.server
+import io
+import json
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -78,3 +81,18 @@ def test_what_stays_broken_is_one_error(served, faults, left):
     with pytest.raises(InputError, match=r"a\.safetensors: found .*, expected a readable file or folder"):
         shard.rows([("weight", 0, 2)])
     assert len(server.faults) == left
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [
+        ([None], [0, 4]), ("abc", [0, 4]), (["a"], [0, 4]), ([1.0], [0, 4]), ([True], [0, 4]), ([-1, -1], [0, 4]), ([10**400, 0], [0, 0]),
+        ([1], [-100, -96]), ([1], [0.0, 4.0]), ([1], [10**400, 10**400 + 4]), (1, [0, 4]), ([1], [0, 4, 8]), ({"a": 1}, [0, 4]),
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_a_header_with_other_sizes_or_places_than_counts_is_one_line(shape, offsets):
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    with pytest.raises(InputError, match=r"^f: header: ") as caught:
+        tensors.read_header(io.BytesIO(struct.pack("<Q", len(header)) + header + bytes(64)), "f")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

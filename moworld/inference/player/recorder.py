@@ -19,7 +19,7 @@ from moworld.inference.openvino import OpenVinoDenoiser
 from moworld.inference.pictures import encode_png, read_picture
 from moworld.inference.player.messages import Start
 from moworld.inference.player.stream import RECORDED_FRAMES, Stream
-from moworld.inference.provenance import Controls, FrameDigests, ModelIdentity, Signer, encode_picture, write_sidecar
+from moworld.inference.provenance import Controls, Embedder, FrameDigests, ModelIdentity, Signer, encode_picture, write_sidecar
 from moworld.video import Frames, write_video
 
 KEPT_RECORDINGS = 8
@@ -32,12 +32,14 @@ class Origins:
 
     identify:  returns the model's identity; called once, at the first recording, because it reads every file of the model
     sign:      signs a record; None leaves it unsigned
+    embed:     see `write_sidecar`
     quantized: whether the model was converted to INT8 while it was loaded
     """
 
     identify: Callable[[], ModelIdentity]
     sign: Signer | None = None
     quantized: bool = False
+    embed: Embedder | None = None
 
     @cached_property
     def model(self) -> ModelIdentity:
@@ -79,7 +81,7 @@ def write_recording(folder: Path, jpegs: list[bytes], fps: float, walk: Walk | N
     path = folder / f"{name}.mp4"
     write_video(path, map(_enlarged, map(read_picture, jpegs)), fps)
     if walk is not None and origins is not None:
-        write_sidecar(path, "recording", origins.model, walk.controls, walk.digests, origins.sign, walk.first)
+        write_sidecar(path, "recording", origins.model, walk.controls, walk.digests, origins.sign, walk.first, origins.embed)
     for old in sorted(folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)[:-KEPT_RECORDINGS]:
         old.unlink(missing_ok=True)
         Path(f"{old}.json").unlink(missing_ok=True)

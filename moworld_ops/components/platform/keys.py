@@ -37,12 +37,17 @@ class PublicKey:
     def fingerprint(self) -> str:
         return hashlib.sha256(self.pem.encode()).hexdigest()
 
+    def load(self) -> Any:
+        """Returns the key as package cryptography has it."""
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        return load_pem_public_key(self.pem.encode())
+
     def verifies(self, signature: bytes, data: bytes) -> bool:
         """Returns True if `signature` is one of `data` by this key."""
         from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-        key: Any = load_pem_public_key(self.pem.encode())
+        key = self.load()
         try:
             key.verify(signature, data, _algorithm(key))
         except InvalidSignature:
@@ -96,8 +101,12 @@ def load_private(path: Path) -> Any:
 def sign(data: bytes) -> tuple[bytes, PublicKey]:
     """Returns this manager's signature of `data` and the public key that verifies it. Raises InputError as `signing_key`."""
     path, public = signing_key()
-    key = load_private(path)
-    return key.sign(data, _algorithm(key.public_key())), public
+    return sign_with(load_private(path), data), public
+
+
+def sign_with(private: Any, data: bytes) -> bytes:
+    """Returns the signature of `data` by a private key, DER, with the hash that belongs to its curve."""
+    return bytes(private.sign(data, _algorithm(private.public_key())))
 
 
 def configured_keys() -> list[PublicKey]:

@@ -3,6 +3,7 @@
 A machine without a key writes unsigned records. Nothing here creates a key.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from moworld.errors import InputError, IntegrityError
 from moworld.files import sha256_file, sha256_of_hashes, sha256_tree
 from moworld.inference.provenance import ModelIdentity, Record, Sidecar, Signature, Signer, read_sidecar, sidecar_path
 from moworld_ops.components.platform import keys, signing
+from moworld_ops.components.platform.content_credentials import Manifest, verify_manifest
+from moworld_ops.components.platform.keys import PublicKey
 from moworld_ops.components.platform.registry import ModelRegistry, Version
 from moworld_ops.components.platform.verification import accepted_signers, verify_evidence
 
@@ -18,12 +21,18 @@ CHANGED = "the file is not what the record describes; use the original"
 
 @dataclass(frozen=True)
 class VerifiedVideo:
-    """A video that is what its record says. signer: fingerprint of the key, "" if it is unsigned; registered: the registry confirms the model."""
+    """A video that is what its record says.
+
+    signer:     fingerprint of the record's key, "" if it is unsigned
+    registered: the registry confirms the model
+    manifest:   its content credentials, None if it has none or they cannot be read on this machine
+    """
 
     video: Path
     record: Record
     signer: str
     registered: bool
+    manifest: Manifest | None
 
 
 def signer() -> Signer | None:
@@ -71,7 +80,12 @@ def verify_video(path: Path, unsigned: bool = False, registry: ModelRegistry | N
     if not key and not unsigned:
         expected, fix = "a signature by a trusted key", "pass --unsigned to check the two files against each other only"
         raise IntegrityError(sidecar_file, "signature", "none, so anyone could have written this record", expected, fix)
-    return VerifiedVideo(video, record, key, _confirmed(registry, sidecar_file, record))
+    manifest = verify_manifest(video, _accepted(registry))
+    if manifest is not None and manifest.signer != key:
+        found = f"a manifest by {f'key {manifest.signer[:12]}' if manifest.signer else 'a key that nobody trusts'}"
+        if not unsigned:
+            raise IntegrityError(video, "content credentials", found, f"one by key {key[:12]}, as the record", "use the original file")
+    return VerifiedVideo(video, record, key, _confirmed(registry, sidecar_file, record), manifest)
 
 
 def _both(path: Path) -> tuple[Path, Path]:
@@ -88,7 +102,7 @@ def _verified_signer(path: Path, sidecar: Sidecar, data: bytes, registry: ModelR
     """Returns the fingerprint of the key that signed, "" if the record is unsigned. Raises IntegrityError for a signature that does not hold."""
     if sidecar.signature is None:
         return ""
-    accepted = accepted_signers(registry) if registry is not None else keys.configured_keys()
+    accepted = _accepted(registry)
     if not accepted:
         expected = f"a public key in keys/trusted/ of the state folder, or {keys.PUBLIC}"
         raise InputError(path, "signature", "no public key to verify it with", expected, "copy signing.pub of the project's manager")
@@ -100,6 +114,10 @@ def _verified_signer(path: Path, sidecar: Sidecar, data: bytes, registry: ModelR
     if not known[0].verifies(keys.decode(sidecar.signature.value), data):
         raise IntegrityError(path, "signature", "a record that its key did not sign", "the signed record, unchanged", "use the original file")
     return known[0].fingerprint
+
+
+def _accepted(registry: ModelRegistry | None) -> Sequence[PublicKey]:
+    return accepted_signers(registry) if registry is not None else keys.configured_keys()
 
 
 def _confirmed(registry: ModelRegistry | None, path: Path, record: Record) -> bool:

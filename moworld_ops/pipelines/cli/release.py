@@ -307,12 +307,15 @@ def _verify_file(path: Path, unsigned: bool, profile: str, json: bool) -> None:
     known = "as registered" if done.registered else "not in this registry"
     who = f"signed by key {done.signer[:12]}" if done.signer else "UNSIGNED, anyone could have written this record"
     data = f", data {model.data_revision[:12]}" if model.data_revision else ""
+    manifest = None if done.manifest is None else {"signer": done.manifest.signer or None, "facts": done.manifest.facts}
+    credentials = "" if manifest is None else f", content credentials by {'the same key' if manifest['signer'] else 'an unknown key'}"
     facts = {
         "video": str(done.video), "sha256": done.record.sha256, "signer": done.signer or None, "model_registered": done.registered,
+        "content_credentials": manifest,
         "model": model.model_dump(), "kind": done.record.kind, "created": done.record.created, "prompt": done.record.controls.prompt,
         "seed": done.record.controls.seed, "actions": done.record.controls.actions, "frames": frames.count,
     }  # fmt: skip
-    print_result(json, facts, f"{done.video}: unchanged, {who}; {frames.count} frames by {name} ({known}{data}), {done.record.created}")
+    print_result(json, facts, f"{done.video}: unchanged, {who}{credentials}; {frames.count} frames by {name} ({known}{data}), {done.record.created}")
 
 
 @app.command()

@@ -117,6 +117,7 @@ def _generate(
     from moworld.inference import provenance
     from moworld.model.world import read_config
     from moworld.video import write_video
+    from moworld_ops.components.platform.content_credentials import embedder
     from moworld_ops.components.platform.provenance import identify_model, signer
     from moworld_ops.pipelines.cli.inputs import pose_chunks, read_picture
 
@@ -137,7 +138,7 @@ def _generate(
         backend=rolled.backend, quantized_while_loading=serving.quantize,
     )  # fmt: skip
     identity, digests = identify_model(model, serving.folder), provenance.digests_of(rolled.chunks, rolled.fps)
-    provenance.write_sidecar(to, "rollout", identity, controls, digests, sign)
+    provenance.write_sidecar(to, "rollout", identity, controls, digests, sign, embed=embedder())
     idle = 0 if poses is not None else _idle_frames(actions, len(chunks) * length)
     facts = {
         "video": str(to), "frames": count, "seconds": rolled.seconds, "fps": (count - 1) / rolled.seconds, "model": str(serving.folder),

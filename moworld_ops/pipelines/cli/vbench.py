@@ -7,13 +7,14 @@ from typing import Any
 
 import typer
 
-from moworld.errors import InputError
+from moworld.errors import InputError, shown
 from moworld.evaluation.vbench import DIMENSIONS, NEEDS, by_short_name
 from moworld_ops.pipelines.cli.output import note, print_json, print_table, track
 
 # Lists of videos in a result, and what they mean for the scores.
 KINDS = {"failures": "not scored", "missing": "in the suite, not in the directory", "unknown": "not in the suite, not scored"}
 SHOWN_VIDEOS = 20
+MAX_SCORE = 1e6  # of a score in percent, far above any: a larger number is no score
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def published(path: Path) -> dict[str, dict[str, Any]]:
 def _percent(path: Path, name: str, value: Any) -> float:
     is_share = isinstance(value, list) and bool(value)  # VBench's result files: [score as a share of 1, score of each video]
     number = value[0] if is_share else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise InputError(path, name, repr(value)[:40], "a number", "give the raw score in percent")
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= MAX_SCORE:
+        raise InputError(path, name, shown(value)[:40], f"a number within {MAX_SCORE:g}", "give the raw score in percent")
     return 100.0 * number if is_share else float(number)
 
 

@@ -67,6 +67,7 @@ def play(
     from moworld.inference.player import server
     from moworld.inference.player.recorder import Origins
     from moworld.inference.threads import denoising_workers
+    from moworld_ops.components.platform.content_credentials import embedder
     from moworld_ops.components.platform.home import home
     from moworld_ops.components.platform.provenance import identify_model, signer
 
@@ -84,7 +85,7 @@ def play(
             pictures = model_pictures(served_folder("", signed=False))
             note(f"{folder} has no pictures: worlds start from those of the model in the package; --image starts from another one")
         listening = server.listen(host, port)
-        origins = Origins(partial(identify_model, model, folder), signer(), quantize)
+        origins = Origins(partial(identify_model, model, folder), signer(), quantize, embedder())
         player = server.Player(engine, pictures, fps, host, token, prompt, origin=origin, model=model or folder.name, origins=origins)
         print(f"open {server.address(host, listening.getsockname()[1], token, origin)} (Ctrl-C stops the server)", flush=True)
         try:

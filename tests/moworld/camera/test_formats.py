@@ -96,6 +96,7 @@ def rows_of(tmp_path: Path) -> list[str]:
         (lambda row: " ".join([*row.split()[:7], *["0"] * 12]), "row 2: found a matrix that is not a rotation"),
         (lambda row: " ".join([*row.split()[:7], "-1", *"000010000", "1", "0"]), "row 2: found a matrix that is not a rotation"),
         (lambda row: " ".join([*row.split()[:7], "nan", *row.split()[8:]]), "row 2: found NaN"),
+        (lambda row: " ".join([*row.split()[:-1], "1e200"]), "row 2: found a translation of 1e\\+200"),
         (lambda row: " ".join([row.split()[0], "0", *row.split()[2:]]), "row 2: found intrinsics"),
     ],
 )

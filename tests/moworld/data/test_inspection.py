@@ -1,6 +1,7 @@
 """`data check` opens the files that rows name: each fault is named, and a whole folder passes."""
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,15 @@ def link_out(folder: Path) -> None:
     (folder / "videos/a.mp4").symlink_to(folder.parent / "b.mp4")
 
 
+def bomb(folder: Path) -> None:
+    """A file of 0.8 MB that unpacks to 800 MB."""
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10_000, 100, 100)}
+    with zipfile.ZipFile(folder / "depth/a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("depth.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(800):
+            file.write(bytes(1_000_000))
+
+
 @pytest.mark.parametrize(
     ("contract", "spoil", "rules", "words"),
     [
@@ -94,7 +104,8 @@ def link_out(folder: Path) -> None:
         ("clips", lambda folder: change(folder, video_sha256="0" * 64), ["video_sha256-matches"], "000000000000, and videos/a.mp4 has"),
         ("clips", write("depth/a.npz", b"no"), ["depth-file"], "depth/a.npz: "),
         ("clips", lambda folder: np.savez(folder / "depth/a.npz", depth=np.zeros((9, 2, 2))), ["depth-file"], "9 maps for 13 frames"),
-        ("clips", lambda folder: np.savez(folder / "depth/a.npz", depth=np.array([{}], object)), ["depth-file"], "Object arrays"),
+        ("clips", lambda folder: np.savez(folder / "depth/a.npz", depth=np.array([{}], object)), ["depth-file"], "dtype object"),
+        ("clips", bomb, ["depth-file"], "800000128 bytes"),
         ("clips", write("actions/a.json", b"{"), ["actions-file"], "not JSON"),
         ("geometry", write("cameras/a.txt", b"x\n1 2\n"), ["camera-file", "camera_sha256-matches"], "cameras/a.txt: "),
         ("geometry", cut("points/a.ply", 0.9), ["points-file"], "points, not 5"),

@@ -13,6 +13,7 @@ import pytest
 from moworld.camera import Cameras, controls_to_c2w, read_cameras, write_cameras
 from moworld.camera.formats import write_poses
 from moworld.data.discovery import discover, list_line
+from moworld.data.partitions import video_sizes
 from moworld.data.shots import content_box, profiles
 from moworld.data.sources import DataSettings, collect_clips, plan_import
 from moworld.errors import InputError
@@ -239,6 +240,24 @@ def test_a_list_line_names_any_file(tmp_path: Path):
         (tmp_path / "plain.mp4").rename(tmp_path / name)
         (tmp_path / "list.txt").write_text(list_line(str(tmp_path / name)) + "\n" + list_line(name) + "\n")
         assert [path.name for path, _ in discover(str(tmp_path / "list.txt"), tmp_path).videos] == [name]
+
+
+def test_a_list_may_name_a_list(videos: Path, tmp_path: Path):
+    (tmp_path / "inner.txt").write_text("videos\n")
+    (tmp_path / "list.txt").write_text("inner.txt\n")
+    names = sorted(path.name for path, _ in discover(str(tmp_path / "list.txt"), tmp_path / "scratch").videos)
+    assert names == sorted(Path(one).name for one in video_sizes(str(tmp_path / "list.txt"))) != []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b'"abc', "not JSON"), (b"list.txt", "inside each other"), (b"\xff\xfe\xfa", "in UTF-8"), (b'"a\\u0000b"', "found")]
+)
+def test_a_list_that_names_itself_or_is_damaged_is_one_line(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "list.txt").write_bytes(content)
+    for read in (lambda name: discover(name, tmp_path / "scratch"), video_sizes):
+        with pytest.raises(InputError, match=words) as caught:
+            read(str(tmp_path / "list.txt"))
+        assert str(caught.value).startswith(str(tmp_path / "list.txt")) or words == "found"
 
 
 def test_a_killed_import_goes_on_with_the_videos_that_are_left(tmp_path: Path):

@@ -18,6 +18,7 @@ from moworld.camera import controls_to_c2w
 from moworld.files import sha256_file, sha256_tree
 from moworld.video import read_frames, video_info
 from moworld_ops.components.platform import keys
+from moworld_ops.components.platform.content_credentials import is_installed
 from moworld_ops.components.register.step import register
 from tests.moworld.inference.worlds import picture, served_world
 from tests.moworld_ops.pipelines.command import Command
@@ -106,6 +107,9 @@ def test_a_signed_record_is_verified_and_a_changed_one_is_not(moworld: Command, 
     assert done.returncode == 0 and "signed by key" in done.stdout, done.stderr
     facts = json.loads(moworld("release", "verify", "v.mp4.json", "--json").stdout)
     assert facts["signer"] == keys.signing_key()[1].fingerprint and facts["frames"] == 13 and facts["model_registered"] is False
+    credentials = facts["content_credentials"]  # None without the extra c2pa
+    assert (credentials is not None) == is_installed()
+    assert credentials is None or (credentials["signer"], credentials["facts"]["frames"]) == (facts["signer"], 13)
     for name, change in CHANGES.items():
         edit(tmp_path / "v.mp4.json", change)
         assert "signature" in line(moworld("release", "verify", "v.mp4"), 1), name

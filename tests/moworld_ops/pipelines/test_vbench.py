@@ -119,11 +119,15 @@ def test_ours_theirs_and_published_scores_are_side_by_side(tmp_path, videos, vbe
         (("--scores", "nowhere.json"), "no such file"),
         (("--scores", "suite.json"), "scores by name"),
         (("--scores", "bad.json"), "a raw score in percent"),
+        (("--scores", "long.json"), "a number within"),
+        (("--scores", "endless.json"), "a number within"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(tmp_path, videos, arguments, words, vbench):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text('{"SC": 9500.0}')
+    (tmp_path / "long.json").write_text('{"SC": [1' + "0" * 400 + ", []]}")
+    (tmp_path / "endless.json").write_text('{"SC": 1e999}')
     done = vbench(*arguments)
     assert done.returncode == 2, done.stderr + done.stdout
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1 and done.stdout == ""

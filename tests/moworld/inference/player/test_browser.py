@@ -1,22 +1,27 @@
 """The page in a real browser: keys are pressed, frames are counted, the canvas shows the frames of the server."""
 
 import asyncio
+import contextlib
+import io
 import socket
-from collections.abc import Callable, Coroutine
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from aiohttp.test_utils import TestServer
+from PIL import Image
 from playwright.async_api import Page
 
 from moworld.inference.player.server import Player
 from moworld_ops.benchmarks.browser import CHROMIUM, browser_page, until
 from tests.moworld.inference.worlds import picture, tiny_engine
 
-AXE = Path(__file__).parents[4] / "node_modules" / "axe-core" / "axe.min.js"  # checks of accessibility, MPL-2.0, not part of the repository
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+NAME = "world.localhost"  # a browser resolves it to loopback; the player does not know it as such
 COLOURS = "(() => { const d = context.getImageData(0, 0, canvas.width, canvas.height).data; return [...d.slice(0, 400)] })()"
 BOXES = "[...document.querySelectorAll('{}')].map(b => b.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
 
@@ -230,21 +235,49 @@ async def a_dropped_picture_starts_a_world(page: Page) -> None:
     await until(page, "picture === null && drawn > 5")
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install --no-save axe-core@4.14.1")
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
-def test_axe_core_finds_no_violation(tmp_path: Path, width: int, height: int) -> None:
-    async def examined(page: Page) -> None:
-        await page.evaluate("problem('a problem'); element('drifted').hidden = false; share()")
-        await page.evaluate(AXE.read_text())
-        found = await page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]))")
-        assert found == []
-        assert await page.evaluate("axe.run().then(r => r.passes.length)") > 10
+def test_behind_a_proxy_with_tls_the_page_plays_and_other_names_are_refused(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine = tiny_engine(tmp_path, max_sessions=1)
+        player = Player(engine, [picture(16, 32)], 24.0, token="sesame", recordings=tmp_path)
+        async with TestServer(player.application()) as served, tls_proxy(tmp_path, served) as port:
+            player.origin = f"https://{NAME}:{port}"
+            async with browser_page(f"{player.origin}/?token=sesame", any_certificate=True) as page:
+                await until(page, "drawn > 12")
+                assert await page.evaluate("[isSecureContext, socket.url.split(':')[0]]") == [True, "wss"]
+                await page.goto(f"https://player.localhost:{port}/?token=sesame")
+                assert await page.evaluate("document.body.innerText") == "this host is not served here"
+        engine.close()
 
-    visit(tmp_path, examined, width=width, height=height)
+    asyncio.run(run())
 
 
-def test_touch_pads_work_on_a_phone_in_both_orientations(tmp_path: Path) -> None:
-    visit(tmp_path, upright_the_pads_send_keys, sideways_everything_is_in_view, width=390, height=844)
+@contextlib.asynccontextmanager
+async def tls_proxy(folder: Path, served: TestServer) -> AsyncIterator[int]:
+    """Ends TLS in front of a server and hands the bytes on, as a proxy that keeps the Host header; yields its port."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", f"/CN={NAME}"]
+    subprocess.run([*command, "-keyout", folder / "tls.key", "-out", folder / "tls.pem"], check=True, capture_output=True)
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secured.load_cert_chain(folder / "tls.pem", folder / "tls.key")
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):  # the browser ends connections in any way it likes
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, onward = await asyncio.open_connection(served.host, served.port)
+        await asyncio.gather(carry(reader, onward), carry(behind, writer))
+
+    server = await asyncio.start_server(both, "127.0.0.1", 0, ssl=secured)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+def test_a_phone_steers_by_pads_in_both_orientations_sends_a_picture_and_reloads(tmp_path: Path) -> None:
+    steps = (upright_the_pads_send_keys, a_chosen_picture_starts_a_world, a_reload_goes_on_with_the_same_walk, sideways_everything_is_in_view)
+    visit(tmp_path, *steps, width=390, height=844)
 
 
 async def upright_the_pads_send_keys(page: Page) -> None:
@@ -259,6 +292,13 @@ async def upright_the_pads_send_keys(page: Page) -> None:
     await until(page, f"keysNumber === {before + 1} && keysSent !== ''")
     await devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     await until(page, f"keysNumber === {before + 2} && keysSent === ''")
+
+
+async def a_chosen_picture_starts_a_world(page: Page) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(picture(48, 64, seed=3)).save(stream, "JPEG")
+    await page.set_input_files("#upload", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": stream.getvalue()})
+    await until(page, "picture === null && drawn > 5")
 
 
 async def sideways_everything_is_in_view(page: Page) -> None:
