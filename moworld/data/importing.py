@@ -41,7 +41,11 @@ Rejected = dict[str, str]  # video, rule, value
 
 @dataclass(frozen=True)
 class Source:
-    """A video to import: file, name as shown to people, split, content hash, path or URI of the original, and what shares its split."""
+    """A video to import: file, name as shown to people, split, content hash, path or URI of the original, and what shares its split.
+
+    sidecars: hash of its camera and caption files, or "none"
+    mark:     end of its clips' ids, for a copy of a video with the same name; "" for others
+    """
 
     path: Path
     name: str
@@ -49,6 +53,8 @@ class Source:
     sha256: str
     place: str = ""
     unit: str = ""
+    sidecars: str = ""
+    mark: str = ""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -185,7 +191,8 @@ def _described(source: Source, seen: Analysis, line: Timeline, chosen: NDArray[n
     """Returns the clip's row before its file is written. Its id follows from the source's name and content and the shot's time."""
     start = float(line.times[chosen[0]])
     stamp = max(0, round(1000 * (start - float(np.nanmin(line.times)))))
-    while (clip_id := f"{slug(source.path.stem)}-{source.sha256[:8]}-{stamp:07d}") in used:
+    end = f"-{source.mark}" if source.mark else ""
+    while (clip_id := f"{slug(source.path.stem)}-{source.sha256[:8]}-{stamp:07d}{end}") in used:
         stamp += 1  # two recordings in one file
     inside = line.times[chosen[0] : chosen[-1] + 1]
     form = seen.forms[chosen[0]]
