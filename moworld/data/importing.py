@@ -20,6 +20,7 @@ from moworld.camera.lens import Distortion, Rectifier
 from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, with_cameras
 from moworld.data.discovery import camera_of
+from moworld.data.privacy import FaceBlur
 from moworld.data.settings import DataSettings
 from moworld.data.shots import Dropped, Looks, Shot, content_box, find_shots, profiles
 from moworld.errors import InputError, printable
@@ -112,11 +113,14 @@ def import_video(source: Source, folder: Path, settings: DataSettings, heartbeat
         clip = _described(source, seen, line, chosen, {clip.clip_id for clip in clips})
         first = next(frames := _wanted(pictures, chosen))
         pixels, size_hw = _pixels(box, first, settings.max_height)
-        written = write_video(folder / clip.video, _resized(first, frames, pixels, size_hw), line.fps, settings.crf)
+        faces = FaceBlur(line.fps) if settings.privacy.faces else None
+        shown = _resized(first, frames, pixels, size_hw)
+        written = write_video(folder / clip.video, faces.apply(shown) if faces else shown, line.fps, settings.crf)
         if written != len(chosen):
             raise InputError(source.path, "", f"{written} of {len(chosen)} frames in the second pass", "the frames of the first", "import it again")
-        clip = replace(clip, height=size_hw[0], width=size_hw[1], caption=caption, source_changes=changes, camera_notes="; ".join(notes) or None)
-        clip = replace(clip, video_sha256=sha256_file(folder / clip.video))
+        clip = replace(clip, height=size_hw[0], width=size_hw[1], caption=caption, camera_notes="; ".join(notes) or None)
+        done = "; ".join(([changes] if changes else []) + ([faces.summary()] if faces else []))
+        clip = replace(clip, source_changes=done, video_sha256=sha256_file(folder / clip.video))
         if cameras is not None:
             own = Cameras(cameras.intrinsics[chosen], cameras.w2c[chosen])
             clip = _with_cameras(clip, own, pixels, first.shape[:2], folder)

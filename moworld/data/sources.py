@@ -212,7 +212,7 @@ def _sidecars(video: Path) -> str:
 
 def _key(video: Source, settings: DataSettings) -> str:
     """Returns a name for all that the clips of a video depend on: its content and name, split, camera, caption and settings."""
-    chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf"}, mode="json")
+    chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf", "privacy"}, mode="json")
     parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, video.sidecars, video.mark, sorted(chosen.items()))
     return sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
