@@ -56,7 +56,7 @@ EN_STATES = (
     r"|conveys|evokes|records|documents|showcases|spans|covers|stretches|extends|encompasses|comprises|illustrates|uses|makes|feels|stands|lies|hangs|sits|belongs|reaches|exhibits|combines|contrasts|gets|as|its|this"
     r"|does|allows|faces|centers|centres|concentrates|focuses|represents|reads|says|details|exudes|introduces|invites|pictures|plays|lasts|serves|adds|blends|juxtaposes|underscores|accentuates|across|towards|afterwards|besides)\b"
 )
-EN_TALL = "tower|church|lightcottage|villa|mountain|building|house|castle|peak|hill|cliff|wall|chimney|bridge|statue|skyscraper|monument|tree|spire|dome|road|path|river"
+EN_TALL = "tower|church|lighthouse|mountain|building|cottage|villa|castle|peak|hill|cliff|wall|chimney|bridge|statue|skyscraper|monument|tree|spire|dome|road|path|river"
 EN_WAYS = r"(?:forwards?|backwards?|left|right|up|upwards?|down|downwards?|through|along|past|over|across|around|towards?|into|above|low|away|out|in|closer|deeper|between|beneath|under|beside|alongside|at|from|behind|by|outside|inside|beyond)\b"
 EN_RIDES = (
     r"(?:moving|driving|flying|passing|speeding|drone|train|tram|car|boat|ship|ferry|vehicle|helicopter|bus|plane|airplane|gimbal|steadicam|dashcam|bicycle|bike|motorbike|motorcycle"
