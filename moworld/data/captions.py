@@ -18,6 +18,7 @@ QUOTED = re.compile(r"""(?<!^)["“«„「『][^"”»“」』]{1,80}["”»�
 # Characters per word where words have no spaces between them, on average: Chinese and Japanese 2, Thai, Lao, Burmese and Khmer 5.
 UNSPACED = ((re.compile(r"[\u2e80-\u3005\u3007-\u303f\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"), 2),
             (re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+"), 5))  # fmt: skip
+ARABIC_VOWELS = re.compile(r"[\u0640\u064b-\u0652]")  # optional marks and the stretching sign
 KATAKANA = re.compile(r"[\u30a0-\u30ff\uff66-\uff9f]+")  # one word each
 
 
@@ -26,7 +27,7 @@ def mentions_camera_motion(text: str) -> list[str]:
 
     What a sign in the scene says does not count.
     """
-    shown = QUOTED.sub(" ", " ".join(unicodedata.normalize("NFC", text).split()))
+    shown = ARABIC_VOWELS.sub("", QUOTED.sub(" ", " ".join(unicodedata.normalize("NFC", text).split())))
     spans = sorted(match.span() for pattern in motion_patterns() for match in pattern.finditer(shown))
     phrases = list[str]()
     end = 0

@@ -34,6 +34,7 @@ class Fate:
     sha256: of its content, if it was read
     place:  its absolute path or URI
     source: what it shares a split with
+    sidecars: hashes of the camera and caption files that it was imported with, separated by spaces, "none" for none; "" is not recorded
     """
 
     file: str
@@ -44,6 +45,7 @@ class Fate:
     place: str = ""
     source: str = ""
     split: str = ""
+    sidecars: str = ""
 
 
 @dataclass

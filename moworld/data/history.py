@@ -82,7 +82,8 @@ def merged(earlier: Iterable[Fate], new: Iterable[Fate]) -> list[Fate]:
     for row in new:
         key = row.file, row.sha256
         if key not in fixed and not (row.fate == KEPT and key in rows):
-            rows[key] = row
+            before = rows[key].sidecars if key in rows and row.fate == IMPORTED else ""
+            rows[key] = replace(row, sidecars=" ".join(sorted({*before.split(), *row.sidecars.split()})))
     return [rows[key] for key in sorted(rows)]
 
 

@@ -20,6 +20,7 @@ from moworld.camera.lens import Distortion, Rectifier
 from moworld.data.captions import read_caption_file
 from moworld.data.clips import Clip, with_cameras
 from moworld.data.discovery import camera_of
+from moworld.data.privacy import FaceBlur
 from moworld.data.settings import DataSettings
 from moworld.data.shots import Dropped, Looks, Shot, content_box, find_shots, profiles
 from moworld.errors import InputError, printable
@@ -41,7 +42,11 @@ Rejected = dict[str, str]  # video, rule, value
 
 @dataclass(frozen=True)
 class Source:
-    """A video to import: file, name as shown to people, split, content hash, path or URI of the original, and what shares its split."""
+    """A video to import: file, name as shown to people, split, content hash, path or URI of the original, and what shares its split.
+
+    sidecars: hash of its camera and caption files, or "none"
+    mark:     end of its clips' ids, for a copy of a video with the same name; "" for others
+    """
 
     path: Path
     name: str
@@ -49,6 +54,8 @@ class Source:
     sha256: str
     place: str = ""
     unit: str = ""
+    sidecars: str = ""
+    mark: str = ""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -106,11 +113,14 @@ def import_video(source: Source, folder: Path, settings: DataSettings, heartbeat
         clip = _described(source, seen, line, chosen, {clip.clip_id for clip in clips})
         first = next(frames := _wanted(pictures, chosen))
         pixels, size_hw = _pixels(box, first, settings.max_height)
-        written = write_video(folder / clip.video, _resized(first, frames, pixels, size_hw), line.fps, settings.crf)
+        faces = FaceBlur(line.fps) if settings.privacy.faces else None
+        shown = _resized(first, frames, pixels, size_hw)
+        written = write_video(folder / clip.video, faces.apply(shown) if faces else shown, line.fps, settings.crf)
         if written != len(chosen):
             raise InputError(source.path, "", f"{written} of {len(chosen)} frames in the second pass", "the frames of the first", "import it again")
-        clip = replace(clip, height=size_hw[0], width=size_hw[1], caption=caption, source_changes=changes, camera_notes="; ".join(notes) or None)
-        clip = replace(clip, video_sha256=sha256_file(folder / clip.video))
+        clip = replace(clip, height=size_hw[0], width=size_hw[1], caption=caption, camera_notes="; ".join(notes) or None)
+        done = "; ".join(([changes] if changes else []) + ([faces.summary()] if faces else []))
+        clip = replace(clip, source_changes=done, video_sha256=sha256_file(folder / clip.video))
         if cameras is not None:
             own = Cameras(cameras.intrinsics[chosen], cameras.w2c[chosen])
             clip = _with_cameras(clip, own, pixels, first.shape[:2], folder)
@@ -185,7 +195,8 @@ def _described(source: Source, seen: Analysis, line: Timeline, chosen: NDArray[n
     """Returns the clip's row before its file is written. Its id follows from the source's name and content and the shot's time."""
     start = float(line.times[chosen[0]])
     stamp = max(0, round(1000 * (start - float(np.nanmin(line.times)))))
-    while (clip_id := f"{slug(source.path.stem)}-{source.sha256[:8]}-{stamp:07d}") in used:
+    end = f"-{source.mark}" if source.mark else ""
+    while (clip_id := f"{slug(source.path.stem)}-{source.sha256[:8]}-{stamp:07d}{end}") in used:
         stamp += 1  # two recordings in one file
     inside = line.times[chosen[0] : chosen[-1] + 1]
     form = seen.forms[chosen[0]]

@@ -57,6 +57,15 @@ class GameSettings(Settings):
         return [(split, name, count.get(split, self.other_episodes_per_map)) for split, maps in splits for name in maps]
 
 
+class PrivacySettings(Settings):
+    """Section `data.privacy`: what is made unrecognisable in imported videos. Frames of games are not changed.
+
+    faces: blur frontal faces of 24 pixels or more in the pictures of the clips; profiles and faces that are tilted or covered are missed
+    """
+
+    faces: bool = False
+
+
 class DataSettings(Settings):
     """The profile's section `data`: training size and the two sources of clips."""
 
@@ -82,6 +91,7 @@ class DataSettings(Settings):
     partitions_at_once: int = Field(8, ge=1, le=32, description="of them; on one machine at most two run at once")
     source_pattern: str = r"([^/]+)\.[^./]+$"  # its first group in a video's path is the source's name: here the file name without suffix
     crf: int = Field(18, ge=0, le=51)
+    privacy: PrivacySettings = PrivacySettings()
     licences: dict[Literal["game", "video"], str] = Field(
         default={}, description="SPDX identifier of each source's footage; gates may require it"
     )

@@ -5,6 +5,7 @@ repeated frames do not. Letterbox bars are found for cropping.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -26,11 +27,12 @@ FLASH = 6  # longest flash, in frames
 RETURNED = 0.5  # of a change: a smaller one to an image before it means that the image is back
 LENGTHS = (6, 8, 12, 16, 24, 32, 48)  # of the parts of dissolves that are looked at, in frames
 UNLIKE = 0.2  # change between the two ends of a part of a dissolve
-MIXED = 0.75  # share of the variance of a dissolve's frames that its ends explain
-LINEAR = 0.15  # how far the last end's share may be from growing in proportion to time
-VOTES = 2  # windows of different starts or lengths that must agree on a dissolve
+MIXED = 0.6  # share of the variance of a dissolve's frames that its ends explain
+LINEAR = 0.25  # how far the last end's share may be from growing in proportion to time
+ALONE = 0.85  # share of the variance of a dissolve's middle that one end explains at most
 BETTER = 1.25  # times the variance that one end leaves, relative to what both leave: in a moving shot, either end does
 OVERLAP = 0.4  # of the image that must be covered by both ends
+RAISED, FASTEST = 1.3, 75  # times the change of the frames around, of this percentile
 DIP = 0.8  # smallest contrast in a whole dissolve, relative to its ends
 FADED = 1.02  # contrast in the middle of a part, relative to its ends
 FLAT = 2.5  # grey levels between the 5th and the 95th percentile of a uniform frame
@@ -41,6 +43,7 @@ BAR = 32  # brightest pixel of a letterbox bar: compression bleeds neighbouring 
 MIN_BAR = 0.03  # of a side: thinner bars are dark edges of the scene
 
 Thumbnails = NDArray[np.uint8]
+Motion = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def find_shots(
     cuts = _hard_cuts(thumbnails, changes, threshold)
     if breaks is not None:
         cuts[breaks] = True
-    _mark_dissolves(thumbnails, cuts, rules, heartbeat)
+    _mark_dissolves(thumbnails, changes, cuts, rules, heartbeat)
     _mark_still(thumbnails, cuts, rules, still_frames)
     if spoilt is not None:
         rules[spoilt] = "damaged"
@@ -196,9 +199,9 @@ def _hard_cuts(thumbnails: Thumbnails, changes: NDArray[np.float64], threshold: 
     """Returns whether there is a cut before each frame: a change that stands out from those around it, and is not a flash."""
     cuts = np.zeros(len(changes), bool)
     for index in np.flatnonzero(changes > min(JUMP, threshold)).tolist():
-        before = [c for c in changes[max(1, index - FAR) : index] if c > REPEATED][-NEAR:]
-        after = [c for c in changes[index + 1 : index + 1 + FAR] if c > REPEATED][:NEAR]
-        around = sorted([0.0, 0.0, *before, *after])[-2]  # without the largest, which is another cut nearby
+        earlier = [c for c in changes[max(1, index - FAR) : index] if c > REPEATED][-NEAR:]
+        later = [c for c in changes[index + 1 : index + 1 + FAR] if c > REPEATED][:NEAR]
+        around = sorted([0.0, 0.0, *earlier, *later])[-2]  # without the largest, which is another cut nearby
         alone = changes[index] > threshold and changes[index] > SPIKE * around
         cuts[index] = (alone or changes[index] > JUMP_SPIKE * around) and not _is_flash(thumbnails, index, changes[index])
     return cuts
@@ -212,11 +215,14 @@ def _is_flash(thumbnails: Thumbnails, index: int, changed: float) -> bool:
     return any(change(thumbnails[one], thumbnails[other]) < same for one, other in back + ago)
 
 
-def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDArray[np.str_], heartbeat: Callable[[], None]) -> None:
-    """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either."""
+def _mark_dissolves(
+    thumbnails: Thumbnails, changes: NDArray[np.float64], cuts: NDArray[np.bool_], rules: NDArray[np.str_], heartbeat: Callable[[], None]
+) -> None:
+    """Marks the frames of dissolves: mixtures of two unlike images, which have less contrast than either, and change faster than the frames around."""
     contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1)
     ended = np.cumsum(cuts | (rules != ""))  # equal at both ends of a window without a cut or a marked frame after its first
     votes = np.zeros(len(thumbnails), int)
+    motions = _Motions(thumbnails)
     for length in LENGTHS:
         count = len(thumbnails) - length
         if count <= 0:
@@ -226,12 +232,19 @@ def _mark_dissolves(thumbnails: Thumbnails, cuts: NDArray[np.bool_], rules: NDAr
         stride = max(1, length // 6)
         for start in (stride * np.flatnonzero(plausible[::stride])).tolist():
             heartbeat()
-            if _is_mixture(thumbnails[start : start + length + 1].astype(np.float32)):
+            if _is_mixture(motions, start, length):
                 votes[start + 1 : start + length] += 1
     for start, stop in _runs(votes > 0):
         ends = contrast[max(start - 1, 0)], contrast[min(stop, len(contrast) - 1)]
-        if votes[start:stop].max() >= VOTES and contrast[start:stop].min() < DIP * (ends[0] + ends[1]) / 2:
+        if contrast[start:stop].min() < DIP * (ends[0] + ends[1]) / 2 and _is_raised(changes, votes, cuts, start, stop):
             rules[start:stop] = "dissolve"
+
+
+def _is_raised(changes: NDArray[np.float64], votes: NDArray[np.int64], cuts: NDArray[np.bool_], start: int, stop: int) -> bool:
+    """Returns whether frames start to stop change faster than those around: a dissolve adds to the camera's motion."""
+    around = np.r_[max(1, start - FAR) : start, stop : min(stop + FAR, len(changes))]
+    around = around[(votes[around] == 0) & ~cuts[around]]
+    return len(around) < NEAR or float(np.percentile(changes[start:stop], FASTEST)) > RAISED * float(np.percentile(changes[around], FASTEST))
 
 
 def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -240,27 +253,54 @@ def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _is_mixture(images: NDArray[np.float32]) -> bool:
-    """Returns whether a window of frames (T, H, W) is part of a dissolve.
+class _Motions:
+    """Frames, and the affine motion from any of them to another, chained from those between neighbours, which are found when needed."""
+
+    def __init__(self, thumbnails: Thumbnails) -> None:
+        self.images = thumbnails.astype(np.float32)
+        self._steps: dict[int, Motion] = {}
+
+    def between(self, source: int, target: int) -> Motion:
+        """Returns the motion (2, 3) from coordinates of frame `target` to those of frame `source`."""
+        total = np.eye(3)
+        for index in range(min(source, target), max(source, target)):
+            if index not in self._steps:
+                self._steps[index] = self._step(index)
+            total = total @ np.vstack([self._steps[index], [0, 0, 1]])
+        return np.asarray((total if source < target else np.linalg.inv(total))[:2], np.float32)
+
+    def _step(self, index: int) -> Motion:
+        one, other = self.images[index], self.images[index + 1]
+        start = np.eye(2, 3, dtype=np.float32)
+        start[:, 2] = -np.array(_shift(one, other))
+        for guess in (np.eye(2, 3, dtype=np.float32), start):
+            with suppress(cv2.error):  # did not converge
+                return np.asarray(cv2.findTransformECC(other, one, guess, cv2.MOTION_AFFINE, (3, 20, 1e-3), None, 3)[1])
+        return np.eye(2, 3, dtype=np.float32)
+
+
+def _is_mixture(motions: _Motions, begin: int, length: int) -> bool:
+    """Returns whether the frames from `begin` to `begin + length` are part of a dissolve.
 
     Least squares explain its frames by its two ends, aligned with them, and its middle by neither alone; the share of the last end grows
     in proportion to time.
     """
-    length, first, last = len(images) - 1, images[0], images[-1]
+    first, last = motions.images[begin], motions.images[begin + length]
     if change(first, last) < UNLIKE or compensated_change(first, last) < UNLIKE:
         return False
     for offset in (length // 2, length // 4, length - length // 4):
-        share, explained, alone = _share(first, last, images[offset])
+        share, explained, alone = _share(motions, begin, begin + offset, begin + length)
         if abs(share - offset / length) > LINEAR or explained < MIXED:
             return False
-        if offset == length // 2 and (1 - alone) < BETTER * (1 - explained):
+        if offset == length // 2 and (alone > ALONE or (1 - alone) < BETTER * (1 - explained)):
             return False
     return True
 
 
-def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArray[np.float32]) -> tuple[float, float, float]:
+def _share(motions: _Motions, first: int, at: int, last: int) -> tuple[float, float, float]:
     """Returns the last image's share in a mixture, and the parts of the middle's variance explained by both ends and by the better one."""
-    (one, seen), (other, visible) = _aligned(first, middle), _aligned(last, middle)
+    middle = motions.images[at]
+    (one, seen), (other, visible) = (_aligned(motions.images[end], middle, motions.between(end, at)) for end in (first, last))
     inside = seen & visible
     if inside.sum() < OVERLAP * inside.size:
         return 0.0, 0.0, 0.0
@@ -271,12 +311,11 @@ def _share(first: NDArray[np.float32], last: NDArray[np.float32], middle: NDArra
     return float(weights[1] / (weights[0] + weights[1])) if min(weights[:2]) > 0 else 0.0, explained, alone
 
 
-def _aligned(image: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns an image after the affine motion that brings it onto the target, and where it covers it."""
+def _aligned(image: NDArray[np.float32], target: NDArray[np.float32], chained: Motion) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns an image after the affine motion that brings it onto the target, and where it covers it. chained: a first guess of it."""
     x, y = _shift(image, target)
     best, inside = image, np.ones_like(image, bool)
-    for across, down in ((0.0, 0.0), (x, y)):
-        start = np.array([[1, 0, -across], [0, 1, -down]], np.float32)
+    for start in (np.eye(2, 3, dtype=np.float32), np.array([[1, 0, -x], [0, 1, -y]], np.float32), chained.copy()):
         try:
             _, motion = cv2.findTransformECC(target, image, start, cv2.MOTION_AFFINE, (3, 12, 1e-3), None, 3)
         except cv2.error:  # did not converge: the start is as good as it gets

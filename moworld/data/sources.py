@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ from moworld.data.clips import Clip, clip_of, write_manifest
 from moworld.data.discovery import Fate, Listing, camera_of, discover
 from moworld.data.game import record_game
 from moworld.data.history import BASE, IMPORTED, KEPT, REJECTED, SOURCES, Earlier, Rejection, extend, merged, write_rows
-from moworld.data.importing import Rejected, Source, analyse, check_header, import_video
+from moworld.data.importing import Rejected, Source, analyse, check_header, import_video, slug
 from moworld.data.isolation import run_isolated
 from moworld.data.settings import DataSettings
 from moworld.data.splits import assign_splits, require_splits, source_of
@@ -33,6 +35,7 @@ from moworld.files import Pathlike, atomic_folder, link_or_copy, read_json_objec
 VERSION = 1  # of what is kept of a finished video: raise it when the pictures of an import change
 PROBED, PROBE_FRAMES = 3, 24  # videos whose first frames a dry run decodes to estimate the time
 PASSES = 2
+NO_SIDECARS = "none"
 __all__ = ["DataSettings", "collect_clips", "import_videos", "plan_import"]
 
 
@@ -101,7 +104,8 @@ def _store(out: Pathlike, kept: Pathlike | None) -> Iterator[Path]:
             shutil.rmtree(store, ignore_errors=True)
         raise
     if not kept:
-        shutil.rmtree(store, ignore_errors=True)
+        for left in (store, *Path(out).parent.glob(f".{escape(Path(out).name)}.*.tmp")):  # the others are of an import that was killed
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def import_videos(
@@ -129,7 +133,9 @@ def import_videos(
         store = store or Path(scratch) / ".finished"
         keys = [_key(video, settings) for video in videos]
         new = [(video, key) for video, key in zip(videos, keys, strict=True) if not (store / key / "done.json").exists()]
-        tasks = [(video, store / f"{key}.part", settings) for video, key in new]
+        for old in (old for _, key in new for old in store.glob(f"{key}.*.part")):  # of an import that was killed
+            shutil.rmtree(old, ignore_errors=True)
+        tasks = [(video, store / f"{key}.{uuid4().hex}.part", settings) for video, key in new]
         results = run_isolated(_finish_video, tasks, settings.workers or available_cpus(), attempts=2)
         shown = tqdm(results, total=len(videos), initial=len(videos) - len(new), desc="videos", unit="video", disable=None)
         refused = {key: result for (_, key), result in zip(new, shown, strict=True) if isinstance(result, InputError)}
@@ -158,8 +164,8 @@ def _distinct(
     sources = [source_of(path, settings.source_pattern) for path, _ in listing.videos]
     splits = assign_splits(sources, settings, earlier.splits if earlier else None)
     require_splits(source, Counter(splits[name] for name in set(sources)), required)
-    known, withdrawn = (earlier.contents, earlier.withdrawn) if earlier else ({}, {})
-    first: dict[str, list[Source]] = {}
+    withdrawn = earlier.withdrawn if earlier else {}
+    copies: dict[str, list[Source]] = {}
     videos, fates = list[Source](), list(listing.fates)
     shown = tqdm(listing.videos, desc="reading", unit="file", disable=None if len(listing.videos) > 1 else True)
     for (path, name), own in zip(shown, sources, strict=True):
@@ -168,44 +174,54 @@ def _distinct(
         except OSError as error:
             fates.append(Fate(name, "rejected", f"cannot be read: {error.strerror}"))
             continue
-        video = Source(path, name, splits[own], content, listing.place(path), printable(own))
-        same = next((other for other in first.get(content, []) if _says_the_same(other, video)), None)
+        others, beside = copies.setdefault(content, []), _sidecars(path)
+        mark = beside[:8] if any(slug(other.path.stem) == slug(path.stem) for other in others) else ""
+        video = Source(path, name, splits[own], content, listing.place(path), printable(own), beside, mark)
+        same = next((other for other in others if other.sidecars == beside), None)
         if same is not None:
             fates.append(replace(_seen(video), fate="ignored", why=f"the same content as {same.name}"))
         elif content in withdrawn:
             fates.append(replace(_seen(video), fate="rejected", why=f"withdrawn: {withdrawn[content]}"))
-        elif content in known:
-            fates.append(replace(_seen(video), fate=KEPT, why=f"in the data already, as {known[content]}"))
+        elif earlier and content in earlier.contents:
+            fates.append(replace(_seen(video), fate=KEPT, why=f"in the data already, as {earlier.contents[content]}{_unused(video, earlier)}"))
         else:
             videos.append(video)
-        first.setdefault(content, []).append(video)
+        others.append(video)
     return videos, fates
 
 
-def _says_the_same(one: Source, other: Source) -> bool:
-    """Returns True for a copy that is not imported. With another name and other cameras or captions it is: the first one's may be wrong."""
-    return one.path.stem == other.path.stem or _sidecars(one.path) == _sidecars(other.path)
+def _unused(video: Source, earlier: Earlier) -> str:
+    """Returns, for a video whose content is in the data, what is said of camera and caption files that are not used; "" if they were."""
+    used = {part for row in earlier.sources if row.sha256 == video.sha256 and row.fate == IMPORTED for part in row.sidecars.split()}
+    if video.sidecars in used | {NO_SIDECARS}:
+        return ""
+    differ = "which differ from those of its import" if used else "and those of its import are not recorded"
+    return f"; its camera and caption files are not used, {differ}; --replace starts a data set with them"
 
 
-def _sidecars(video: Path) -> tuple[list[str], tuple[str | None, str]]:
-    """Returns the hashes of a video's camera files, and its caption as `read_caption_file`."""
-    camera = camera_of(video).path
+def _sidecars(video: Path) -> str:
+    """Returns a hash of a video's camera files and caption, or NO_SIDECARS. Raises InputError if there are two camera files."""
+    camera, (caption, fault) = camera_of(video).path, read_caption_file(video)
+    if camera is None and caption is None and not fault:
+        return NO_SIDECARS
     lens = camera.with_name("intrinsics.npy") if camera is not None and camera.name == "poses.npy" else None
     seen = [] if camera is None else [sha256_tree(camera) if camera.is_dir() else sha256_file(camera)]
     seen += [sha256_file(lens)] if lens is not None and lens.is_file() else []
-    return seen, read_caption_file(video)
+    return sha256(repr((seen, caption, fault)).encode()).hexdigest()[:16]
 
 
 def _key(video: Source, settings: DataSettings) -> str:
     """Returns a name for all that the clips of a video depend on: its content and name, split, camera, caption and settings."""
-    seen, caption = _sidecars(video.path)
-    chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf"}, mode="json")
-    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, seen, caption, sorted(chosen.items()))
+    chosen = settings.model_dump(include={"min_frames", "max_frames", "max_height", "fps", "cut_threshold", "still_seconds", "crf", "privacy"}, mode="json")
+    parts = (VERSION, video.sha256, video.name, video.path.stem, video.split, video.sidecars, video.mark, sorted(chosen.items()))
     return sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def _finish_video(video: Source, part: Path, settings: DataSettings, heartbeat: Any) -> None:
-    """Imports one video into a folder that appears when it is complete."""
+    """Imports one video into a folder that appears when it is complete.
+
+    `part` is of one import alone: after a kill a process of the killed import may still write, beside the one that replaces it.
+    """
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -214,9 +230,12 @@ def _finish_video(video: Source, part: Path, settings: DataSettings, heartbeat: 
         shutil.rmtree(part, ignore_errors=True)
         raise
     write_json(part / "done.json", {"clips": [asdict(clip) for clip in clips], "rejected": rejected, "changes": changes})
-    done = part.with_suffix("")
-    shutil.rmtree(done, ignore_errors=True)
-    part.rename(done)
+    try:
+        part.rename(part.with_name(part.name.split(".")[0]))
+    except OSError:
+        if not (part.with_name(part.name.split(".")[0]) / "done.json").exists():
+            raise
+        shutil.rmtree(part)  # the other one was first, with the same result
 
 
 def _fate(video: Source, rows: list[Clip], done: dict[str, Any]) -> Fate:
@@ -224,7 +243,7 @@ def _fate(video: Source, rows: list[Clip], done: dict[str, Any]) -> Fate:
     rules = Counter(entry["rule"] for entry in done["rejected"])
     cut = [f"left out: {', '.join(f'{rule} ({count})' for rule, count in rules.items())}"] if rules else []
     why = "; ".join([*([done["changes"]] if done["changes"] else []), *cut])
-    return replace(_seen(video), fate=IMPORTED if rows else "rejected", why=why, clips=len(rows))
+    return replace(_seen(video), fate=IMPORTED if rows else "rejected", why=why, clips=len(rows), sidecars=video.sidecars)
 
 
 def _seen(video: Source) -> Fate:

@@ -15,6 +15,7 @@ from moworld_ops.pipelines.cli.output import bytes_text, note, print_json, print
 PipelineName = Annotated[str, typer.Argument(help="data, pretrain, distill, release or lifecycle (all of them).", autocompletion=completion.pipelines)]
 Profile = Annotated[str | None, option("Name of a profile, or a .yaml file.", "--profile", autocompletion=completion.profiles)]
 CLUSTER = "Cluster (--engine kubeflow)"
+SHOWN_FILES = 20
 Facts = Callable[[Any], dict[str, Any]]
 IMAGES_HELP = "Use these images: YAML with registry, tag or digests, or what 'docker buildx bake --metadata-file' wrote."
 
@@ -99,6 +100,10 @@ class Progress:
 def print_facts(facts: dict[str, Any]) -> None:
     """Prints what an import did with its files and clips (`steward.import_facts`)."""
     counts = facts["counts"]
+    others = [(row["file"], row["fate"], row["why"]) for row in facts["files"] if row["fate"] not in ("imported", "used")]
+    if others:
+        more = [("...", "", f"{len(others) - SHOWN_FILES} more: --json lists all")] if len(others) > SHOWN_FILES else []
+        print_table("files that were not imported", ("file", "fate", "why"), [*others[:SHOWN_FILES], *more])
     print(f"{counts['files']} files: {counts['clips']} clips in the data, {counts['new']} of them new, {counts['rejected']} rejected")
     rows = [(row["clip"], row["source_file"], row["rule"], row["value"], row["threshold"], row["repeats"] or "") for row in facts["rejected"]]
     if rows:

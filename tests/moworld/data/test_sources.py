@@ -1,8 +1,13 @@
 """Videos as clips: cut, scaled, with their cameras; invalid ones are rejected or listed, and no partial output stays."""
 
 import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import av
@@ -234,6 +239,22 @@ def test_a_copy_with_other_cameras_is_imported_so_that_wrong_ones_lose_no_footag
     assert {clip.source_file: clip.camera is None for clip in verified(tmp_path / "clips")} == {"b.mp4": False, "c.mp4": True}
 
 
+def test_a_copy_of_the_same_name_in_another_folder_is_imported_if_it_comes_with_other_cameras(tmp_path: Path):
+    root = tmp_path / "videos"
+    write_video(root / "a.mp4", shot(1, 20), fps=24)
+    for name, keys in (("sub/a", "w*19"), ("sub/b", "d*19"), ("third/a", "w*19")):
+        (root / f"{name}.mp4").parent.mkdir(exist_ok=True)
+        shutil.copyfile(root / "a.mp4", root / f"{name}.mp4")
+        write_cameras(root / f"{name}.txt", Cameras.from_c2w([0.5, 0.8, 0.5, 0.5], controls_to_c2w(keys)))
+    summary = collect(root, tmp_path / "clips")
+    fates = {row["file"]: row["fate"] for row in summary["files"] if row["file"].endswith(".mp4")}
+    assert fates == {"a.mp4": "imported", "sub/a.mp4": "imported", "sub/b.mp4": "imported", "third/a.mp4": "ignored"}
+    clips = {clip.source_file: clip for clip in verified(tmp_path / "clips")}
+    assert len({clip.clip_id for clip in clips.values()}) == 3 and {name: clip.camera is None for name, clip in clips.items()} == {
+        "a.mp4": True, "sub/a.mp4": False, "sub/b.mp4": False,
+    }  # fmt: skip
+
+
 def test_a_list_line_names_any_file(tmp_path: Path):
     for number, name in enumerate(("new\nline.mp4", " space.mp4", '"q".mp4', "#1.mp4")):
         write_video(tmp_path / "plain.mp4", shot(number, 10), fps=24)
@@ -271,6 +292,42 @@ def test_a_killed_import_goes_on_with_the_videos_that_are_left(tmp_path: Path):
     assert verified(tmp_path / "first") == verified(tmp_path / "again")
     left = {path for path in finished if path.exists() and path.stat().st_ino == finished[path]}
     assert len(finished) == 3 and len(left) >= 2
+
+
+IMPORT = """
+import sys
+from moworld.data.settings import DataSettings
+from moworld.data.sources import collect_clips
+if __name__ == "__main__":
+    collect_clips(sys.argv[2], DataSettings(videos=sys.argv[1], min_frames=9, workers=1), 0)
+"""
+
+
+@pytest.mark.slow
+def test_an_import_that_was_killed_at_random_moments_ends_as_one_that_was_not(tmp_path: Path):
+    for number in range(3):
+        write_video(tmp_path / f"videos/{number}.mp4", shot(number, 60).repeat(3, 1).repeat(3, 2), fps=24)
+    (tmp_path / "import.py").write_text(IMPORT)
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(tmp_path / "import.py"), str(tmp_path / "videos"), str(tmp_path / out)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    for finished in range(2):
+        process = start("killed")
+        while process.poll() is None and len(list(tmp_path.glob(".killed.imported/*"))) <= finished:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL and not (tmp_path / "killed").exists()
+    assert start("killed").wait() == 0
+    assert verified(tmp_path / "killed") == verified(tmp_path / "whole")
+    whole, killed = (
+        {path.name: path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file() and path.suffix != ".parquet"}
+        for out in ("whole", "killed")
+    )
+    assert whole == killed and len(whole) >= 4 and not list(tmp_path.glob(".killed*"))
 
 
 def test_a_dry_run_names_each_file_and_the_length_and_writes_nothing(videos: Path, tmp_path: Path):

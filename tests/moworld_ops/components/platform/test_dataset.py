@@ -105,6 +105,28 @@ def test_an_import_extends_the_newest_revision_and_encodes_only_what_is_new(plac
     assert (facts["clips"], facts["frames"], facts["hours"]) == (3, 27, round(27 / 24 / 3600, 4)) and facts["splits"]["validation"]["clips"] == 1
 
 
+def test_footage_that_comes_again_with_other_cameras_is_kept_and_says_so(place: Path):
+    second, third = place / "second", place / "third"
+    film(second / "c.mp4", 7)
+    (second / "c.prompt.txt").write_text("a hall")
+    run(place, "run-2", second)
+    shutil.copytree(second, third)
+    again, _, _ = run(place, "run-3", second)
+    (third / "c.prompt.txt").write_text("a garden")
+    shutil.copy(place / "one/a.mp4", third / "a.mp4")
+    (third / "a.prompt.txt").write_text("a street")
+    (place / "one/c.mp4").write_bytes((second / "c.mp4").read_bytes())  # without a file beside it: nothing is lost
+    other, _, clips = run(place, "run-4", third)
+    plain, _, _ = run(place, "run-5", place / "one")
+    said = {(name, row["file"]): (row["fate"], "not used, which differ" in row["why"]) for name, one in (("2", again), ("3", other), ("1", plain))
+            for row in one["files"] if row["file"].endswith(".mp4")}  # fmt: skip
+    assert said == {
+        ("2", "c.mp4"): ("kept", False), ("3", "c.mp4"): ("kept", True), ("3", "a.mp4"): ("kept", True),
+        ("1", "a.mp4"): ("kept", False), ("1", "b.mp4"): ("kept", False), ("1", "c.mp4"): ("kept", False),
+    }  # fmt: skip
+    assert {clip.scene for clip in clips} == {"a", "b", "c"}
+
+
 def test_the_same_footage_again_changes_nothing(place: Path):
     before = newest_revision(str(place / "registry"))
     collected, cached, clips = run(place, "run-2", place / "one")
