@@ -15,7 +15,7 @@ play: .venv/base
 	$(BIN)/moworld play
 
 test: .venv/all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 -m "not slow and not images"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m "not slow and not images"
 
 # Tests on a real API server with the controllers of JobSet and Trainer. Needs Go 1.26 or newer once, to build them (tests/cluster/build.py).
 cluster-test: .venv/all

@@ -4,9 +4,9 @@ Every number in a settings type has a smallest and a largest value. The types he
 that no hardware reaches; a size that decides how much is allocated or looped over has its own bound in its field.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000_000)]
 PositiveInt = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -21,3 +21,11 @@ class Settings(BaseModel):
     """Frozen settings that reject unknown keys. Defaults are in the type that uses them, sizes in profiles."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, value: Any, info: Any) -> Any:
+        kind = str(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
+            raise ValueError(f"{str(value).lower()} is no number")  # pydantic takes it as 0 or 1
+        return value

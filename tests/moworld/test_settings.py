@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import moworld
 import moworld_ops
-from moworld.model.settings import ModelSettings
+from moworld.model.settings import CodecSettings, ModelSettings
 from moworld.model.world import WorldConfig
 from moworld.settings import Settings
 
@@ -96,3 +96,10 @@ def test_a_number_outside_its_range_is_refused_in_a_model_folder(key, value):
 def test_sizes_that_no_machine_can_build_are_refused(key, value):
     with pytest.raises(ValidationError, match=key):
         ModelSettings.model_validate({**SIZES, key: value})
+
+
+@pytest.mark.parametrize("field", ["num_layers", "shift"])
+def test_true_is_no_number(field):
+    with pytest.raises(ValidationError, match="true is no number"):
+        ModelSettings.model_validate({**SIZES, field: True})
+    assert CodecSettings(warp=True).warp is True
