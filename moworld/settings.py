@@ -6,7 +6,8 @@ that no hardware reaches; a size that decides how much is allocated or looped ov
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000_000)]
 PositiveInt = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -22,10 +23,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _no_truth_value_as_number(cls, value: Any, info: Any) -> Any:
-        kind = str(cls.model_fields[info.field_name].annotation)
-        if isinstance(value, bool) and ("int" in kind or "float" in kind) and "bool" not in kind:
-            raise ValueError(f"{str(value).lower()} is no number")  # pydantic takes it as 0 or 1
-        return value
+    def _no_truth_value_as_number(cls, values: Any) -> Any:
+        """Refuses true and false for a number: pydantic takes them as 1 and 0."""
+        kinds = {name: str(field.annotation) for name, field in cls.model_fields.items()}
+        wrong = [
+            InitErrorDetails(type=PydanticCustomError("no_number", "a number"), loc=(name,), input=value)
+            for name, value in (values.items() if isinstance(values, dict) else ())
+            if isinstance(value, bool) and ("int" in (kind := kinds.get(name, "")) or "float" in kind) and "bool" not in kind
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return values
