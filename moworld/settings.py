@@ -7,7 +7,6 @@ that no hardware reaches; a size that decides how much is allocated or looped ov
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000_000)]
 PositiveInt = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -28,8 +27,8 @@ class Settings(BaseModel):
     def _no_truth_value_as_number(cls, values: Any) -> Any:
         """Refuses true and false for a number: pydantic takes them as 1 and 0."""
         kinds = {name: str(field.annotation) for name, field in cls.model_fields.items()}
-        wrong = [
-            InitErrorDetails(type=PydanticCustomError("no_number", "a number"), loc=(name,), input=value)
+        wrong: list[Any] = [
+            {"type": "float_type" if "float" in kind else "int_type", "loc": (name,), "input": value}
             for name, value in (values.items() if isinstance(values, dict) else ())
             if isinstance(value, bool) and ("int" in (kind := kinds.get(name, "")) or "float" in kind) and "bool" not in kind
         ]

@@ -100,6 +100,6 @@ def test_sizes_that_no_machine_can_build_are_refused(key, value):
 
 @pytest.mark.parametrize("field", ["num_layers", "shift"])
 def test_true_is_no_number(field):
-    with pytest.raises(ValidationError, match="a number"):
+    with pytest.raises(ValidationError, match=r"a valid \w+"):
         ModelSettings.model_validate({**SIZES, field: True})
     assert CodecSettings(warp=True).warp is True
