@@ -43,7 +43,8 @@ def test_the_window_is_like_that_of_a_session_that_walked_as_far(tmp_path):
 def test_each_expert_runs_at_the_noise_levels_that_it_serves(name):
     world, times = tiny_world(), list[float]()
     expert = dict(world.experts.named_experts())[name]
-    expert.condition_embedder.timesteps_proj.register_forward_hook(lambda _, inputs, __: times.append(float(inputs[0].max())))
+    embed_time = expert.condition_embedder.embed_time
+    expert.condition_embedder.embed_time = lambda timestep: times.append(float(timestep.max())) or embed_time(timestep)
     run_on_walk(name, expert, world.config)
     schedule = [float(level) for level in world.config.schedule]
     expected = [1000 * level for level in schedule if world.experts.name_at(level) == name]
