@@ -225,17 +225,14 @@ def _serve(profile: Profile, phase: Phase, place: Place) -> Measured:
     from moworld.model.rollout import Rollout
     from moworld.model.wan_vae import WanCodec
 
-    model = profile.model
+    model, wan_vae = profile.model, None
+    if profile.codec is None:  # imported before torch_npu's stand-in exists, which Diffusers would ask for its version
+        from diffusers import AutoencoderKLWan as wan_vae
     with fake_tensors() as tracker, torch.inference_mode(), named(attention="sdpa"), ascend_shapes():
         world = _world(profile, dtype=torch.bfloat16)
         for _, expert in world.experts.named_experts():
             quantize_structure(expert)
-        if profile.codec is None:
-            from diffusers import AutoencoderKLWan
-
-            codec: Any = WanCodec(AutoencoderKLWan())
-        else:
-            codec = StreamingCodec()
+        codec: Any = StreamingCodec() if wan_vae is None else WanCodec(wan_vae())
         batch = _batch(profile, 2 * model.history.num_frames, 1)
         latents, cameras = batch["latents"], LatentCameras.from_frames(batch["intrinsics"], batch["c2w"])
         rollout = Rollout(
