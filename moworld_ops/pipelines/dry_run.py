@@ -225,9 +225,12 @@ def _serve(profile: Profile, phase: Phase, place: Place) -> Measured:
     from moworld.model.rollout import Rollout
     from moworld.model.wan_vae import WanCodec
 
-    model, wan_vae = profile.model, None
+    model = profile.model
+    wan_vae: Any = None
     if profile.codec is None:  # imported before torch_npu's stand-in exists, which Diffusers would ask for its version
-        from diffusers import AutoencoderKLWan as wan_vae
+        from diffusers import AutoencoderKLWan
+
+        wan_vae = AutoencoderKLWan
     with fake_tensors() as tracker, torch.inference_mode(), named(attention="sdpa"), ascend_shapes():
         world = _world(profile, dtype=torch.bfloat16)
         for _, expert in world.experts.named_experts():
